@@ -1,0 +1,63 @@
+"""Every error samtune raises on purpose, and the exit code the command line gives it.
+
+    SamtuneError
+    ├── UsageError (ValueError)    exit code 2: something the user wrote or asked for cannot work
+    │   ├── SpaceError             a search space: names the file, the dotted key, the rule and the value
+    │   ├── DatasetError           a data set is missing or not in the expected format
+    │   ├── ResourceError          more workers than the cluster can ever place
+    │   └── TrackingError          the MLflow tracking server does not answer or refuses
+    └── RunError (RuntimeError)    exit code 1: a failure while a search was running
+        ├── TrialError             one trial failed; carries its traceback
+        └── WorkerGroupError       a worker group is broken and cannot be restarted
+
+Errors of libraries are translated where they enter (`raise ... from error`); nothing else is caught.
+"""
+
+from __future__ import annotations
+
+
+class SamtuneError(Exception):
+    """Base of all errors that samtune raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(SamtuneError, ValueError):
+    """What was asked for cannot work; nothing has been started."""
+
+    exit_code = 2
+
+
+class SpaceError(UsageError):
+    """A search space or a trial's configuration breaks a rule."""
+
+
+class DatasetError(UsageError):
+    """A data set is not where it was said to be, or not in the expected format."""
+
+
+class ResourceError(UsageError):
+    """The cluster can never place what was asked for."""
+
+
+class TrackingError(UsageError):
+    """The MLflow tracking server does not answer, or refuses what is asked."""
+
+
+class RunError(SamtuneError, RuntimeError):
+    """Something failed while it was running."""
+
+
+class TrialError(RunError):
+    """One trial failed. `traceback` is the worker's, as text."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type[TrialError], tuple[str, str]]:
+        return (type(self), (str(self), self.traceback))
+
+
+class WorkerGroupError(RunError):
+    """A worker group could not be started or kept alive."""

@@ -1,0 +1,11 @@
+"""The base of every validated configuration."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A frozen, strict section of a search space: unknown keys and wrong types are errors, `3` is a valid float."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
