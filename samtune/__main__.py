@@ -1,0 +1,5 @@
+"""`python -m samtune` is `samtune`."""
+
+from samtune.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""From Tune's events to the study's records and their readers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.tune
+
+from samtune.errors import SpaceError
+from samtune.records import Callback, Scalar, Study, Trial, TrialState
+from samtune.search.sampler import OptunaSearcher
+from samtune.spec.space import SearchSpace
+
+_OUTCOMES = {"completed": TrialState.COMPLETED, "failed": TrialState.FAILED}
+
+
+class Bridge(ray.tune.Callback):  # type: ignore[misc]  # ray is untyped
+    """Keeps the study's records on the driver and tells the callbacks of every change, in order."""
+
+    def __init__(
+        self, study: Study, space: SearchSpace, searcher: OptunaSearcher, mailbox: Any, callbacks: Sequence[Callback]
+    ) -> None:
+        self._study, self._space, self._searcher = study, space, searcher
+        self._mailbox, self._callbacks = mailbox, callbacks
+        self._trials: dict[str, Trial] = {}
+        self.stopping = False
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if trial.trial_id in self._trials:
+            return  # starts again after its Trainable was lost
+        config: dict[str, Scalar] = dict(trial.config)
+        record = Trial(
+            number=self._searcher.numbers[trial.trial_id],
+            id=trial.trial_id,
+            config=config,
+            params={},
+            num_epochs=self._space.training.epochs,
+            state=TrialState.RUNNING,
+            started_at=time.time(),
+        )
+        try:
+            spec = self._space.trial(config)
+            record.params, record.num_epochs = spec.params(), spec.training.epochs
+        except SpaceError:
+            record.params = dict(config)  # the Trainable fails it with the reason
+        self._trials[trial.trial_id] = record
+        self._study.trials.append(record)
+        for callback in self._callbacks:
+            callback.on_trial_start(self._study, record)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = self._trials[trial.trial_id]
+        for metrics in result.get("records", []):
+            if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
+                record.history.append(metrics)
+                for callback in self._callbacks:
+                    callback.on_epoch(self._study, record, metrics)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result or {}
+        outcome = result.get("outcome")
+        if outcome is None or outcome == "stopped":
+            state = TrialState.INTERRUPTED if self.stopping else TrialState.PRUNED
+        else:
+            state = _OUTCOMES[outcome]
+        self._end(trial.trial_id, state, result.get("error"), result.get("traceback"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
+        text = " ".join(f"{type(error).__name__}: {error}".split()) if error else "the trial's actor was lost"
+        self._end(trial.trial_id, TrialState.FAILED, text[:500], str(error or ""))
+
+    def _end(self, trial_id: str, state: TrialState, error: str | None, traceback: str | None) -> None:
+        record = self._trials[trial_id]
+        if record.state.is_final:
+            return
+        record.state, record.error, record.traceback = state, error, traceback
+        record.ended_at = time.time()
+        self._mailbox.end.remote(trial_id)
+        for callback in self._callbacks:
+            callback.on_trial_end(self._study, record)
+
+    def end_all(self, state: TrialState, error: str) -> None:
+        """Ends what still runs: the search is over."""
+        for trial_id, record in self._trials.items():
+            if not record.state.is_final:
+                self._end(trial_id, state, error, None)
+
+    def hopeless(self, num_groups: int) -> bool:
+        """Whether so many trials have failed, and none has succeeded, that the next will fail too."""
+        failed = self._study.count(TrialState.FAILED)
+        return failed >= max(3, 2 * num_groups) and failed == sum(t.state.is_final for t in self._study)

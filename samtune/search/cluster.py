@@ -1,0 +1,142 @@
+"""The Ray cluster a search runs on: found or started, and what it can hold."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from samtune.errors import ResourceError, UsageError
+from samtune.spec.search import ResourcesConfig
+
+# Set before Ray is imported: they are read at import.
+_RAY_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files: 10 ms a trial, and MLflow has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float
+
+
+def local_node() -> Node:
+    """This machine, as Ray would count it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = open("/sys/fs/cgroup/cpu.max", encoding="ascii").read().split()  # noqa: SIM115
+        cpus = cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 limit
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = len([device for device in visible.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])
+    else:
+        gpus = len([name for name in _listdir("/proc/driver/nvidia/gpus")])
+    return Node(float(cpus), float(gpus))
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def cluster_nodes() -> list[Node]:
+    """The living nodes of the connected cluster."""
+    import ray
+
+    return [
+        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def gpus_per_worker(resources: ResourcesConfig, nodes: list[Node]) -> float:
+    """The number of GPUs a worker takes: `auto` is 1 where there are GPUs, else 0."""
+    if resources.gpus_per_worker == "auto":
+        return 1.0 if any(node.gpus for node in nodes) else 0.0
+    return resources.gpus_per_worker
+
+
+def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
+    """How many worker groups the nodes hold side by side. A worker never spans nodes; a group may.
+
+    Raises:
+        ResourceError: not even one.
+    """
+    gpus = gpus_per_worker(resources, nodes)
+    slots = 0
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / resources.cpus_per_worker + 1e-9)
+        slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+    if slots < resources.num_workers:
+        each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        has = " + ".join(f"{n.cpus:g} CPU" + (f" and {n.gpus:g} GPU" if gpus else "") for n in nodes) or "no node"
+        raise ResourceError(
+            f"resources.num_workers: {resources.num_workers} workers of {each} each can never be placed: the cluster "
+            f"has {has}, room for {slots}; lower num_workers or cpus_per_worker"
+        )
+    return slots // resources.num_workers
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connects to Ray for the duration of a search, and leaves as found.
+
+    Args:
+        address: of a running cluster, `auto` for the one on this machine, `local` for a new one. None: the running
+            one if there is one, else a new one that ends with the search.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    os.environ.update({name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    import ray
+
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "include_dashboard": False,
+        "configure_logging": True,
+    }
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address is None and not os.environ.get("RAY_ADDRESS"):
+            ray.init(address="local", **options)  # the address of a cluster that is gone was left behind
+            return
+        where = address or os.environ.get("RAY_ADDRESS")
+        raise UsageError(f"--address {where}: no Ray cluster answers: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,137 @@
+"""What a search is going to do, worked out before anything is started."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from samtune.data import DatasetInfo, dataset_info
+from samtune.errors import SpaceError
+from samtune.records import Scalar
+from samtune.search.cluster import Node, gpus_per_worker, group_capacity
+from samtune.spec.distributions import Choice
+from samtune.spec.space import SearchSpace
+from samtune.spec.trial import TrialSpec
+
+_MAX_VARIANTS = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved plan of a search. Ranges are (least, most) over the configurations that may be drawn.
+
+    Attributes:
+        num_groups: trials that run at once; each is a group of `num_workers` workers.
+        steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
+        passes_per_step: forward+backward passes of the whole batch per step.
+        passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
+    """
+
+    name: str
+    num_trials: int
+    num_groups: int
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    data: str
+    num_train: int
+    num_validation: int
+    model: str
+    method: str
+    batch_size: tuple[int, int]
+    batch_per_worker: tuple[int, int]
+    group_size: str
+    epochs: tuple[int, int]
+    steps_per_epoch: tuple[int, int]
+    passes_per_step: tuple[float, float]
+    passes_per_trial: tuple[float, float]
+    total_passes: tuple[float, float]
+    sampler: str
+    scheduler: str
+    objective: str
+    searched: dict[str, str]
+    initial: list[dict[str, Scalar]]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(space: SearchSpace, nodes: list[Node]) -> Plan:
+    """Resolves a space against a cluster's nodes.
+
+    Raises:
+        DatasetError: the data are not there or malformed.
+        ResourceError: the workers of one trial can never be placed.
+        SpaceError: a batch is larger than the training set.
+    """
+    info = dataset_info(space.data)
+    variants = list(_variants(space))
+    for variant in variants:
+        if variant.training.batch_size > info.num_train:
+            raise SpaceError(
+                f"{space.source_name}: training.batch_size: must not exceed the training examples "
+                f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+            )
+    capacity = group_capacity(space.resources, nodes)
+    groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
+    passes = _range(v.num_passes for v in variants)
+    workers = space.resources.num_workers
+    return Plan(
+        name=space.name,
+        num_trials=space.num_trials,
+        num_groups=groups,
+        num_workers=workers,
+        cpus_per_worker=space.resources.cpus_per_worker,
+        gpus_per_worker=gpus_per_worker(space.resources, nodes),
+        data=space.data.name,
+        num_train=info.num_train,
+        num_validation=info.num_validation,
+        model=", ".join(dict.fromkeys(v.model.name for v in variants)),
+        method=", ".join(dict.fromkeys(v.method.name for v in variants)),
+        batch_size=_range(v.training.batch_size for v in variants),
+        batch_per_worker=_range(v.training.batch_size // workers for v in variants),
+        group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
+        epochs=_range(v.training.epochs for v in variants),
+        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
+        passes_per_step=_range(v.passes_per_step for v in variants),
+        passes_per_trial=passes,
+        total_passes=(passes[0] * space.num_trials, passes[1] * space.num_trials),
+        sampler=space.sampler.name,
+        scheduler=space.scheduler.name,
+        objective=f"{space.objective.mode} {space.objective.metric}",
+        searched={key: str(distribution) for key, distribution in space.distributions()},
+        initial=space.initial,
+        seed=space.seed,
+    )
+
+
+def _group_size(spec: TrialSpec) -> str:
+    """How many examples share one ε̂, as text."""
+    m = getattr(spec.method, "m", None)
+    return "-" if m is None else str(m)
+
+
+def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
+    """Trials at the ends of every searched key that can change shape or cost (choices and whole numbers)."""
+    keys = [
+        (key, distribution.extremes())
+        for key, distribution in space.distributions()
+        if isinstance(distribution, Choice) or key.split(".")[0] in ("method", "training")
+    ]
+    for values in itertools.islice(itertools.product(*(values for _, values in keys)), _MAX_VARIANTS):
+        config: dict[str, Scalar] = {}
+        for (key, _), value in zip(keys, values, strict=True):
+            if space.is_active(key, config):
+                config[key] = value
+        yield space.trial(config)
+
+
+def _range(values: Any) -> tuple[Any, Any]:
+    values = list(values)
+    return min(values), max(values)
+
+
+__all__ = ["DatasetInfo", "Plan", "make_plan"]

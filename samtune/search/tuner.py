@@ -1,0 +1,273 @@
+"""`Tuner`: one call that runs a search from its space to its results."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from samtune.data import check_dataset
+from samtune.errors import RunError, UsageError
+from samtune.records import Callback, Objective, Study, TrialState
+from samtune.search.cluster import cluster_nodes, connected, local_node
+from samtune.search.plan import Plan, make_plan
+from samtune.search.results import Results
+from samtune.spec.space import SearchSpace
+from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
+
+DEFAULT_STORAGE = "samtune-results"
+
+
+class Tuner:
+    """Searches a space with Ray Tune and Optuna on warm Ray Train groups, and logs everything to MLflow.
+
+    Args:
+        space: what is trained and searched.
+        num_trials, num_workers, max_concurrent, seed: replace the space's own.
+        name: of the study; default: the space's name and the time.
+        storage_path: folder for all studies (default ./samtune-results); the study gets a folder of its name in it.
+        tracking_uri: MLflow's; default: a sqlite store in `storage_path`, shared by all its studies.
+        experiment: MLflow experiment; default: the space's name.
+        address: of a running Ray cluster; default: the one that runs on this machine, else a new local one.
+        callbacks: told of every trial and epoch.
+
+    Example:
+        >>> results = Tuner(SearchSpace.from_yaml("digits.yaml"), num_trials=8).fit()
+        >>> results.best.config, results.best.metrics["val_accuracy"]
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        num_trials: int | None = None,
+        num_workers: int | None = None,
+        max_concurrent: int | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        storage_path: str | Path | None = None,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        address: str | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        changes = {
+            "num_trials": num_trials,
+            "resources.num_workers": num_workers,
+            "max_concurrent": max_concurrent,
+            "seed": seed,
+        }
+        self.space = space.replace({key: value for key, value in changes.items() if value is not None})
+        self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.storage_path = _local_folder(storage_path or DEFAULT_STORAGE)
+        self.tracking_uri = (
+            resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(str(self.storage_path))
+        )
+        self.experiment = experiment or space.name
+        self.address = address
+        self.callbacks = list(callbacks)
+        self._stop: str | None = None
+
+    def plan(self) -> Plan:
+        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
+        check_dataset(self.space.data)
+        return make_plan(self.space, [local_node()])
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Ends the running search from a callback, a signal handler or another thread; what is finished is kept."""
+        self._stop = self._stop or reason
+
+    def fit(self) -> Results:
+        """Runs the search.
+
+        Returns:
+            The results. After Ctrl-C they hold what was finished, and `results.interrupted` is true.
+
+        Raises:
+            UsageError: before anything is started: data, cluster, tracking server or name will not do.
+            RunError: no trial succeeded.
+        """
+        check_dataset(self.space.data)
+        folder = self.storage_path / self.name
+        if folder.exists():
+            raise UsageError(f"--name {self.name}: a study of that name is in {self.storage_path} already")
+        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
+        connecting = tracker.connect_in_background()
+        with connected(self.address):
+            plan = make_plan(self.space, cluster_nodes())
+            connecting.result()  # before any worker starts: a tracking server that does not answer is an error
+            folder.mkdir(parents=True)
+            self.study = study = self._new_study(plan, folder)
+            with self._interruptible():
+                self._search(study, plan, folder, [tracker, *self.callbacks])
+        interrupted = self._stop == "interrupted"
+        if not interrupted and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
+            first = next((trial for trial in study if trial.error), None)
+            raise RunError(f"no trial succeeded; the first failed with: {first.error if first else 'nothing was run'}")
+        return Results(study, interrupted=interrupted)
+
+    def _search(self, study: Study, plan: Plan, folder: Path, callbacks: list[Callback]) -> None:
+        from samtune.workers.group import WorkerPool
+
+        for callback in callbacks:
+            callback.on_study_start(study)
+        (folder / "space.yaml").write_text(study.space_yaml, encoding="utf-8")
+        pool = WorkerPool(
+            num_groups=plan.num_groups,
+            num_workers=plan.num_workers,
+            cpus_per_worker=plan.cpus_per_worker,
+            gpus_per_worker=plan.gpus_per_worker,
+            storage_path=str(folder / "ray" / "train"),
+        )
+        pool.start()
+        self._say(
+            f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
+            f"worker{'s' * (plan.num_workers > 1)}"
+        )
+        watcher = threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True)
+        watcher.start()
+        try:
+            self._tune(study, plan, folder, pool, callbacks)
+        finally:
+            pool.close(timeout=3.0 if self._stop else 10.0)
+            study.ended_at = time.time()
+            for callback in callbacks:
+                callback.on_study_end(study)
+
+    def _tune(self, study: Study, plan: Plan, folder: Path, pool: Any, callbacks: list[Callback]) -> None:
+        """Runs Tune's loop over the trials."""
+        from ray import tune
+        from ray.train import FailureConfig
+
+        from samtune.search.bridge import Bridge
+        from samtune.search.sampler import OptunaSearcher, create_study
+        from samtune.search.schedulers import build_scheduler
+        from samtune.search.trainable import TrialRunner
+
+        searcher = OptunaSearcher(
+            self.space, create_study(self.space, self.name, folder / "optuna.journal", plan.num_groups > 1)
+        )
+        bridge = Bridge(study, self.space, searcher, pool.mailbox, callbacks)
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(TrialRunner, mailbox=pool.mailbox, space=self.space),
+                # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
+                tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+            ),
+            tune_config=tune.TuneConfig(
+                num_samples=self.space.num_trials,
+                search_alg=searcher,
+                scheduler=build_scheduler(self.space, plan.epochs[1]),
+                metric=self.space.objective.metric,
+                mode=self.space.objective.mode,
+                max_concurrent_trials=plan.num_groups,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(folder / "ray"),
+                verbose=0,
+                callbacks=[bridge],
+                stop=_Stopper(self, bridge, plan.num_groups),
+                failure_config=tune.FailureConfig(max_failures=3),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            bridge.end_all(TrialState.INTERRUPTED, self._stop or "the search ended")
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _new_study(self, plan: Plan, folder: Path) -> Study:
+        return Study(
+            name=self.name,
+            objective=Objective(self.space.objective.metric, self.space.objective.mode),
+            num_trials=self.space.num_trials,
+            space_yaml=self.space.to_yaml(),
+            plan=plan.to_dict(),
+            storage_path=str(folder),
+            tracking_uri=self.tracking_uri,
+            experiment=self.experiment,
+            command=" ".join(["samtune", *sys.argv[1:]] if sys.argv[0].endswith("samtune") else sys.argv),
+            versions=_versions(),
+        )
+
+    def _say(self, message: str) -> None:
+        study = getattr(self, "study", None)
+        if study is not None:
+            for callback in self.callbacks:
+                callback.on_status(study, message)
+
+    def _relay_events(self, mailbox: Any) -> None:
+        """Passes the mailbox's lines on until the search ends."""
+        import ray
+
+        known = 0
+        while self.study.ended_at is None:
+            try:
+                events = ray.get(mailbox.events.remote(known))
+            except ray.exceptions.RayError:
+                return
+            known += len(events)
+            for event in events:
+                if self.study.ended_at is None:
+                    self._say(event)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C ends the search in order, the second at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: Any) -> None:
+            if self._stop == "interrupted":
+                raise KeyboardInterrupt
+            self._stop = "interrupted"
+            self._say("interrupted: stopping the workers (once more to stop at once)")
+
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Stopper:
+    """Tells Tune's loop to end: asked in every turn."""
+
+    def __init__(self, tuner: Tuner, bridge: Any, num_groups: int) -> None:
+        self._tuner, self._bridge, self._num_groups = tuner, bridge, num_groups
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._bridge.hopeless(self._num_groups):
+            self._tuner.stop("every trial failed")
+        self._bridge.stopping = self._tuner._stop is not None
+        return self._tuner._stop is not None
+
+
+def _local_folder(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise UsageError(f"--storage-path {path}: must be a folder on this machine's file system")
+    folder = Path(path).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
+    return folder
+
+
+def _versions() -> dict[str, str]:
+    packages = ("samtune", "ray", "torch", "torchvision", "optuna", "mlflow", "pyarrow")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -1,0 +1,345 @@
+"""The search space: one validated YAML file that says what is trained and what is searched."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, field_serializer, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.errors import SpaceError
+from samtune.records import Scalar
+from samtune.spec.base import Config
+from samtune.spec.builtin import find_space
+from samtune.spec.data import DataConfig
+from samtune.spec.distributions import Choice, Distribution, Int, parse_distribution
+from samtune.spec.method import MethodConfig
+from samtune.spec.model import ModelConfig
+from samtune.spec.search import (
+    NoSchedulerConfig,
+    ObjectiveConfig,
+    ResourcesConfig,
+    SamplerConfig,
+    SchedulerConfig,
+    TPEConfig,
+)
+from samtune.spec.source import Source, config_classes, did_you_mean, names_of, parse_value, parse_yaml, translate
+from samtune.spec.training import TrainingConfig
+from samtune.spec.trial import SECTIONS, TrialSpec
+
+_MAX_LAYOUTS = 1000  # combinations of batch size and m that are checked one by one
+
+
+def _rule(key: str, problem: str) -> PydanticCustomError:
+    """A broken rule about a dotted key, for validators of the whole space."""
+    return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
+
+
+class SearchSpace(Config):
+    """What is trained, what is searched, and how. Frozen and validated; build it with `from_yaml` or `from_dict`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names the study; letters, digits, '.', '_' and '-'."""
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig
+    training: TrainingConfig = TrainingConfig()
+    search: dict[str, Any] = {}
+    """Dotted key -> distribution."""
+    initial: list[dict[str, Scalar]] = []
+    """Points tried first: dotted key -> value; keys left out are sampled."""
+    sampler: SamplerConfig = TPEConfig()
+    scheduler: SchedulerConfig = NoSchedulerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    num_trials: Annotated[int, Field(ge=1)] = 16
+    """Configurations to try."""
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    """Most trials at once; none: as many as the cluster holds."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds the sampler and every trial."""
+
+    _source: Source = PrivateAttr(default_factory=lambda: Source("search space"))
+
+    # -- construction ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_yaml(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Self:
+        """Reads a space from a file, or a built-in one by its file name.
+
+        Args:
+            name_or_path: `cifar.yaml` means ./cifar.yaml if that exists, else the built-in space.
+            overrides: dotted keys to set, as a mapping or as `key=value` texts (values are YAML).
+
+        Raises:
+            SpaceError: one line that names file, line, dotted key, rule and value.
+        """
+        path = find_space(str(name_or_path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpaceError(f"{path}: cannot be read: {error}") from error
+        data, source = parse_yaml(text, str(path))
+        return cls.from_dict(data, overrides, source=source)
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        overrides: Mapping[str, Any] | Sequence[str] = (),
+        *,
+        source: Source | None = None,
+    ) -> Self:
+        """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does."""
+        source = source or Source("search space")
+        if not isinstance(data, Mapping):
+            raise source.error((), f"must be a mapping with the keys {', '.join(cls.model_fields)} (got {data!r})")
+        raw = _apply_overrides(data, overrides, source)
+        try:
+            space = cls.model_validate(raw)
+        except ValidationError as error:
+            raise translate(error, cls, raw, source) from error
+        space._source = source
+        return space
+
+    # -- rules -------------------------------------------------------------------------------------------------------
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_names(cls, raw: Any) -> Any:
+        """Where a section's `name` is searched, the section need not repeat it: the first choice stands for it."""
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("search"), Mapping):
+            return raw
+        raw = dict(raw)
+        for section in SECTIONS:
+            searched = raw["search"].get(f"{section}.name")
+            options = searched.get("choice") if isinstance(searched, Mapping) else None
+            if options and isinstance(raw.get(section, {}), Mapping) and "name" not in raw.get(section, {}):
+                raw[section] = {"name": options[0], **raw.get(section, {})}
+        return raw
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _parse_search(cls, value: Any) -> dict[str, Distribution]:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a mapping of dotted keys to distributions (got {value!r})")
+        parsed: dict[str, Distribution] = {}
+        for key, distribution in value.items():
+            try:
+                parsed[str(key)] = parse_distribution(distribution)
+            except ValidationError as error:
+                detail = error.errors(include_url=False)[0]
+                message = detail["msg"].removeprefix("Value error, ")
+                got = "" if detail["type"] == "value_error" else f" (got {detail['input']!r})"
+                raise _rule(f"search.{key}", f"{message}{got}") from None
+            except ValueError as error:
+                raise _rule(f"search.{key}", str(error)) from None
+        return parsed
+
+    @field_serializer("search")
+    def _dump_search(self, search: dict[str, Distribution]) -> dict[str, Any]:
+        return {key: distribution.model_dump(mode="json") for key, distribution in search.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, distribution in self.search.items():
+            self._check_key(key, f"search.{key}")
+            for value in distribution.extremes():
+                self._check_value(key, value, f"search.{key}")
+        for index, point in enumerate(self.initial):
+            where = f"initial.{index}"
+            for key, value in point.items():
+                if key not in self.search:
+                    raise _rule(f"{where}.{key}", f"is not a searched key{did_you_mean(key, self.search)}")
+                if not self.search[key].contains(value):
+                    raise _rule(f"{where}.{key}", f"must lie in the searched {self.search[key]} (got {value!r})")
+        self._check_layouts()
+        return self
+
+    def _check_key(self, key: str, where: str) -> None:
+        section, _, name = key.partition(".")
+        if section not in SECTIONS or not name:
+            valid = [f"{s}.{field}" for s in SECTIONS for field in self._fields(s)]
+            raise _rule(where, f"unknown key; a searched key is in {', '.join(SECTIONS)}{did_you_mean(key, valid)}")
+        fields = self._fields(section)
+        if name not in fields:
+            raise _rule(where, f"unknown key{did_you_mean(name, fields)}")
+
+    def _check_value(self, key: str, value: Scalar, where: str) -> None:
+        section, _, field = key.partition(".")
+        config: dict[str, Scalar] = {key: value}
+        if field != "name" and f"{section}.name" in self.search:
+            owner = next((n for n in self.search[f"{section}.name"].extremes() if field in self._fields(section, n)), None)
+            config = {f"{section}.name": owner, **config}
+        try:
+            self._resolve(config)
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            message = detail["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:].replace("nput should", "must")
+            if detail["type"] in ("union_tag_invalid", "literal_error"):
+                valid = names_of_section(section) if field == "name" else []
+                raise _rule(where, f"unknown value {value!r}{did_you_mean(str(value), valid)}") from None
+            raise _rule(where, f"{message.removeprefix('i')} (a bound or choice is {value!r})") from None
+
+    def _check_layouts(self) -> None:
+        """Every combination of batch size and m that the search may draw must fit the workers."""
+        sizes = _all_values(self.search.get("training.batch_size"), self.training.batch_size)
+        names = _all_values(self.search.get("method.name"), self.method.name)
+        ms = _all_values(self.search.get("method.m"), getattr(self.method, "m", None))
+        if len(sizes) * len(names) * len(ms) > _MAX_LAYOUTS:
+            return  # too many to try; each trial is checked when it is drawn
+        for size, name, m in itertools.product(sizes, names, ms):
+            config: dict[str, Scalar] = {"training.batch_size": size, "method.name": name}
+            if m is not None and "m" in self._fields("method", name):
+                config["method.m"] = m
+            try:
+                self._resolve(config).layout(self.resources.num_workers)
+            except ValidationError:
+                continue  # reported by the key's own rule
+            except ValueError as error:
+                about_m = "m" in str(error).split()
+                raise _rule("method.m" if about_m else "training.batch_size", str(error)) from None
+
+    # -- what the search asks ----------------------------------------------------------------------------------------
+
+    def distributions(self) -> list[tuple[str, Distribution]]:
+        """The searched keys in the order of sampling: names first, since they decide which other keys exist."""
+        return sorted(self.search.items(), key=lambda item: not item[0].endswith(".name"))
+
+    def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
+        """Whether a searched key exists, given the names drawn so far (`method.rho` does not with `sgd`)."""
+        section, _, field = key.partition(".")
+        name = config.get(f"{section}.name", getattr(getattr(self, section), "name", None))
+        return field == "name" or field in self._fields(section, name)
+
+    def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
+        """The trial that a configuration stands for: this space with the searched keys set.
+
+        Args:
+            config: dotted key -> value, for searched keys.
+
+        Raises:
+            SpaceError: the combination breaks a rule.
+        """
+        try:
+            trial = self._resolve(config)
+            trial.layout(self.resources.num_workers)
+        except ValidationError as error:
+            raise translate(error, TrialSpec, dict(config), Source(f"{self._source.name}: trial {dict(config)}")) from error
+        except ValueError as error:
+            raise SpaceError(f"{self._source.name}: trial {dict(config)}: {error}") from error
+        return trial
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with dotted keys changed, validated anew. A searched key that is set is no longer searched.
+
+        Raises:
+            SpaceError: the changed space breaks a rule.
+        """
+        if not changes:
+            return self
+        return type(self).from_dict(self.model_dump(exclude_unset=True), changes, source=self._source)
+
+    def _resolve(self, config: Mapping[str, Scalar]) -> TrialSpec:
+        sections: dict[str, Any] = {s: getattr(self, s).model_dump(exclude_unset=True) for s in SECTIONS}
+        for section in SECTIONS:
+            name = getattr(getattr(self, section), "name", None)
+            chosen = config.get(f"{section}.name", name)
+            if name is not None:
+                # Fixed keys of the section that the chosen class does not have belong to the other choices.
+                fields = self._fields(section, chosen)
+                kept = {k: v for k, v in sections[section].items() if k in fields} if chosen != name else sections[section]
+                sections[section] = {**kept, "name": chosen}
+        for key, value in config.items():
+            section, _, field = key.partition(".")
+            sections[section][field] = value
+        return TrialSpec.model_validate({**sections, "seed": self.seed})
+
+    def _fields(self, section: str, name: Scalar = None) -> list[str]:
+        """The keys of a section: of the class called `name`, or of every class that the search can choose."""
+        classes = list(config_classes(TrialSpec.model_fields[section].annotation))
+        if len(classes) == 1:
+            return list(classes[0].model_fields)
+        searched = self.search.get(f"{section}.name")
+        names = [name] if name is not None else _all_values(searched, getattr(self, section).name)
+        return list(dict.fromkeys(f for cls in classes if set(names_of(cls)) & set(names) for f in cls.model_fields))
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def to_yaml(self) -> str:
+        """The resolved space, every default written out; reading it gives an equal space."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+    @property
+    def source_name(self) -> str:
+        """What messages call this space: its file."""
+        return self._source.name
+
+
+def names_of_section(section: str) -> list[str]:
+    """All names a section can have, e.g. of `method`: sgd, sam, …"""
+    return [n for cls in config_classes(TrialSpec.model_fields[section].annotation) for n in names_of(cls)]
+
+
+def _all_values(distribution: Distribution | None, fixed: Any) -> list[Any]:
+    """Every value a key can take, where they can be listed (ends only for real intervals)."""
+    if distribution is None:
+        return [fixed]
+    if isinstance(distribution, Int):
+        return list(range(distribution.low, distribution.high + 1))
+    return distribution.choice if isinstance(distribution, Choice) else distribution.extremes()
+
+
+def _apply_overrides(
+    data: Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str], source: Source
+) -> dict[str, Any]:
+    """A copy of `data` with dotted keys set. Setting a key that is searched fixes it: it is no longer searched."""
+    raw: dict[str, Any] = {key: _copy(value) for key, value in data.items()}
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    for key, value in pairs:
+        first, _, rest = key.partition(".")
+        if first == "search" and rest:  # searched keys are dotted themselves
+            raw.setdefault("search", {})[rest] = value
+            continue
+        node, *parts = [raw, *key.split(".")]
+        for depth, part in enumerate(parts[:-1]):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+            if not isinstance(node, dict):
+                raise source.error(parts[: depth + 1], f"has no keys below it (--set {key}={value})")
+        node[parts[-1]] = value
+        if isinstance(raw.get("search"), dict) and key in raw["search"]:
+            del raw["search"][key]
+            if isinstance(raw.get("initial"), list):
+                raw["initial"] = [
+                    {k: v for k, v in point.items() if k != key} if isinstance(point, dict) else point
+                    for point in raw["initial"]
+                ]
+    return raw
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.lr=1e-3` -> ("training.lr", 0.001).
+
+    Raises:
+        SpaceError: there is no `=`, or the value is not valid YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SpaceError(f"--set {text}: must be dotted.key=value, e.g. --set training.epochs=5")
+    try:
+        return key.strip(), parse_value(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpaceError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value

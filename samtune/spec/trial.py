@@ -1,0 +1,70 @@
+"""What one trial is: everything its workers need to know to train it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from samtune.records import Scalar
+from samtune.sam.layout import GroupLayout
+from samtune.spec.base import Config
+from samtune.spec.data import DataConfig
+from samtune.spec.method import MethodConfig
+from samtune.spec.model import ModelConfig
+from samtune.spec.training import TrainingConfig
+
+SECTIONS = ("data", "model", "method", "training")
+"""The sections of a trial; every key in them can be searched."""
+
+
+class TrialSpec(Config):
+    """One trial, resolved: no distribution is left. Its result is a function of this and the number of workers."""
+
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig
+    training: TrainingConfig
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds initialisation, data order, augmentation and all noise."""
+
+    @property
+    def passes_per_step(self) -> float:
+        """Forward+backward passes of the whole batch per step (SGD 1, SAM 2)."""
+        return self.method.passes_per_step
+
+    @property
+    def num_passes(self) -> float:
+        """Passes over the training set that the whole trial costs."""
+        return self.passes_per_step * self.training.epochs
+
+    def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
+        """How the batch is split into workers and m-groups.
+
+        Raises:
+            ValueError: the workers do not divide the batch, or m does not fit.
+        """
+        return GroupLayout.resolve(
+            getattr(self.method, "m", "worker"),
+            batch_size=self.training.batch_size,
+            num_workers=num_workers,
+            rank=rank,
+        )
+
+    def params(self) -> dict[str, Scalar]:
+        """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists become text."""
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,107 @@
+"""Worker groups seen from the driver: started once, one `TorchTrainer` each, ended with the search."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from samtune.workers.loop import LoopConfig, worker_loop
+from samtune.workers.mailbox import Failure, Mailbox
+
+# Ray Train polls its workers and notices their end and their loss at this interval (2 s by default). The watcher and
+# the metrics each cost a process that imports Ray Train.
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class WorkerPool:
+    """All worker groups of one search, and the mailbox through which they get their trials.
+
+    Groups belong to the driver, not to Tune's Trainables: a Trainable that dies takes no warm group with it, and
+    neither the Trainables nor Tune's loop import torch.
+
+    Args:
+        num_groups: how many groups; the caller has checked that the cluster can hold them all.
+        storage_path: folder for Ray Train's own files, readable from every node.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_groups: int,
+        num_workers: int,
+        cpus_per_worker: float,
+        gpus_per_worker: float,
+        storage_path: str,
+        max_failures: int = 3,
+    ) -> None:
+        import ray
+
+        for name, value in _TRAIN_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.num_groups, self.num_workers = num_groups, num_workers
+        self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
+        self._storage_path = storage_path
+        self.mailbox: Any = (
+            ray.remote(Mailbox)
+            .options(num_cpus=0, max_concurrency=100_000)
+            .remote(num_workers=num_workers, max_failures=max_failures)
+        )
+        self._threads = [
+            threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
+            for index in range(num_groups)
+        ]
+
+    def start(self) -> None:
+        """Starts all groups; returns at once. Trials posted meanwhile wait in the mailbox."""
+        for thread in self._threads:
+            thread.start()
+
+    def _run_group(self, index: int) -> None:
+        """Lives as long as the group: `fit` returns when the workers' loops do."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
+        try:
+            TorchTrainer(
+                worker_loop,
+                train_loop_config={"loop": LoopConfig(self.mailbox, index, threads=max(1, int(self._cpus)))},
+                scaling_config=ScalingConfig(
+                    num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
+                ),
+                run_config=RunConfig(
+                    name=f"group-{index}",
+                    storage_path=self._storage_path,
+                    # How often one trial may lose its workers is the mailbox's affair; the group itself never gives up.
+                    failure_config=FailureConfig(max_failures=-1),
+                ),
+            ).fit()
+        except Exception as error:
+            self._tell_lost(index, error)
+
+    def _tell_lost(self, index: int, error: Exception) -> None:
+        import ray
+
+        failure = Failure(" ".join(f"worker group {index}: {type(error).__name__}: {error}".split())[:500], str(error))
+        try:
+            ray.get(self.mailbox.group_lost.remote(index, failure))
+        except ray.exceptions.RayError:
+            pass  # the cluster is being shut down, and the mailbox with it
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Ends the workers' loops and waits for the groups. Returns whether all ended in time."""
+        import ray
+
+        try:
+            ray.get(self.mailbox.close.remote(), timeout=timeout)
+        except ray.exceptions.RayError:
+            return False
+        for thread in self._threads:
+            thread.join(timeout / max(1, len(self._threads)))
+        return not any(thread.is_alive() for thread in self._threads)

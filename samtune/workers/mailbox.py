@@ -1,0 +1,324 @@
+"""Who trains what: the one place where trials and worker groups meet.
+
+It holds state, never a queue of commands. A worker that starts anew asks what its group is to do *now* and is told
+the trial that was interrupted; a record that arrives twice is known by its epoch and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from samtune.spec.trial import TrialSpec
+
+POLL_SECONDS = 10.0
+"""How long the mailbox holds a question before it answers `ASK_AGAIN`: no caller ever waits on a dead process."""
+
+
+class Reply(StrEnum):
+    """What a worker is told."""
+
+    GO_ON = "go on"
+    END = "end"  # this trial is over; asked for an assignment: the search is over
+    ASK_AGAIN = "ask again"  # nothing to say yet
+
+
+class Outcome(StrEnum):
+    """How a trial ended on the workers."""
+
+    COMPLETED = "completed"  # all its epochs
+    STOPPED = "stopped"  # ended from outside: scheduler, Ctrl-C
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed: one line, and the worker's traceback where there is one."""
+
+    error: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one."""
+
+    number: int
+    trial_id: str
+    spec: TrialSpec
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What became of a trial since the last question."""
+
+    records: list[dict[str, float]]
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class _Work:
+    """A trial in the mailbox."""
+
+    number: int
+    trial_id: str
+    spec: TrialSpec
+    target: int  # the workers may train up to this epoch before they must wait
+    handed_out: bool = False
+    attempt: int = 0  # how often a group began it
+    granted: int = 0  # after this epoch the workers were told to go on
+    records: list[dict[str, float]] = field(default_factory=list)
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class _Group:
+    """A worker group. `starts` counts per rank how often its process has started."""
+
+    work: _Work | None = None
+    starts: dict[int, int] = field(default_factory=dict)
+    restarting: bool = False
+    lost: bool = False
+    ready_at: float | None = None
+    busy_since: float | None = None
+    busy_seconds: float = 0.0
+
+
+class Mailbox:
+    """A zero-CPU actor (asyncio). Questions that must wait are answered after POLL_SECONDS at the latest.
+
+    Args:
+        num_workers: ranks of each group.
+        max_failures: how often a trial may lose its group before it fails.
+    """
+
+    def __init__(self, num_workers: int, max_failures: int = 3) -> None:
+        self._num_workers = num_workers
+        self._max_failures = max_failures
+        self._trials: dict[str, _Work] = {}
+        self._groups: dict[int, _Group] = {}
+        self._last_number = 0
+        self._closed = False
+        self._events: list[str] = []
+        self._first_loss: Failure | None = None
+        self._changed = asyncio.Condition()
+
+    # -- the Trainable's questions -----------------------------------------------------------------------------------
+
+    async def assign(self, trial_id: str, spec: TrialSpec, target: int) -> None:
+        """Posts a trial for the next idle group. Posting it again changes nothing."""
+        if trial_id not in self._trials:
+            self._last_number += 1
+            self._trials[trial_id] = _Work(self._last_number, trial_id, spec, target)
+            self._hand_out()
+            await self._announce()
+
+    async def progress(self, trial_id: str, known: int, target: int) -> Progress | None:
+        """The trial's records after the first `known`, once there are any or the trial has ended; else None.
+
+        Args:
+            target: the epoch up to which the trial may train without asking.
+        """
+        work = self._trials[trial_id]
+        if target > work.target:
+            work.target = target
+            await self._announce()
+        await self._wait(lambda: len(work.records) > known or work.outcome or self._closed or self._all_lost())
+        if work.outcome is None and self._closed:
+            work.outcome = Outcome.STOPPED
+        elif work.outcome is None and self._all_lost():
+            work.outcome, work.failure = Outcome.FAILED, self._first_loss
+        if len(work.records) == known and work.outcome is None:
+            return None
+        return Progress(work.records[known:], work.outcome, work.failure)
+
+    async def end(self, trial_id: str) -> None:
+        """The search is done with the trial; where it still trains, its group leaves it at the epoch's end."""
+        work = self._trials.pop(trial_id, None)
+        if work is not None and work.outcome is None:
+            work.outcome = Outcome.STOPPED
+            await self._announce()
+
+    # -- the workers' questions --------------------------------------------------------------------------------------
+
+    async def next_assignment(self, group_index: int, rank: int, after: int) -> Assignment | Reply:
+        """What the group is to train now.
+
+        Args:
+            after: number of the last assignment this process has finished; -1 right after it started.
+
+        Returns:
+            An assignment with a higher number, END when the search is over, or ASK_AGAIN.
+        """
+        group = self._groups.setdefault(group_index, _Group())
+        if after == -1:
+            self._note_start(group_index, group, rank)
+        self._hand_out()
+        await self._announce()
+
+        def current() -> _Work | None:
+            work = group.work
+            fresh = after == -1 or not group.restarting
+            return work if fresh and work is not None and work.number > after else None
+
+        await self._wait(lambda: self._closed or current())
+        if self._closed:
+            return Reply.END
+        work = current()
+        if work is None:
+            return Reply.ASK_AGAIN
+        if work.attempt == 0:
+            work.attempt = 1
+        return Assignment(work.number, work.trial_id, work.spec, work.attempt)
+
+    async def epoch_done(self, group_index: int, number: int, epoch: int, record: dict[str, float] | None) -> Reply:
+        """A rank has finished an epoch. Every rank gets the same answer for the same epoch.
+
+        Args:
+            record: the epoch's metrics, from rank 0; None from the others.
+        """
+        work = self._groups[group_index].work
+        if work is None or work.number != number:
+            return Reply.END
+        if record is not None and epoch == len(work.records) + 1 and work.outcome is None:
+            work.records.append(record)
+            if epoch >= work.spec.training.epochs:
+                work.outcome = Outcome.COMPLETED
+            await self._announce()
+        if epoch < work.spec.training.epochs:
+            await self._wait(lambda: work.granted >= epoch or work.outcome or self._closed or work.target > epoch)
+            if work.granted >= epoch:
+                return Reply.GO_ON
+            if work.outcome is None and not self._closed:
+                if work.target <= epoch:
+                    return Reply.ASK_AGAIN
+                work.granted = epoch
+                return Reply.GO_ON
+        elif work.outcome is None:
+            # The last epoch is told from its record alone: rank 0 brings it a moment later.
+            await self._wait(lambda: work.outcome or self._closed)
+            if work.outcome is None and not self._closed:
+                return Reply.ASK_AGAIN
+        self._release(group_index, work)
+        await self._announce()
+        return Reply.END
+
+    async def trial_failed(self, group_index: int, number: int, failure: Failure, restarts: bool) -> None:
+        """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
+
+        Args:
+            restarts: whether the group will be restarted, because other ranks may wait in a collective for ever.
+        """
+        group = self._groups[group_index]
+        work = group.work
+        if work is None or work.number != number:
+            return
+        if work.outcome is None:
+            work.outcome, work.failure = Outcome.FAILED, failure
+        group.restarting = restarts
+        self._release(group_index, work)
+        await self._announce()
+
+    # -- the driver's questions --------------------------------------------------------------------------------------
+
+    async def group_lost(self, group_index: int, failure: Failure) -> None:
+        """The group cannot be started or kept alive; no further trial is given to it."""
+        group = self._groups.setdefault(group_index, _Group())
+        group.lost = True
+        self._first_loss = self._first_loss or failure
+        self._events.append(f"group {group_index} is lost: {failure.error}")
+        if (work := group.work) is not None:
+            if work.outcome is None:
+                work.outcome, work.failure = Outcome.FAILED, failure
+            self._release(group_index, work)
+        await self._announce()
+
+    async def close(self) -> None:
+        """Ends every trial and every worker's loop."""
+        self._closed = True
+        await self._announce()
+
+    async def events(self, known: int) -> list[str]:
+        """Lines worth telling the user, after the first `known`."""
+        await self._wait(lambda: len(self._events) > known or self._closed)
+        return self._events[known:]
+
+    async def usage(self) -> dict[int, dict[str, float]]:
+        """Per group: `ready_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
+        now = time.time()
+        return {
+            index: {
+                **({"ready_at": group.ready_at} if group.ready_at else {}),
+                "busy_seconds": group.busy_seconds + (now - group.busy_since if group.busy_since else 0.0),
+            }
+            for index, group in self._groups.items()
+        }
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _note_start(self, index: int, group: _Group, rank: int) -> None:
+        """A worker process started. When the rank had started before, the whole group was replaced."""
+        incarnation = max(group.starts.values(), default=0)
+        group.starts[rank] = group.starts.get(rank, 0) + 1
+        if group.starts[rank] > incarnation > 0:
+            planned, group.restarting = group.restarting, False
+            if not planned:
+                self._events.append(f"group {index} lost a worker and was restarted")
+            self._note_lost_attempt(index, group.work)
+        if group.ready_at is None and len(group.starts) == self._num_workers:
+            group.ready_at = time.time()
+            self._events.append(f"group {index} is ready ({self._num_workers} worker{'s' * (self._num_workers > 1)})")
+
+    def _note_lost_attempt(self, index: int, work: _Work | None) -> None:
+        if work is None or work.attempt == 0 or work.outcome is not None:
+            return
+        if work.attempt > self._max_failures:
+            work.outcome = Outcome.FAILED
+            work.failure = Failure(f"lost its workers {work.attempt} times (max_failures is {self._max_failures})")
+            self._release(index, work)
+            return
+        work.attempt += 1
+        # Records of epochs already reported stay; the workers repeat them and `epoch_done` drops the copies.
+
+    def _hand_out(self) -> None:
+        """Gives waiting trials, the oldest first, to idle groups."""
+        waiting = (work for work in self._trials.values() if not work.handed_out and work.outcome is None)
+        for group in self._groups.values():
+            if group.work is None and not group.lost:
+                work = next(waiting, None)
+                if work is None:
+                    return
+                work.handed_out = True
+                group.work, group.busy_since = work, time.time()
+
+    def _release(self, index: int, work: _Work) -> None:
+        """The group has left the trial and is free for the next."""
+        group = self._groups[index]
+        if group.work is work:
+            group.busy_seconds += time.time() - (group.busy_since or time.time())
+            group.work = group.busy_since = None
+            self._hand_out()
+
+    def _all_lost(self) -> bool:
+        return bool(self._groups) and all(group.lost for group in self._groups.values())
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, condition: Callable[[], Any]) -> None:
+        """Returns when the condition holds, or after POLL_SECONDS."""
+        if condition():
+            return
+        try:
+            async with asyncio.timeout(POLL_SECONDS), self._changed:
+                await self._changed.wait_for(condition)
+        except TimeoutError:
+            pass
