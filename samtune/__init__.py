@@ -32,7 +32,7 @@ _HOMES = {
     "UsageError": "samtune.errors",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Callback",
     "Results",
     "RunError",

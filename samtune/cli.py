@@ -34,7 +34,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
@@ -46,26 +48,53 @@ SEARCH, WHERE, OUTPUT = "What to search", "Where it runs and is kept", "Output"
 def search(
     space: Annotated[
         str,
-        typer.Option(help="A YAML file, or a built-in space by its file name (see `samtune spaces`).", rich_help_panel=SEARCH),
+        typer.Option(
+            help="A YAML file, or a built-in space by its file name (see `samtune spaces`).", rich_help_panel=SEARCH
+        ),
     ],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a dotted key, e.g. training.epochs=5. Repeatable.", rich_help_panel=SEARCH),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a dotted key, e.g. training.epochs=5. Repeatable.",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     num_trials: Annotated[int | None, typer.Option(help="Configurations to try.", rich_help_panel=SEARCH)] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Data-parallel workers of one trial.", rich_help_panel=SEARCH)] = None,
+    num_workers: Annotated[
+        int | None, typer.Option(help="Data-parallel workers of one trial.", rich_help_panel=SEARCH)
+    ] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Most trials at once.", rich_help_panel=SEARCH)] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds the sampler and every trial.", rich_help_panel=SEARCH)] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study. Default: the space's name and the time.", rich_help_panel=WHERE)] = None,
-    storage_path: Annotated[str | None, typer.Option(help="Folder for studies. Default: ./samtune-results.", rich_help_panel=WHERE)] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow tracking URI. Default: sqlite in the storage path.", rich_help_panel=WHERE)] = None,
-    experiment: Annotated[str | None, typer.Option(help="MLflow experiment. Default: the space's name.", rich_help_panel=WHERE)] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the study. Default: the space's name and the time.", rich_help_panel=WHERE),
+    ] = None,
+    storage_path: Annotated[
+        str | None, typer.Option(help="Folder for studies. Default: ./samtune-results.", rich_help_panel=WHERE)
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="MLflow tracking URI. Default: sqlite in the storage path.", rich_help_panel=WHERE),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="MLflow experiment. Default: the space's name.", rich_help_panel=WHERE)
+    ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster: an address, auto, or local. Default: auto if one runs, else local.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Ray cluster: an address, auto, or local. Default: auto if one runs, else local.",
+            rich_help_panel=WHERE,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate everything, show the plan, start nothing.", rich_help_panel=OUTPUT)] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.", rich_help_panel=OUTPUT)] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Validate everything, show the plan, start nothing.", rich_help_panel=OUTPUT),
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Full tracebacks.", rich_help_panel=OUTPUT)] = False,
 ) -> None:
     """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""

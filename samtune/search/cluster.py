@@ -6,8 +6,9 @@ import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from samtune.errors import ResourceError, UsageError
@@ -36,24 +37,16 @@ class Node:
 def local_node() -> Node:
     """This machine, as Ray would count it."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = open("/sys/fs/cgroup/cpu.max", encoding="ascii").read().split()  # noqa: SIM115
-        cpus = cpus if quota == "max" else max(1, min(cpus, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup v2 limit
+    with suppress(OSError, ValueError):  # where there is a cgroup v2 limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cpus = max(1, min(cpus, math.ceil(int(quota) / int(period))))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = len([device for device in visible.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])
     else:
-        gpus = len([name for name in _listdir("/proc/driver/nvidia/gpus")])
+        folder = Path("/proc/driver/nvidia/gpus")
+        gpus = len(list(folder.iterdir())) if folder.is_dir() else 0
     return Node(float(cpus), float(gpus))
-
-
-def _listdir(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
 
 
 def cluster_nodes() -> list[Node]:

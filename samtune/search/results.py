@@ -41,7 +41,7 @@ class Results:
         return self.study.best
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per trial, the best first: number, state, seconds, the searched keys, and the last epoch's metrics."""
+        """One row per trial, the best first: number, state, seconds, searched keys, metrics of the last epoch."""
         import pandas as pd
 
         rows = [

@@ -144,7 +144,6 @@ class Tuner:
     def _tune(self, study: Study, plan: Plan, folder: Path, pool: Any, callbacks: list[Callback]) -> None:
         """Runs Tune's loop over the trials."""
         from ray import tune
-        from ray.train import FailureConfig
 
         from samtune.search.bridge import Bridge
         from samtune.search.sampler import OptunaSearcher, create_study

@@ -38,7 +38,9 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any
         try:
             known = key in result
         except TypeError:
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark) from None
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be plain text", key_node.start_mark
+            ) from None
         if known:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
@@ -154,16 +156,14 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _author_path(
-    loc: tuple[int | str, ...], config: type[Config], raw: Any
-) -> tuple[tuple[str, ...], list[str], Any]:
+def _author_path(loc: tuple[int | str, ...], config: type[Config], raw: Any) -> tuple[tuple[str, ...], list[str], Any]:
     """The path as the author wrote it (pydantic adds the tags of unions), the keys valid there, and the value."""
     path: list[str] = []
     annotation: Any = config
     value, options = raw, list(config.model_fields)
     for part in loc:
         owner = config_class(annotation, value)
-        if isinstance(value, Mapping) and part in value or owner is not None and part in owner.model_fields:
+        if (isinstance(value, Mapping) and part in value) or (owner is not None and part in owner.model_fields):
             options = list(owner.model_fields) if owner else []
             annotation = owner.model_fields[str(part)].annotation if owner and part in owner.model_fields else None
             value = value.get(part) if isinstance(value, Mapping) else None

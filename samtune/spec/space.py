@@ -48,9 +48,9 @@ class SearchSpace(Config):
     model: ModelConfig
     method: MethodConfig
     training: TrainingConfig = TrainingConfig()
-    search: dict[str, Any] = {}
+    search: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> distribution."""
-    initial: list[dict[str, Scalar]] = []
+    initial: list[dict[str, Scalar]] = Field(default_factory=list)
     """Points tried first: dotted key -> value; keys left out are sampled."""
     sampler: SamplerConfig = TPEConfig()
     scheduler: SchedulerConfig = NoSchedulerConfig()
@@ -173,7 +173,9 @@ class SearchSpace(Config):
         section, _, field = key.partition(".")
         config: dict[str, Scalar] = {key: value}
         if field != "name" and f"{section}.name" in self.search:
-            owner = next((n for n in self.search[f"{section}.name"].extremes() if field in self._fields(section, n)), None)
+            owner = next(
+                (n for n in self.search[f"{section}.name"].extremes() if field in self._fields(section, n)), None
+            )
             config = {f"{section}.name": owner, **config}
         try:
             self._resolve(config)
@@ -230,7 +232,9 @@ class SearchSpace(Config):
             trial = self._resolve(config)
             trial.layout(self.resources.num_workers)
         except ValidationError as error:
-            raise translate(error, TrialSpec, dict(config), Source(f"{self._source.name}: trial {dict(config)}")) from error
+            raise translate(
+                error, TrialSpec, dict(config), Source(f"{self._source.name}: trial {dict(config)}")
+            ) from error
         except ValueError as error:
             raise SpaceError(f"{self._source.name}: trial {dict(config)}: {error}") from error
         return trial
@@ -253,7 +257,9 @@ class SearchSpace(Config):
             if name is not None:
                 # Fixed keys of the section that the chosen class does not have belong to the other choices.
                 fields = self._fields(section, chosen)
-                kept = {k: v for k, v in sections[section].items() if k in fields} if chosen != name else sections[section]
+                kept = (
+                    {k: v for k, v in sections[section].items() if k in fields} if chosen != name else sections[section]
+                )
                 sections[section] = {**kept, "name": chosen}
         for key, value in config.items():
             section, _, field = key.partition(".")

@@ -33,7 +33,7 @@ class TrainingConfig(Config):
     """Learning rate after the warm-up, per step; multi_step multiplies by `decay_factor` at `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the learning rate rises linearly from 0 (may be a fraction)."""
-    milestones: list[Annotated[int, Field(ge=1)]] = []
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
     """Epochs at which multi_step decays."""
     decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """What multi_step multiplies the learning rate by."""

@@ -20,7 +20,7 @@ from samtune.train.schedule import learning_rate
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The training loss is no longer finite. Raised on every rank alike, since the loss is reduced over all."""
 
 
@@ -71,7 +71,7 @@ class TrialRun:
             The epoch's metrics, the same on every rank.
 
         Raises:
-            Diverged: the mean training loss is not finite.
+            DivergedError: the mean training loss is not finite.
         """
         started = time.perf_counter()
         training = self.spec.training
@@ -102,7 +102,7 @@ class TrialRun:
         metrics = self.train_step.epoch_metrics()
         train_seconds = time.perf_counter() - started
         if not math.isfinite(metrics["train_loss"]):
-            raise Diverged(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
+            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
         self.train_step.average_running_statistics()
         val_loss, val_accuracy = self.evaluate(self.dataset.validation)
         return {

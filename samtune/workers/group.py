@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 from samtune.workers.loop import LoopConfig, worker_loop
@@ -89,10 +90,8 @@ class WorkerPool:
         import ray
 
         failure = Failure(" ".join(f"worker group {index}: {type(error).__name__}: {error}".split())[:500], str(error))
-        try:
+        with suppress(ray.exceptions.RayError):  # the cluster is being shut down, and the mailbox with it
             ray.get(self.mailbox.group_lost.remote(index, failure))
-        except ray.exceptions.RayError:
-            pass  # the cluster is being shut down, and the mailbox with it
 
     def close(self, timeout: float = 10.0) -> bool:
         """Ends the workers' loops and waits for the groups. Returns whether all ended in time."""

@@ -60,7 +60,9 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> Non
         record = run.train_epoch(epoch)
         answer = Reply.ASK_AGAIN
         while answer is Reply.ASK_AGAIN:
-            question = loop.mailbox.epoch_done.remote(loop.group, assignment.number, epoch, record if rank == 0 else None)
+            question = loop.mailbox.epoch_done.remote(
+                loop.group, assignment.number, epoch, record if rank == 0 else None
+            )
             answer = ray.get(question)
         if answer is Reply.END:
             return
@@ -70,12 +72,12 @@ def _report(error: Exception, assignment: Assignment, loop: LoopConfig, num_work
     """Fails the trial. Unless every rank raises the same, the others may wait in a collective: the group restarts."""
     import ray
 
-    from samtune.train.trial import Diverged
+    from samtune.train.trial import DivergedError
 
-    restarts = num_workers > 1 and not isinstance(error, Diverged)
+    restarts = num_workers > 1 and not isinstance(error, DivergedError)
     line = " ".join(f"{type(error).__name__}: {error}".split())
-    text = "" if isinstance(error, Diverged) else "".join(traceback.format_exception(error))
-    failure = Failure(str(error) if isinstance(error, Diverged) else line[:500], text)
+    text = "" if isinstance(error, DivergedError) else "".join(traceback.format_exception(error))
+    failure = Failure(str(error) if isinstance(error, DivergedError) else line[:500], text)
     ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, failure, restarts))
     if restarts:
         raise error
