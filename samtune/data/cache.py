@@ -1,0 +1,139 @@
+"""Decoded images, once per machine: a memory-mapped Arrow file of uint8 that all workers share.
+
+The file is one record batch of a fixed-size binary column `image` (C*H*W bytes) and an int64 column `label`. Its name
+holds a hash of all that its content depends on: the source files (path, size, modification time), the shape, the
+version of this format. It is written beside its final name under a lock and renamed when it is complete, so a file
+under the final name is never half-written, however many workers start together or die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from samtune.data.sources.base import Images, Labels, Source, SplitName
+from samtune.errors import DatasetError
+
+_VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
+_log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """`SAMTUNE_CACHE`, or `~/.cache/samtune`."""
+    return Path(os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune").expanduser().absolute()
+
+
+def load_arrays(source: Source, split: SplitName, name: str) -> tuple[Tensor, Tensor]:
+    """All examples of a split; decoded by whoever comes first, mapped from the shared file by everyone.
+
+    Args:
+        source: the data set.
+        name: of the data set, for the file's name.
+
+    Returns:
+        images uint8 [N, C, H, W] and labels int64 [N]. The images are pages of the file: no copy, shared by all
+        processes of the machine.
+
+    Raises:
+        DatasetError: the source is damaged, or the cache cannot be written.
+    """
+    path = cache_path(source, split, name)
+    if path is None:
+        images, labels = source.read(split)
+        return torch.from_numpy(images), torch.from_numpy(labels)
+    mapped = _map(path, source.traits.shape)
+    if mapped is None:
+        with _lock(path):
+            mapped = _map(path, source.traits.shape)  # another worker may have built it meanwhile
+            if mapped is None:
+                _build(path, source, split)
+                mapped = _map(path, source.traits.shape)
+    if mapped is None:
+        raise DatasetError(f"{path}: cannot be read back just after it was written; is the disk damaged?")
+    return mapped
+
+
+def cache_path(source: Source, split: SplitName, name: str) -> Path | None:
+    """Where the decoded split is or will be; None when it needs no cache because it has no files of its own."""
+    if not source.files(split):
+        return None
+    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files(split)]
+    content = json.dumps([_VERSION, type(source).__name__, source.options, source.traits.shape, files])
+    key = hashlib.sha256(content.encode()).hexdigest()[:20]
+    return cache_folder() / f"{name}-{split}-{key}.arrow"
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One builder at a time; a builder that dies releases it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            yield
+    except OSError as error:
+        hint = " (no space left)" if error.errno == errno.ENOSPC else ""
+        raise DatasetError(
+            f"{path.parent}: the decoded images cannot be written there{hint}: {error.strerror or error}; "
+            "set the environment variable SAMTUNE_CACHE to another folder"
+        ) from error
+
+
+def _build(path: Path, source: Source, split: SplitName) -> None:
+    """Decodes into `path`. To be called under the lock."""
+    started = time.perf_counter()
+    for leftover in path.parent.glob(f"{path.name}.*.tmp"):  # of a builder that died
+        leftover.unlink()
+    images, labels = source.read(split)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, images, labels)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _log.info("decoded %d images into %s in %.1f s", len(labels), path, time.perf_counter() - started)
+
+
+def _write(path: Path, images: Images, labels: Labels) -> None:
+    pixels = np.ascontiguousarray(images).reshape(len(images), -1)
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), len(pixels), [None, pa.py_buffer(pixels)])
+    batch = pa.RecordBatch.from_arrays([column, pa.array(labels)], names=["image", "label"])
+    with path.open("wb") as file:
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _map(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
+    """The tensors of a cache file, or None when it is missing or damaged (then it is built again)."""
+    try:
+        with path.open("rb") as file:
+            # Private: torch wants writable memory, and a page written by mistake must not reach the file.
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (FileNotFoundError, ValueError):  # ValueError: an empty file
+        return None
+    try:
+        buffer = pa.py_buffer(memory)
+        batch = pa.ipc.open_file(pa.BufferReader(buffer)).get_batch(0)
+    except (pa.ArrowInvalid, OSError) as error:
+        _log.warning("%s is damaged and will be built again (%s)", path, error)
+        return None
+    pixels = batch.column("image").buffers()[1]
+    size = len(batch) * shape[0] * shape[1] * shape[2]
+    images = torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=pixels.address - buffer.address)
+    labels = torch.from_numpy(batch.column("label").to_numpy().copy())
+    return images.view(-1, *shape), labels

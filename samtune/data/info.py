@@ -1,0 +1,62 @@
+"""What can be said of a data set before any worker starts: is it there, how many examples. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samtune.data.sources import open_source
+from samtune.errors import DatasetError
+from samtune.spec.data import DataConfig
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Sizes of a data set as a trial sees it."""
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    """(channels, height, width)."""
+    num_train: int
+    """Examples trained on, validation excluded."""
+    num_validation: int
+
+
+def check_dataset(config: DataConfig) -> None:
+    """Makes sure that the data set can be loaded, without decoding an image.
+
+    Raises:
+        DatasetError: files are missing or not in the expected format, or too few for the configuration.
+    """
+    open_source(config).check()
+    dataset_info(config)
+
+
+def dataset_info(config: DataConfig) -> DatasetInfo:
+    """Sizes of the data set, from metadata alone.
+
+    Raises:
+        DatasetError: files are missing, or there are too few examples for the configuration.
+    """
+    source = open_source(config)
+    num_train, num_validation = split_sizes(config, source.num_examples("train"))
+    return DatasetInfo(source.traits.num_classes, source.traits.shape, num_train, num_validation)
+
+
+def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:
+    """How many of the `available` training examples are trained on, and how many validate.
+
+    Raises:
+        DatasetError: there are fewer than `num_train`, or one of both parts would be empty.
+    """
+    used = available if config.num_train is None else config.num_train
+    if used > available:
+        raise DatasetError(
+            f"data.num_train must not exceed the {available} training examples of {config.name} ({used})"
+        )
+    num_validation = round(used * config.validation_fraction)
+    if not 0 < num_validation < used:
+        raise DatasetError(
+            f"data.validation_fraction must leave examples to train and to validate on "
+            f"({config.validation_fraction} of {used} is {num_validation})"
+        )
+    return used - num_validation, num_validation

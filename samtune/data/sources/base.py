@@ -1,0 +1,114 @@
+"""What a data set on disk is: how many examples of what shape, in which files, and how to read them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samtune.errors import DatasetError
+
+SplitName = Literal["train", "test"]
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Facts about a data set that do not depend on its files."""
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    """(channels, height, width) of every image."""
+    mean: tuple[float, ...]
+    """Mean of each channel over the training set, pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel."""
+    mirror: bool = True
+    """Whether the mirror image of an example is of the same class."""
+
+
+class Source(ABC):
+    """A data set in one of the formats it is distributed in.
+
+    The constructor finds the files and raises `DatasetError` when they are missing. No image is decoded before `read`.
+    """
+
+    traits: Traits
+    options: tuple[str, ...] = ()
+    """Whatever `read` depends on besides the files and the traits."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises `DatasetError` when the files are there but not what they should be. Decodes no image."""
+
+    @abstractmethod
+    def num_examples(self, split: SplitName) -> int:
+        """How many examples the split has, from metadata."""
+
+    @abstractmethod
+    def files(self, split: SplitName) -> Sequence[Path]:
+        """The files that `read` reads, in order. Empty: the data travel with a library and need no cache."""
+
+    @abstractmethod
+    def read(self, split: SplitName) -> tuple[Images, Labels]:
+        """Decodes every example.
+
+        Returns:
+            images uint8 [N, C, H, W] and labels int64 [N] in [0, num_classes).
+
+        Raises:
+            DatasetError: a file is damaged, or its content does not fit the data set.
+        """
+
+
+class Undownloaded(Source):
+    """Stands for a data set that a worker is going to download: its official sizes are known, its files are not.
+
+    Args:
+        num_train, num_test: the official numbers of examples.
+    """
+
+    def __init__(self, traits: Traits, num_train: int, num_test: int) -> None:
+        self.traits = traits
+        self._num_examples: dict[SplitName, int] = {"train": num_train, "test": num_test}
+
+    def check(self) -> None:
+        """Nothing to check yet."""
+
+    def num_examples(self, split: SplitName) -> int:
+        return self._num_examples[split]
+
+    def files(self, split: SplitName) -> Sequence[Path]:
+        raise AssertionError("a data set is downloaded before its files are asked for")
+
+    def read(self, split: SplitName) -> tuple[Images, Labels]:
+        raise AssertionError("a data set is downloaded before it is read")
+
+
+def root_folder(root: str) -> Path:
+    """`root` of a configuration as an absolute path."""
+    return Path(root).expanduser().absolute()
+
+
+def check_arrays(images: Images, labels: Labels, traits: Traits, where: str) -> None:
+    """What every source promises of its arrays.
+
+    Raises:
+        DatasetError: no example, another shape, or labels out of range.
+    """
+    if len(labels) == 0:
+        raise DatasetError(f"{where}: no example in it")
+    if images.shape != (len(labels), *traits.shape):
+        raise DatasetError(
+            f"{where}: {len(labels)} labels and images of {'x'.join(map(str, images.shape))} "
+            f"(expected {len(labels)}x{'x'.join(map(str, traits.shape))})"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= traits.num_classes:
+        raise DatasetError(f"{where}: labels must be in 0..{traits.num_classes - 1} (found {low if low < 0 else high})")

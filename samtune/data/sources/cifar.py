@@ -1,0 +1,109 @@
+"""CIFAR (Krizhevsky 2009) in the authors' Python format, which torchvision reads, and in the hub's Parquet layout."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from samtune.data.sources.base import Images, Labels, Source, SplitName, Traits, Undownloaded, check_arrays, root_folder
+from samtune.data.sources.parquet import ParquetSource, find_shards
+from samtune.errors import DatasetError
+
+CIFAR10 = Traits(num_classes=10, shape=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+
+_BATCHES: dict[SplitName, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+    "test": ("test_batch",),
+}
+
+
+def find_cifar10(root: str, *, download: bool = False) -> Source:
+    """CIFAR-10 in whichever format the folder holds; with `download`, it need not be there yet.
+
+    Raises:
+        DatasetError: it holds neither, or only a part.
+    """
+    folder = root_folder(root)
+    batches = folder / "cifar-10-batches-py"
+    if batches.is_dir():
+        return PickleSource(CIFAR10, batches, _BATCHES, label="labels")
+    train = find_shards(folder, "train")
+    if train:
+        test = find_shards(folder, "test")
+        return ParquetSource(CIFAR10, {"train": train, "test": test}, image="img", label="label")
+    if download:
+        return Undownloaded(CIFAR10, num_train=50_000, num_test=10_000)
+    raise DatasetError(
+        f"cifar10 is not in {folder}: neither {batches.name}/{_BATCHES['train'][0]} (torchvision's format) nor "
+        f"train-00000-of-00001.parquet (the hub's) is there; put one of them there, or set data.download: true"
+    )
+
+
+class PickleSource(Source):
+    """Batches of `{data: uint8 [N, 3072], LABEL: list of int}`, pickled by Python 2.
+
+    Args:
+        batches: names of the files of each split.
+        label: key of the labels (`labels` in CIFAR-10, `fine_labels` in CIFAR-100).
+    """
+
+    def __init__(self, traits: Traits, folder: Path, batches: dict[SplitName, tuple[str, ...]], label: str) -> None:
+        self.traits = traits
+        self._folder, self._batches, self._label = folder, batches, label
+        self.options = (label,)
+        missing = [name for names in batches.values() for name in names if not (folder / name).is_file()]
+        if missing:
+            raise DatasetError(f"{folder / missing[0]}: missing (a part of the data set, in torchvision's format)")
+
+    def check(self) -> None:
+        for split in self._batches:
+            self.num_examples(split)
+
+    def num_examples(self, split: SplitName) -> int:
+        return sum(len(self._load(path)[1]) for path in self.files(split))
+
+    def files(self, split: SplitName) -> Sequence[Path]:
+        return [self._folder / name for name in self._batches[split]]
+
+    def read(self, split: SplitName) -> tuple[Images, Labels]:
+        parts = [self._load(path) for path in self.files(split)]
+        return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+    def _load(self, path: Path) -> tuple[Images, Labels]:
+        try:
+            with path.open("rb") as file:
+                content = _ArrayUnpickler(file, encoding="latin1").load()
+            images = np.asarray(content["data"], dtype=np.uint8).reshape(-1, *self.traits.shape)
+            labels = np.asarray(content[self._label], dtype=np.int64)
+        except (OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{path}: not a batch in CIFAR's Python format ({error!r})") from error
+        check_arrays(images, labels, self.traits, str(path))
+        return images, labels
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and Python's own containers, and runs nothing else that a file may name."""
+
+    _ALLOWED = frozenset(
+        {
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("_codecs", "encode"),  # how Python 3 writes bytes in protocols 0 to 2
+        }
+    )
+
+    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        if name == "_reconstruct":
+            return np.empty(0).__reduce__()[0]  # old files name a module that NumPy 2 moved
+        return super().find_class(module, name)

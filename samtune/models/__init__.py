@@ -1,0 +1,41 @@
+"""Networks by the name in their configuration."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from samtune.spec.model import DigitsCnnConfig, ModelConfig, WideResNetConfig
+
+
+def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, int, int], seed: int) -> nn.Module:
+    """A freshly initialised network on the CPU.
+
+    Args:
+        config: which network.
+        num_classes: outputs of its last layer.
+        input_shape: (channels, height, width) of an input.
+        seed: the initialisation is a function of this alone; the caller's random state is left as it was.
+
+    Returns:
+        A module that maps float [N, C, H, W] to logits [N, num_classes].
+
+    Raises:
+        ValueError: the network cannot take inputs of this shape.
+    """
+    # Not torch.manual_seed: that would seed the accelerators' generators too.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _build(config, num_classes, input_shape)
+
+
+def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    match config:
+        case DigitsCnnConfig():
+            from samtune.models.digits_cnn import DigitsCnn
+
+            return DigitsCnn(config.width, num_classes, input_shape)
+        case WideResNetConfig():
+            from samtune.models.wide_resnet import WideResNet
+
+            return WideResNet(config.depth, config.width, config.dropout, num_classes, input_shape[0])
