@@ -9,7 +9,6 @@ under the final name is never half-written, however many workers start together 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -55,13 +54,15 @@ def load_arrays(source: Source, split: SplitName, name: str) -> tuple[Tensor, Te
     if path is None:
         images, labels = source.read(split)
         return torch.from_numpy(images), torch.from_numpy(labels)
-    mapped = _map(path, source.traits.shape)
-    if mapped is None:
-        with _lock(path):
-            mapped = _map(path, source.traits.shape)  # another worker may have built it meanwhile
-            if mapped is None:
-                _build(path, source, split)
-                mapped = _map(path, source.traits.shape)
+    with _explain_errors(path.parent):
+        mapped = _map(path, source.traits.shape)
+        if mapped is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):  # a builder that dies releases it
+                mapped = _map(path, source.traits.shape)  # another worker may have built it meanwhile
+                if mapped is None:
+                    _build(path, source, split)
+                    mapped = _map(path, source.traits.shape)
     if mapped is None:
         raise DatasetError(f"{path}: cannot be read back just after it was written; is the disk damaged?")
     return mapped
@@ -78,16 +79,12 @@ def cache_path(source: Source, split: SplitName, name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One builder at a time; a builder that dies releases it."""
+def _explain_errors(folder: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            yield
+        yield
     except OSError as error:
-        hint = " (no space left)" if error.errno == errno.ENOSPC else ""
         raise DatasetError(
-            f"{path.parent}: the decoded images cannot be written there{hint}: {error.strerror or error}; "
+            f"{folder}: the decoded images cannot be kept there ({error.strerror or error}); "
             "set the environment variable SAMTUNE_CACHE to another folder"
         ) from error
 
@@ -124,7 +121,7 @@ def _map(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor] | Non
         with path.open("rb") as file:
             # Private: torch wants writable memory, and a page written by mistake must not reach the file.
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except (FileNotFoundError, ValueError):  # ValueError: an empty file
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: an empty file
         return None
     try:
         buffer = pa.py_buffer(memory)

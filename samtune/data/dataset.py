@@ -132,6 +132,12 @@ def load_dataset(config: DataConfig) -> Dataset:
     return _load_dataset(config, Path.cwd())
 
 
+def forget_loaded() -> None:
+    """Lets go of everything that `load_dataset` keeps for the next trial."""
+    _load_dataset.cache_clear()
+    _open_images.clear()
+
+
 @lru_cache(maxsize=16)
 def _load_dataset(config: DataConfig, working_directory: Path) -> Dataset:
     del working_directory  # part of the key only: the configuration's root may be relative to it

@@ -20,7 +20,7 @@ def fold(*numbers: int) -> int:
     """One 64-bit key of several integers; the order counts."""
     key = 0
     for number in numbers:
-        key = _mix_int((key + _GOLDEN + number) & _MASK)
+        key = _mix_int((_mix_int((key + _GOLDEN) & _MASK) + number) & _MASK)
     return key
 
 
@@ -34,9 +34,10 @@ def random_bits(key: int, index: Tensor) -> Tensor:
     Returns:
         int64 of the shape and on the device of `index`.
     """
-    # Two rounds: with one, the keys k and k + GOLDEN would give sequences shifted by one.
-    mixed = _mix(index * _signed(_GOLDEN) + _signed(key))
-    return _mix(mixed ^ _signed(_mix_int(key)))
+    # Two rounds: with one, the keys k and k + GOLDEN would give sequences shifted by one. The second key must not be
+    # the first round's value at any index: it would cancel there, for every key.
+    mixed = _mix(index * _signed(_GOLDEN) + _signed(key & _MASK))
+    return _mix(mixed ^ _signed(fold(key)))
 
 
 def random_int(key: int, index: Tensor, high: int) -> Tensor:

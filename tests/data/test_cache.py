@@ -1,0 +1,150 @@
+"""The shared file of decoded images: built once, never read half-written, rebuilt when anything changed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dataset_files import write_cifar10_parquet
+
+from samtune.data import cache, load_dataset
+from samtune.data.cache import load_arrays
+from samtune.data.dataset import forget_loaded
+from samtune.data.sources import open_source
+from samtune.data.sources.base import Source
+from samtune.errors import DatasetError
+from samtune.spec.data import Cifar10Config
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_cifar10_parquet(tmp_path / "cifar")
+    return tmp_path / "cifar"
+
+
+@pytest.fixture
+def source(root: Path) -> Source:
+    return open_source(Cifar10Config(root=str(root)))
+
+
+def arrow_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.arrow"))
+
+
+def test_second_load_reads_the_file_and_not_the_source(
+    source: Source, root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_arrays(source, "train", "cifar10")
+    monkeypatch.setattr(source, "read", lambda split: pytest.fail("decoded a second time"))
+    second = load_arrays(source, "train", "cifar10")
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert [path.suffix for path in cache_folder.iterdir() if path.suffix != ".lock"] == [".arrow"]
+    assert arrow_files(root) == []
+
+
+def test_images_are_pages_of_the_file(source: Source, cache_folder: Path) -> None:
+    images, _ = load_arrays(source, "train", "cifar10")
+    (path,) = arrow_files(cache_folder)
+    mappings = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    ranges = [tuple(int(end, 16) for end in mapping.split("-")) for mapping in mappings]
+    assert any(low <= images.data_ptr() and images.data_ptr() + images.nbytes <= high for low, high in ranges)
+
+
+def test_writing_to_a_tensor_does_not_reach_the_file(source: Source, cache_folder: Path) -> None:
+    images, _ = load_arrays(source, "train", "cifar10")
+    before = arrow_files(cache_folder)[0].read_bytes()
+    images.fill_(7)
+    assert arrow_files(cache_folder)[0].read_bytes() == before
+    assert not torch.equal(load_arrays(source, "train", "cifar10")[0], images)
+
+
+def test_changed_source_is_decoded_again(root: Path, cache_folder: Path) -> None:
+    load_dataset(Cifar10Config(root=str(root)))
+    new, _ = write_cifar10_parquet(root, num_train=40)
+    forget_loaded()
+    dataset = load_dataset(Cifar10Config(root=str(root)))
+    np.testing.assert_array_equal(dataset.train.source.pixels.numpy(), new)
+    assert len(arrow_files(cache_folder)) == 2
+
+
+def test_another_version_has_another_file(source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_arrays(source, "train", "cifar10")
+    monkeypatch.setattr(cache, "_VERSION", cache._VERSION + 1)
+    load_arrays(source, "train", "cifar10")
+    assert len(arrow_files(cache_folder)) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1000])
+def test_damaged_file_is_built_again(source: Source, cache_folder: Path, keep: int) -> None:
+    expected = load_arrays(source, "train", "cifar10")[0].clone()
+    (path,) = arrow_files(cache_folder)
+    content = path.read_bytes()
+    path.unlink()  # a new file: the one above is still mapped
+    path.write_bytes(content[:keep])
+    assert torch.equal(load_arrays(source, "train", "cifar10")[0], expected)
+    assert path.read_bytes() == content
+
+
+def test_leftovers_of_a_killed_builder_are_removed_and_not_read(source: Source, cache_folder: Path) -> None:
+    path = cache.cache_path(source, "train", "cifar10")
+    assert path is not None
+    cache_folder.mkdir()
+    leftover = cache_folder / f"{path.name}.4711.tmp"
+    leftover.write_bytes(b"half")
+    load_arrays(source, "train", "cifar10")
+    assert not leftover.exists()
+
+
+def test_failed_build_leaves_nothing_behind(
+    source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = f"{re.escape(str(cache_folder))}: the decoded images cannot be kept there .*No space left.*SAMTUNE_CACHE"
+    with pytest.raises(DatasetError, match=message):
+        load_arrays(source, "train", "cifar10")
+    assert [path.suffix for path in cache_folder.iterdir()] == [".lock"]
+
+
+def test_cache_in_an_impossible_place(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAMTUNE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DatasetError, match="set the environment variable SAMTUNE_CACHE"):
+        load_arrays(source, "train", "cifar10")
+
+
+def _load_in_process(root: str, log: str, results: multiprocessing.Queue[int]) -> None:
+    source = open_source(Cifar10Config(root=root))
+    read = source.read
+
+    def counted(split: str) -> object:
+        with open(log, "a") as file:
+            file.write("decoded\n")
+        return read(split)
+
+    source.read = counted
+    images, _ = load_arrays(source, "train", "cifar10")
+    results.put(int(images.long().sum()))
+
+
+def test_workers_that_start_together_decode_once(root: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    log = tmp_path / "log"
+    workers = [context.Process(target=_load_in_process, args=(str(root), str(log), results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    sums = Counter(results.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert log.read_text() == "decoded\n"
+    assert list(sums.values()) == [4]

@@ -1,0 +1,137 @@
+"""A contract that every network keeps, and the published parameter counts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from samtune.models import build_model
+from samtune.spec.model import DigitsCnnConfig, ModelConfig, WideResNetConfig
+
+SMALL: list[tuple[ModelConfig, tuple[int, int, int]]] = [
+    (DigitsCnnConfig(), (1, 8, 8)),
+    (DigitsCnnConfig(width=3), (3, 13, 10)),
+    (WideResNetConfig(depth=10, width=1), (3, 32, 32)),
+    (WideResNetConfig(depth=16, width=2, dropout=0.3), (1, 28, 28)),
+]
+
+
+def num_parameters(config: ModelConfig, num_classes: int = 10, input_shape: tuple[int, int, int] = (3, 32, 32)) -> int:
+    with torch.device("meta"):
+        model = build_model(config, num_classes=num_classes, input_shape=input_shape, seed=0)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("config", "shape"), SMALL)
+class TestEveryModel:
+    def test_maps_images_to_logits(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        model = build_model(config, num_classes=7, input_shape=shape, seed=0)
+        logits = model(torch.randn(5, *shape))
+        assert logits.shape == (5, 7)
+        assert logits.dtype == torch.float32
+        assert logits.isfinite().all()
+
+    def test_every_parameter_has_a_gradient(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        model = build_model(config, num_classes=7, input_shape=shape, seed=0)
+        model(torch.randn(8, *shape)).logsumexp(1).sum().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_initialisation_is_a_function_of_the_seed(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        states = []
+        for seed, disturbance in ((1, 10), (1, 20), (2, 10)):
+            torch.manual_seed(disturbance)
+            states.append(build_model(config, num_classes=7, input_shape=shape, seed=seed).state_dict())
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+        assert any(not torch.equal(states[0][key], states[2][key]) for key in states[0])
+
+    def test_caller_keeps_its_random_state(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        torch.manual_seed(3)
+        expected = torch.rand(4)
+        torch.manual_seed(3)
+        build_model(config, num_classes=7, input_shape=shape, seed=0)
+        assert torch.equal(torch.rand(4), expected)
+
+    def test_evaluation_is_independent_of_the_batch(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        model = build_model(config, num_classes=7, input_shape=shape, seed=0).eval()
+        inputs = torch.randn(6, *shape)
+        torch.testing.assert_close(model(inputs)[2:3], model(inputs[2:3]), rtol=1e-4, atol=1e-5)
+
+    def test_double_precision(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        model = build_model(config, num_classes=7, input_shape=shape, seed=0).double()
+        assert model(torch.randn(2, *shape, dtype=torch.float64)).dtype == torch.float64
+
+    def test_first_logits_are_of_moderate_size(self, config: ModelConfig, shape: tuple[int, int, int]) -> None:
+        model = build_model(config, num_classes=7, input_shape=shape, seed=0)
+        assert 0.02 < model(torch.randn(64, *shape)).std() < 4
+
+
+@pytest.mark.parametrize(
+    ("config", "millions"),
+    [
+        # Zagoruyko & Komodakis, table 4 and the authors' repository.
+        (WideResNetConfig(depth=28, width=10), 36.5),
+        (WideResNetConfig(depth=16, width=8), 11.0),
+        (WideResNetConfig(depth=40, width=4), 8.9),
+        (WideResNetConfig(depth=40, width=10), 55.8),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(config: ModelConfig, millions: float) -> None:
+    assert round(num_parameters(config) / 1e6, 1) == millions
+
+
+def test_wide_resnet_counts_every_layer() -> None:
+    # WRN-10-1 on 3x32x32: stem 3*16*9 = 432; groups of one block, (BN a) 2a + 9ab + (BN b) 2b + 9bb, shortcut ab
+    # where the width changes; 16->16: 32 + 2304 + 32 + 2304 = 4672; 16->32: 32 + 4608 + 64 + 9216 + 512 = 14432;
+    # 32->64: 64 + 18432 + 128 + 36864 + 2048 = 57536; last BN 128; head 64*10 + 10 = 650. Together 77850.
+    assert num_parameters(WideResNetConfig(depth=10, width=1)) == 77_850
+
+
+def test_wide_resnet_halves_the_resolution_twice() -> None:
+    model = build_model(WideResNetConfig(depth=10, width=1), num_classes=10, input_shape=(3, 32, 32), seed=0)
+    assert model.blocks(model.conv(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 8, 8)
+
+
+def test_wide_resnet_weights_have_the_variance_of_he() -> None:
+    model = build_model(WideResNetConfig(depth=10, width=8), num_classes=10, input_shape=(3, 32, 32), seed=0)
+    weight = model.blocks[1].conv2.weight  # 256 -> 256 channels, 3x3: variance 2 / (256 * 9)
+    assert abs(weight.var() * 256 * 9 / 2 - 1) < 0.02
+
+
+def test_dropout_is_between_the_convolutions_and_off_in_evaluation() -> None:
+    torch.manual_seed(0)
+    model = build_model(
+        WideResNetConfig(depth=10, width=1, dropout=0.5), num_classes=10, input_shape=(3, 32, 32), seed=0
+    )
+    inputs = torch.randn(4, 3, 32, 32)
+    assert not torch.equal(model(inputs), model(inputs))
+    model.eval()
+    assert torch.equal(model(inputs), model(inputs))
+
+
+def test_depth_that_is_not_6n_plus_4() -> None:
+    with pytest.raises(ValidationError, match=r"depth must be 6n \+ 4, for example 28 \(got 29\)"):
+        WideResNetConfig(depth=29)
+
+
+def test_images_too_small_for_the_digits_network() -> None:
+    with pytest.raises(ValueError, match="at least 4x4 pixels"):
+        build_model(DigitsCnnConfig(), num_classes=2, input_shape=(1, 3, 8), seed=0)
+
+
+def test_own_networks_do_not_import_torchvision() -> None:
+    code = """
+import sys
+from samtune.models import build_model
+from samtune.spec.model import DigitsCnnConfig, WideResNetConfig
+for config in (DigitsCnnConfig(), WideResNetConfig(depth=10, width=1)):
+    build_model(config, num_classes=10, input_shape=(3, 32, 32), seed=0)
+print("torchvision" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "False", run.stderr
