@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -91,7 +91,26 @@ class Bridge(ray.tune.Callback):  # type: ignore[misc]  # ray is untyped
             if not record.state.is_final:
                 self._end(trial_id, state, error, None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its arguments for a restore of its own; our studies are restored from their journal
+
     def hopeless(self, num_groups: int) -> bool:
         """Whether so many trials have failed, and none has succeeded, that the next will fail too."""
         failed = self._study.count(TrialState.FAILED)
         return failed >= max(3, 2 * num_groups) and failed == sum(t.state.is_final for t in self._study)
+
+
+class StopWhen(ray.tune.Stopper):  # type: ignore[misc]  # ray is untyped
+    """Ends Tune's loop when a function says so; asked in every turn."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._should_stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see Bridge

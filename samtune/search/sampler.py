@@ -26,29 +26,30 @@ def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> optuna.sa
     """Optuna's sampler of that name. With trials in parallel TPE assumes the running ones to be bad (constant liar)."""
     match config:
         case TPEConfig():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate, group and constant_liar
-                return optuna.samplers.TPESampler(
-                    n_startup_trials=config.num_startup_trials,
-                    multivariate=config.multivariate,
-                    group=config.multivariate,
-                    constant_liar=parallel,
-                    seed=seed,
-                )
+            return optuna.samplers.TPESampler(
+                n_startup_trials=config.num_startup_trials,
+                multivariate=config.multivariate,
+                group=config.multivariate,
+                constant_liar=parallel,
+                seed=seed,
+            )
         case RandomConfig():
             return optuna.samplers.RandomSampler(seed=seed)
 
 
 def create_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
     """A new Optuna study in a journal file (which optuna-dashboard opens), with the initial points queued."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=build_sampler(space.sampler, space.seed, parallel),
-        direction="maximize" if space.objective.mode == "max" else "minimize",
-    )
-    study.set_metric_names([space.objective.metric])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            sampler=build_sampler(space.sampler, space.seed, parallel),
+            direction="maximize" if space.objective.mode == "max" else "minimize",
+        )
+        study.set_metric_names([space.objective.metric])
     for point in space.initial:
         study.enqueue_trial(point)
     return study

@@ -145,7 +145,7 @@ class Tuner:
         """Runs Tune's loop over the trials."""
         from ray import tune
 
-        from samtune.search.bridge import Bridge
+        from samtune.search.bridge import Bridge, StopWhen
         from samtune.search.sampler import OptunaSearcher, create_study
         from samtune.search.schedulers import build_scheduler
         from samtune.search.trainable import TrialRunner
@@ -174,7 +174,7 @@ class Tuner:
                 storage_path=str(folder / "ray"),
                 verbose=0,
                 callbacks=[bridge],
-                stop=_Stopper(self, bridge, plan.num_groups),
+                stop=StopWhen(lambda: self._should_stop(bridge, pool)),
                 failure_config=tune.FailureConfig(max_failures=3),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -183,6 +183,15 @@ class Tuner:
             tuner.fit()
         finally:
             bridge.end_all(TrialState.INTERRUPTED, self._stop or "the search ended")
+
+    def _should_stop(self, bridge: Any, pool: Any) -> bool:
+        """Asked by Tune in every turn of its loop."""
+        if bridge.hopeless(pool.num_groups):
+            self.stop("every trial failed")
+        if self._stop is not None and not bridge.stopping:
+            bridge.stopping = True
+            pool.mailbox.close.remote()  # Trainables wait for records: they are told that none will come
+        return self._stop is not None
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -240,22 +249,6 @@ class Tuner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class _Stopper:
-    """Tells Tune's loop to end: asked in every turn."""
-
-    def __init__(self, tuner: Tuner, bridge: Any, num_groups: int) -> None:
-        self._tuner, self._bridge, self._num_groups = tuner, bridge, num_groups
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        if self._bridge.hopeless(self._num_groups):
-            self._tuner.stop("every trial failed")
-        self._bridge.stopping = self._tuner._stop is not None
-        return self._tuner._stop is not None
 
 
 def _local_folder(path: str | Path) -> Path:

@@ -60,6 +60,8 @@ class WorkerPool:
 
     def start(self) -> None:
         """Starts all groups; returns at once. Trials posted meanwhile wait in the mailbox."""
+        import ray.train.torch  # noqa: F401  # not in the threads: two that import Ray Train get in each other's way
+
         for thread in self._threads:
             thread.start()
 

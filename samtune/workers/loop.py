@@ -26,31 +26,67 @@ class LoopConfig:
 
 
 def worker_loop(config: dict[str, LoopConfig]) -> None:
-    """The train function of a group's `TorchTrainer`. Imports stay inside: the Train controller loads this module."""
+    """The train function of a group's `TorchTrainer`: trains what the mailbox says until the search is over."""
     import ray
-    import ray.train
-    import torch
-
-    from samtune.train.trial import TrialRun
 
     loop = config["loop"]
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(loop.threads)
-    device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
-
+    try:
+        worker = _start(loop)
+    except Exception as error:  # would fail again and again: the group ends in order instead
+        ray.get(loop.mailbox.group_lost.remote(loop.group, _failure(error)))
+        return
     finished = -1
     while True:
-        answer = ray.get(loop.mailbox.next_assignment.remote(loop.group, rank, finished))
+        answer = ray.get(loop.mailbox.next_assignment.remote(loop.group, worker.rank, finished))
         if answer is Reply.END:
             return
         if isinstance(answer, Assignment):
-            try:
-                _train(TrialRun(answer.spec, rank=rank, num_workers=num_workers, device=device), answer, loop, rank)
-            except Exception as error:
-                _report(error, answer, loop, num_workers)
+            _run(answer, loop, worker)
             finished = answer.number
-            gc.collect()  # a trial's graph holds cycles; its memory must be free before the next
+
+
+@dataclass(frozen=True)
+class _Worker:
+    rank: int
+    num_workers: int
+    device: Any
+
+
+def _start(loop: LoopConfig) -> _Worker:
+    """Imports what training needs (here, since the Train controller loads this module too) and finds its place."""
+    import ray.train.torch
+    import torch
+
+    import samtune.train.trial  # noqa: F401  # paid for here, once
+
+    torch.set_num_threads(loop.threads)
+    context = ray.train.get_context()
+    return _Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+
+
+def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
+    """Trains one trial; its errors fail the trial, not the group, unless other ranks may be waiting for this one."""
+    import ray
+
+    from samtune.train.trial import DivergedError, TrialRun
+
+    try:
+        run = TrialRun(assignment.spec, rank=worker.rank, num_workers=worker.num_workers, device=worker.device)
+        _train(run, assignment, loop, worker.rank)
+    except Exception as error:
+        # A divergence is seen by all ranks alike. After any other error the others may wait in a collective for ever.
+        alike = isinstance(error, DivergedError) or worker.num_workers == 1
+        failure = Failure(str(error)) if isinstance(error, DivergedError) else _failure(error)
+        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, failure, not alike))
+        if not alike:
+            raise
+    finally:
+        gc.collect()  # a trial's graph holds cycles; its memory must be free before the next
+
+
+def _failure(error: Exception) -> Failure:
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return Failure(line[:500], "".join(traceback.format_exception(error)))
 
 
 def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> None:
@@ -66,18 +102,3 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> Non
             answer = ray.get(question)
         if answer is Reply.END:
             return
-
-
-def _report(error: Exception, assignment: Assignment, loop: LoopConfig, num_workers: int) -> None:
-    """Fails the trial. Unless every rank raises the same, the others may wait in a collective: the group restarts."""
-    import ray
-
-    from samtune.train.trial import DivergedError
-
-    restarts = num_workers > 1 and not isinstance(error, DivergedError)
-    line = " ".join(f"{type(error).__name__}: {error}".split())
-    text = "" if isinstance(error, DivergedError) else "".join(traceback.format_exception(error))
-    failure = Failure(str(error) if isinstance(error, DivergedError) else line[:500], text)
-    ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, failure, restarts))
-    if restarts:
-        raise error
