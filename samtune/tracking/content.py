@@ -1,0 +1,192 @@
+"""What is written to MLflow: names, tags, parameters, the leaderboard and the description, from the records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from samtune.records import Scalar, Study, Trial, TrialState
+from samtune.text import (
+    first_line,
+    format_metric,
+    format_seconds,
+    format_value,
+    searched_keys,
+    set_arguments,
+    short_names,
+)
+
+MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
+DESCRIBED_TRIALS = 10
+
+_STATUS = {
+    TrialState.COMPLETED: "FINISHED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.INTERRUPTED: "KILLED",
+    TrialState.FAILED: "FAILED",
+}
+_NAMED = {"samtune.method": "method.name", "samtune.dataset": "data.name", "samtune.model": "model.name"}
+
+
+def run_status(trial: Trial) -> str:
+    """MLflow's status for an ended trial."""
+    return _STATUS[trial.state]
+
+
+def study_status(study: Study) -> str:
+    """MLflow's status for an ended search: FAILED when nothing succeeded, KILLED when it ended before its time."""
+    if study.count(TrialState.FAILED) and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
+        return "FAILED"
+    if study.count(TrialState.INTERRUPTED) or len(study.trials) < study.num_trials:
+        return "KILLED"
+    return "FINISHED"
+
+
+def param(value: Scalar) -> str:
+    """A parameter's text: numbers round-trip, and a key has the same type in every run."""
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def trial_params(trial: Trial) -> dict[str, str]:
+    return {key: param(value) for key, value in trial.params.items()}
+
+
+def trial_tags(study: Study, trial: Trial) -> dict[str, str]:
+    """What a run can be filtered by from its first moment."""
+    named = {tag: param(trial.params[key]) for tag, key in _NAMED.items() if key in trial.params}
+    return {
+        "samtune.study": study.name,
+        "samtune.kind": "trial",
+        "samtune.trial_id": trial.id,
+        "samtune.trial_number": str(trial.number),
+        "samtune.state": str(TrialState.RUNNING),
+        **named,
+    }
+
+
+def trial_end_tags(trial: Trial) -> dict[str, str]:
+    tags = {"samtune.state": str(trial.state)}
+    if trial.error:
+        tags["samtune.error"] = first_line(trial.error)[:MAX_TAG]
+    return tags
+
+
+def study_tags(study: Study) -> dict[str, str]:
+    return {
+        "samtune.study": study.name,
+        "samtune.kind": "search",
+        "samtune.state": str(TrialState.RUNNING),
+        "samtune.command": study.command[:MAX_TAG],
+        "samtune.objective": f"{study.objective.mode} {study.objective.metric}",
+        "samtune.storage_path": study.storage_path,
+        "samtune.version": study.versions.get("samtune", ""),
+    }
+
+
+def study_end_tags(study: Study) -> dict[str, str]:
+    states = {"FINISHED": TrialState.COMPLETED, "KILLED": TrialState.INTERRUPTED, "FAILED": TrialState.FAILED}
+    tags = {"samtune.state": str(states[study_status(study)])}
+    if best := study.best:
+        tags["samtune.best_trial"] = str(best.number)
+        tags |= {f"best.{key}": param(value) for key, value in best.config.items()}
+    return tags
+
+
+def study_end_metrics(study: Study) -> dict[str, float]:
+    metrics = {
+        "num_trials": float(len(study.trials)),
+        "num_completed": float(study.count(TrialState.COMPLETED)),
+        "num_pruned": float(study.count(TrialState.PRUNED)),
+        "num_failed": float(study.count(TrialState.FAILED)),
+        "search_seconds": study.seconds,
+    }
+    if best := study.best:
+        metrics |= {f"best_{name}": best.metrics[name] for name in _best_metrics(study, best)}
+    return metrics
+
+
+def _best_metrics(study: Study, best: Trial) -> list[str]:
+    shown = (study.objective.metric, "val_accuracy", "val_loss", "num_passes")
+    return [name for name in dict.fromkeys(shown) if name in best.metrics]
+
+
+def best_yaml(best: Trial) -> str:
+    """The best configuration: the searched keys, then every key of the trial."""
+    return yaml.safe_dump(
+        {"trial": best.number, "config": best.config, "metrics": best.metrics, "params": best.params},
+        sort_keys=False,
+        allow_unicode=True,
+    )
+
+
+def leaderboard_columns(study: Study) -> dict[str, list[Any]]:
+    """The ranked trials by column, in JSON's types (a value that is missing or not finite is null)."""
+    ranked = study.ranked()
+    names = short_names(searched_keys(ranked))
+    metrics = list(dict.fromkeys(name for trial in ranked for name in trial.metrics if name != study.objective.metric))
+    columns: dict[str, list[Any]] = {
+        "rank": list(range(1, len(ranked) + 1)),
+        "trial": [trial.number for trial in ranked],
+        "state": [str(trial.state) for trial in ranked],
+        study.objective.metric: [study.objective.value(trial) for trial in ranked],
+    }
+    columns |= {name: [trial.config.get(key) for trial in ranked] for key, name in names.items()}
+    columns |= {name: [_finite(trial.metrics.get(name)) for trial in ranked] for name in metrics}
+    return columns | {"seconds": [round(t.seconds, 3) for t in ranked], "error": [t.error for t in ranked]}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, default=str)
+
+
+def description(study: Study) -> str:
+    """Markdown for the top of the search's page."""
+    lines = [f"**{study.name}**: {_progress(study)}", ""]
+    if best := study.best:
+        lines += [
+            f"Best: `{study.objective.metric}` **{format_metric(study.objective.value(best))}** (trial {best.number})",
+            "",
+            "```",
+            set_arguments(best.config),
+            "```",
+            "",
+        ]
+    if study.trials:
+        lines += [*_markdown_table(study), ""]
+    lines += ["Command:", "", "```", study.command, "```", ""]
+    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in study.versions.items()))
+    return "\n".join(lines)[:MAX_TAG]
+
+
+def _progress(study: Study) -> str:
+    counts = {
+        str(state): study.count(state)
+        for state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.INTERRUPTED)
+    }
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trial ended yet"
+    return f"{text} of {study.num_trials} trials in {format_seconds(study.seconds)}"
+
+
+def _markdown_table(study: Study) -> list[str]:
+    ranked = study.ranked()[:DESCRIBED_TRIALS]
+    names = short_names(searched_keys(ranked))
+    header = ["rank", "trial", study.objective.metric, *names.values(), "state"]
+    rows = [
+        [
+            str(rank),
+            str(trial.number),
+            format_metric(study.objective.value(trial)),
+            *(format_value(trial.config[key]) if key in trial.config else "-" for key in names),
+            str(trial.state),
+        ]
+        for rank, trial in enumerate(ranked, start=1)
+    ]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]

@@ -1,0 +1,274 @@
+"""The MLflow store of a search: the one module that imports mlflow, and the few requests a search makes."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# MLflow reads these when it is imported. The user's own setting wins; a search reports to nobody unasked.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.logging_utils import suppress_logs_in_thread
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_USER,
+)
+
+from samtune.errors import TrackingError
+from samtune.text import first_line
+from samtune.tracking.uris import database_address, is_server, redact, sqlite_path
+
+TRIAL_ID_TAG = "samtune.trial_id"
+
+CONNECT_SECONDS = 5
+REQUEST_SECONDS = 30
+
+# What no repetition mends: the run was deleted, or the store does not take such a value.
+_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+_HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": {"connect": 1, "request": 0},  # the writer repeats, and says so
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": {"connect": CONNECT_SECONDS, "request": REQUEST_SECONDS},
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": {"connect": 0, "request": 0},
+}
+_user_settings = {name for name in _HTTP_SETTINGS if name in os.environ}
+
+
+class StoreError(Exception):
+    """A request failed. `refused`: repeating it is no use."""
+
+    def __init__(self, message: str, *, refused: bool) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run of a trial that the store has from before."""
+
+    run_id: str
+    status: str
+    num_epochs: int  # whose metrics the store has
+
+
+class Store:
+    """One experiment of one MLflow store. Every method may be called from any thread, and is safe to repeat.
+
+    Args:
+        uri: an absolute tracking URI (`resolve_tracking_uri`).
+        experiment: its name; created when it does not exist.
+
+    Raises:
+        TrackingError: the store does not answer within a few seconds, or refuses.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        _check_reachable(uri)
+        _set_http("connect")
+        try:
+            with suppress_logs_in_thread():
+                self._client = MlflowClient(uri)
+                self.experiment_id = self._get_or_create(experiment)
+        except MlflowException as error:
+            raise _connect_error(uri, error) from error
+        except Exception as error:  # SQLAlchemy's and the database drivers' own
+            raise TrackingError(f"--tracking-uri {redact(uri)}: cannot be opened: {_one_line(error)}") from error
+        _set_http("request")
+
+    def _get_or_create(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            database = sqlite_path(self.uri)
+            folder = database.parent / "mlartifacts" if database else None
+            try:
+                return str(self._client.create_experiment(name, folder.as_uri() if folder else None))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another search was faster
+        assert isinstance(experiment, Experiment)
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            raise TrackingError(
+                f"--experiment {name}: was deleted in {redact(self.uri)}; choose another name, or restore it with "
+                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`"
+            )
+        return str(experiment.experiment_id)
+
+    def create_run(self, name: str, start_ms: int, tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
+        """Creates a run, RUNNING from `start_ms` on, and returns its id."""
+        tags = {MLFLOW_USER: _user(), MLFLOW_SOURCE_NAME: "samtune", **tags}
+        if parent_run_id:
+            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
+        with _translated():
+            run = self._client.create_run(self.experiment_id, start_ms, tags, name)
+        return str(run.info.run_id)
+
+    def trial_runs(self, parent_run_id: str, trial_id: str | None = None) -> dict[str, KnownRun]:
+        """The runs under a parent by trial id: all of them, or the one of a trial if it exists."""
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
+        if trial_id is not None:
+            query += f" AND tags.`{TRIAL_ID_TAG}` = '{trial_id}'"
+        found: list[Run] = []
+        token = None
+        with _translated():
+            while True:
+                page = self._client.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
+                found += page
+                token = page.token
+                if not token:
+                    break
+        return {
+            run.data.tags[TRIAL_ID_TAG]: KnownRun(
+                run.info.run_id, run.info.status, int(run.data.metrics.get("epoch", 0))
+            )
+            for run in found
+            if TRIAL_ID_TAG in run.data.tags
+        }
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Logs to a run in as few requests as MLflow's limits allow.
+
+        Args:
+            metrics: (name, value, milliseconds since 1970, step).
+        """
+        with _translated():
+            self._client.log_batch(
+                run_id,
+                [Metric(*metric) for metric in metrics],
+                [Param(key, value) for key, value in (params or {}).items()],
+                [RunTag(key, value) for key, value in (tags or {}).items()],
+            )
+
+    def log_text(self, run_id: str, text: str, file_name: str) -> None:
+        """Logs a text file as an artifact, replacing one of that name."""
+        with _translated():
+            self._client.log_text(run_id, text, file_name)
+
+    def log_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file_name: str) -> None:
+        """Logs a table that MLflow's UI shows as one. (`MlflowClient.log_table` appends; this replaces.)"""
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        self.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}, allow_nan=False), file_name)
+        self.log(run_id, tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": file_name, "type": "table"}])})
+
+    def describe(self, run_id: str, markdown: str) -> None:
+        """Sets the text at the top of the run's page."""
+        self.log(run_id, tags={MLFLOW_RUN_NOTE: markdown})
+
+    def set_running(self, run_id: str) -> None:
+        """Opens a run that had ended."""
+        with _translated():
+            self._client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: str, end_ms: int) -> None:
+        """Ends a run as FINISHED, FAILED or KILLED."""
+        with _translated():
+            self._client.set_terminated(run_id, status, end_ms)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        with suppress_logs_in_thread():  # MLflow logs each failure with its traceback; the writer reports it once
+            yield
+    except MlflowException as error:
+        raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error
+    except Exception as error:  # of artifact stores and database drivers: there is no common base
+        raise StoreError(_one_line(error), refused=False) from error
+
+
+def _set_http(phase: str) -> None:
+    """MLflow's own defaults block a call for four minutes when a server is down. The user's settings are kept."""
+    os.environ.update({name: str(value[phase]) for name, value in _HTTP_SETTINGS.items() if name not in _user_settings})
+
+
+def _check_reachable(uri: str) -> None:
+    """Finds in time what MLflow would retry for 100 seconds: a database that cannot be opened."""
+    if path := sqlite_path(uri):
+        _check_sqlite(uri, path)
+    if address := database_address(uri):
+        try:
+            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            host, port = address
+            raise TrackingError(
+                f"--tracking-uri {redact(uri)}: no database answers at {host}:{port}: {error.strerror or error}"
+            ) from error
+
+
+def _check_sqlite(uri: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
+        connection = sqlite3.connect(path, timeout=CONNECT_SECONDS)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}") from error
+
+
+def _connect_error(uri: str, error: MlflowException) -> TrackingError:
+    where, text = f"--tracking-uri {redact(uri)}", str(error)
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return TrackingError(
+            f"{where}: was written by another version of MLflow; back it up, then run `mlflow db upgrade {redact(uri)}`"
+        )
+    if is_server(uri):
+        if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
+            return TrackingError(
+                f"{where}: the server refuses: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                f"MLFLOW_TRACKING_TOKEN ({_one_line(error)})"
+            )
+        if "Failed to establish" in text or "NameResolution" in text or "timeout" in text.lower():
+            return TrackingError(f"{where}: no MLflow server answers: {_network_reason(text)}")
+        if error.error_code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
+            return TrackingError(f"{where}: what answers is not an MLflow tracking server; check the address")
+    return TrackingError(f"{where}: {_one_line(error)}")
+
+
+def _network_reason(text: str) -> str:
+    reasons = {
+        "Connection refused": "connection refused; is the server running, and is the port right?",
+        "NameResolution": "the host name is not known",
+        "Name or service not known": "the host name is not known",
+        "No route to host": "no route to the host",
+        "Network is unreachable": "the network is unreachable",
+        "timed out": f"nothing within {CONNECT_SECONDS} seconds",
+        "timeout": f"nothing within {CONNECT_SECONDS} seconds",
+    }
+    return next((reason for sign, reason in reasons.items() if sign in text), first_line(text)[:200])
+
+
+def _one_line(error: BaseException) -> str:
+    return first_line(str(error))[:300] or type(error).__name__
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container without a name for its user
+        return "unknown"

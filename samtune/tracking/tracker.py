@@ -1,0 +1,258 @@
+"""Every search in MLflow: one parent run, one nested run per trial, written by one thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from samtune.errors import TrackingError
+from samtune.records import Callback, Study, Trial, TrialState
+from samtune.text import trial_name
+from samtune.tracking import content
+from samtune.tracking.uris import redact
+
+if TYPE_CHECKING:
+    from samtune.tracking.store import KnownRun, Store
+    from samtune.tracking.writer import Writer
+
+
+class MlflowTracker(Callback):
+    """Writes a search to MLflow without ever holding it up.
+
+    Call `connect` (or `connect_in_background`, which takes the seconds of MLflow's import off the caller) before
+    anything is started: it fails early. `on_study_start` creates the parent run; from then on nothing raises, and what
+    the store cannot take now is kept and written when it can.
+
+    Args:
+        tracking_uri: absolute, see `resolve_tracking_uri` and `default_tracking_uri`.
+        experiment: name of the MLflow experiment; created when it does not exist.
+        warn: told in one line when the store stops answering, answers again, or refuses something, and at the end
+            what could not be written. Called from the writer's thread and from `on_study_end`.
+        patience: seconds that `on_study_end` waits for a store that makes no progress.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment: str,
+        *,
+        warn: Callable[[str], None] | None = None,
+        patience: float = 20.0,
+    ) -> None:
+        self.tracking_uri, self.experiment = tracking_uri, experiment
+        self.unsent: list[str] = []
+        """After `on_study_end`: the runs that the store does not have completely."""
+        self._warn = warn or (lambda message: None)
+        self._patience = patience
+        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._study_run: _StudyRun | None = None
+        self._trial_runs: dict[str, _TrialRun] = {}
+
+    def connect(self) -> None:
+        """Opens the store, and creates the experiment if need be.
+
+        Raises:
+            TrackingError: the store does not answer within a few seconds or refuses; names the URI and what to check.
+        """
+        if self._store is None:
+            from samtune.tracking.store import Store
+
+            self._store = Store(self.tracking_uri, self.experiment)
+
+    def connect_in_background(self) -> Future[None]:
+        """Connects in a thread. `result()` of what is returned waits for it and raises as `connect` does."""
+        future: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self.connect()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=run, name="samtune-mlflow-connect", daemon=True).start()
+        return future
+
+    def on_study_start(self, study: Study) -> None:
+        """Creates the parent run, or opens the one of a study that is resumed, and fills in the study's two ids.
+
+        Raises:
+            TrackingError: the store no longer answers.
+        """
+        from samtune.tracking.store import StoreError
+        from samtune.tracking.writer import Writer
+
+        self.connect()
+        assert self._store is not None
+        known: dict[str, KnownRun] = {}
+        study.experiment_id = self._store.experiment_id
+        try:
+            if study.parent_run_id is None:
+                study.parent_run_id = self._store.create_run(
+                    study.name, _milliseconds(study.started_at), content.study_tags(study)
+                )
+            else:
+                self._store.set_running(study.parent_run_id)
+                known = self._store.trial_runs(study.parent_run_id)
+        except StoreError as error:
+            raise TrackingError(f"--tracking-uri {redact(self.tracking_uri)}: {error}") from error
+        self._writer = Writer(self._store, self._warn)
+        self._study_run = _StudyRun(study, study.parent_run_id)
+        self._writer.put(self._study_run)
+        for trial in study:  # of before the search was resumed
+            run = known.get(trial.id)
+            if not (run and trial.state.is_final and run.status == content.run_status(trial)):
+                record = self._record(study, trial, run)
+                record.ended = trial.state.is_final
+                self._writer.put(record)
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        if self._writer:
+            self._writer.put(self._record(study, trial))
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if self._writer:
+            record = self._record(study, trial)
+            record.add_epoch(metrics)
+            self._writer.put(record)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        if self._writer and self._study_run:
+            record = self._record(study, trial)
+            record.ended = True
+            self._writer.put(record)
+            self._trial_runs.pop(trial.id)
+            self._study_run.trial_ended(trial)
+            self._writer.put(self._study_run)
+
+    def on_study_end(self, study: Study) -> None:
+        """Writes the end of the search and waits until the store has everything, for as long as it makes progress."""
+        if self._writer is None or self._study_run is None:
+            return
+        self._study_run.ended = True
+        self._writer.put(self._study_run)
+        self.unsent = self._writer.close(self._patience)
+        self._writer = None
+        if self.unsent:
+            some = ", ".join(self.unsent[:5]) + (f" and {len(self.unsent) - 5} more" if len(self.unsent) > 5 else "")
+            self._warn(
+                f"warning: not completely written to MLflow at {redact(self.tracking_uri)}: {some}; "
+                f"the study itself is complete in {study.storage_path}"
+            )
+
+    def _record(self, study: Study, trial: Trial, known: KnownRun | None = None) -> _TrialRun:
+        if trial.id not in self._trial_runs:
+            self._trial_runs[trial.id] = _TrialRun(study, trial, known)
+        return self._trial_runs[trial.id]
+
+
+class _TrialRun:
+    """A trial's run: what of the trial the store has. Changed by the driver, written by the writer's thread."""
+
+    def __init__(self, study: Study, trial: Trial, known: KnownRun | None) -> None:
+        self.name = trial_name(study, trial)
+        self.ended = False
+        self._study, self._trial = study, trial
+        self._run_id = known.run_id if known else None
+        self._maybe_created = False  # a request to create it was sent, and its answer was lost
+        self._has_params = False
+        self._num_sent = 0
+        now = _milliseconds(time.time())
+        self._epochs: list[tuple[int, dict[str, float]]] = [(now, metrics) for metrics in trial.history]
+        if known:
+            self._num_sent = min(known.num_epochs, len(self._epochs))
+
+    def add_epoch(self, metrics: dict[str, float]) -> None:
+        if metrics["epoch"] > len(self._epochs):
+            self._epochs.append((_milliseconds(time.time()), metrics))
+
+    def write(self, store: Store) -> None:
+        ended = self.ended  # before the epochs are read: what comes later is written by the next call
+        if self._run_id is None:
+            self._run_id = self._create(store)
+        epochs = self._epochs[self._num_sent :]
+        metrics = [
+            (name, float(value), milliseconds, int(values["epoch"]))
+            for milliseconds, values in epochs
+            for name, value in values.items()
+        ]
+        params = {} if self._has_params else content.trial_params(self._trial)
+        tags = content.trial_end_tags(self._trial) if ended else {}
+        if metrics or params or tags:
+            store.log(self._run_id, metrics=metrics, params=params, tags=tags)
+        self._has_params, self._num_sent = True, self._num_sent + len(epochs)
+        if ended:
+            if self._trial.traceback:
+                store.log_text(self._run_id, self._trial.traceback, "error.txt")
+            store.end_run(self._run_id, content.run_status(self._trial), _milliseconds(self._trial.ended_at))
+
+    def _create(self, store: Store) -> str:
+        parent = self._study.parent_run_id
+        assert parent is not None
+        if self._maybe_created:
+            found = store.trial_runs(parent, self._trial.id).get(self._trial.id)
+            if found:
+                return found.run_id
+        self._maybe_created = True
+        tags = content.trial_tags(self._study, self._trial)
+        return store.create_run(self.name, _milliseconds(self._trial.started_at), tags, parent)
+
+
+class _StudyRun:
+    """The parent run."""
+
+    def __init__(self, study: Study, run_id: str) -> None:
+        self.name = study.name
+        self.ended = False
+        self._study, self._run_id = study, run_id
+        self._has_start = False
+        self._best: Trial | None = None
+        self._num_ended = 0
+        self._curve: list[tuple[str, float, int, int]] = []  # the best value so far, over the number of ended trials
+        self._num_sent = 0
+
+    def trial_ended(self, trial: Trial) -> None:
+        objective = self._study.objective
+        self._num_ended += 1
+        value = objective.value(trial)
+        if trial.state is not TrialState.COMPLETED or value is None:
+            return
+        if self._best is None or objective.sort_key(trial) < objective.sort_key(self._best):
+            self._best = trial
+            self._curve.append((f"best_{objective.metric}", value, _milliseconds(trial.ended_at), self._num_ended))
+
+    def write(self, store: Store) -> None:
+        ended = self.ended
+        if not self._has_start:
+            store.log_text(self._run_id, self._study.space_yaml, "space.yaml")
+            store.log_text(self._run_id, content.to_json(self._study.plan), "plan.json")
+            store.log_text(self._run_id, content.to_json(self._study.versions), "versions.json")
+            store.describe(self._run_id, content.description(self._study))
+            self._has_start = True
+        points = self._curve[self._num_sent :]
+        if points:
+            store.log(self._run_id, metrics=points)
+            self._num_sent += len(points)
+        if ended:
+            self._write_end(store)
+
+    def _write_end(self, store: Store) -> None:
+        study, now = self._study, _milliseconds(self._study.ended_at)
+        if study.trials:
+            store.log_table(self._run_id, content.leaderboard_columns(study), "leaderboard.json")
+        if study.best:
+            store.log_text(self._run_id, content.best_yaml(study.best), "best.yaml")
+        step = sum(trial.state.is_final for trial in study)
+        metrics = [(name, value, now, step) for name, value in content.study_end_metrics(study).items()]
+        store.log(self._run_id, metrics=metrics, tags=content.study_end_tags(study))
+        store.describe(self._run_id, content.description(study))
+        store.end_run(self._run_id, content.study_status(study), now)
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return int((time.time() if seconds is None else seconds) * 1000)

@@ -1,0 +1,146 @@
+"""Where MLflow keeps the runs: tracking URIs made absolute, checked, and shown to people. Does not import mlflow."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from samtune.errors import TrackingError
+from samtune.records import Study
+
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_DATABRICKS = ("databricks", "databricks-uc", "uc")
+_SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+_EXPECTED = "use sqlite:////absolute/path/mlflow.db, a database URI, or the http(s) address of an MLflow server"
+
+
+def default_tracking_uri(storage_path: str | Path) -> str:
+    """The sqlite store `mlflow.db` in a storage folder.
+
+    Raises:
+        TrackingError: the storage path is not on this machine's file system; sqlite needs one.
+    """
+    if "://" in str(storage_path):
+        raise TrackingError(
+            f"--storage-path {storage_path}: a remote folder cannot hold the MLflow store; give --tracking-uri"
+        )
+    return sqlite_uri(Path(storage_path) / "mlflow.db")
+
+
+def sqlite_uri(path: Path) -> str:
+    """`sqlite:////absolute/path`, with the three characters escaped that mean something else in a URI."""
+    absolute = path.expanduser().absolute().as_posix()
+    return "sqlite:///" + quote(absolute, safe="".join(c for c in map(chr, range(33, 127)) if c not in "%?#") + " ")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite URI; None for every other URI."""
+    if _scheme(uri) != "sqlite":
+        return None
+    return Path(unquote(uri.partition("///")[2].partition("?")[0]))
+
+
+def resolve_tracking_uri(uri: str) -> str:
+    """A tracking URI as the user gave it, made absolute.
+
+    Args:
+        uri: relative sqlite URIs and plain paths of a database file count from the working directory.
+
+    Raises:
+        TrackingError: MLflow cannot keep runs there.
+    """
+    uri = uri.strip()
+    scheme = _scheme(uri)
+    if scheme is None:
+        return _resolve_path(uri)
+    if scheme == "file":
+        path = Path(unquote(urlsplit(uri).path) or "mlruns")
+        raise TrackingError(
+            f"--tracking-uri {uri}: MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}"
+        )
+    if scheme == "sqlite":
+        slashes, _, query = uri.partition("?")
+        path_text = unquote(slashes.partition("///")[2])
+        if not path_text or path_text == ":memory:":
+            raise TrackingError(f"--tracking-uri {uri}: must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
+        return sqlite_uri(Path(path_text)) + (f"?{query}" if query else "")
+    if scheme in _SERVERS and not _host(uri):
+        raise TrackingError(f"--tracking-uri {uri}: must have a host, e.g. http://127.0.0.1:5000")
+    if scheme.partition("+")[0] in (*_DATABASES, *_SERVERS, *_DATABRICKS):
+        return uri.rstrip("/") if scheme in _SERVERS else uri
+    raise TrackingError(f"--tracking-uri {redact(uri)}: MLflow cannot keep runs at {scheme}: {_EXPECTED}")
+
+
+def _resolve_path(text: str) -> str:
+    if text in _DATABRICKS:
+        return text
+    path = Path(text)
+    if path.suffix in _SQLITE_SUFFIXES and not path.is_dir():
+        return sqlite_uri(path)
+    if not text or path.is_dir() or path.name == "mlruns":
+        raise TrackingError(
+            f"--tracking-uri {text or repr(text)}: MLflow no longer keeps runs in plain folders; "
+            f"use {sqlite_uri(path / 'mlflow.db')}"
+        )
+    raise TrackingError(f"--tracking-uri {text}: is neither a URI nor a .db file; {_EXPECTED}")
+
+
+def _scheme(uri: str) -> str | None:
+    scheme, colon, _ = uri.partition(":")
+    named = colon and len(scheme) > 1 and scheme[0].isalpha() and all(c.isalnum() or c in "+-." for c in scheme)
+    return scheme.lower() if named else None
+
+
+def _host(uri: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # a port that is no number raises
+    except ValueError:
+        return None
+    return parts.hostname
+
+
+def is_server(uri: str) -> bool:
+    """Whether the URI is the address of an MLflow server."""
+    return _scheme(uri) in _SERVERS
+
+
+def database_address(uri: str) -> tuple[str, int] | None:
+    """Host and port of a database URI; None for every other URI, and where the URI leaves them to the driver."""
+    scheme = (_scheme(uri) or "").partition("+")[0]
+    if scheme not in _DATABASES or not (host := _host(uri)):
+        return None
+    return host, urlsplit(uri).port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[scheme]
+
+
+def redact(uri: str) -> str:
+    """The URI for messages: without its password."""
+    if "@" not in uri or "://" not in uri:
+        return uri
+    scheme, rest = uri.split("://", 1)
+    credentials, host = rest.rsplit("@", 1)
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{host}"
+
+
+def ui_command(study: Study) -> str:
+    """The command that opens MLflow's UI on a study's store; for a server, the address of the experiment's page."""
+    uri = study.tracking_uri
+    if is_server(uri):
+        parts = urlsplit(uri)
+        page = f"/experiments/{study.experiment_id}" if study.experiment_id else ""
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path}/", "", page))
+    return f"{_mlflow_executable()} ui --backend-store-uri {shlex.quote(redact(uri))} --port 5000"
+
+
+def _mlflow_executable() -> str:
+    """`mlflow` where the shell finds the one of this Python, else its full path."""
+    own = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    if not own.is_file() or (found and Path(found).parent == own.parent):
+        return "mlflow"
+    return shlex.quote(str(own))
