@@ -8,9 +8,10 @@ from pydantic import Field
 
 from samtune.spec.base import Config
 
-Augmentation = Literal["none", "basic"]
+Augmentation = Literal["none", "basic", "autoaugment", "randaugment", "trivialaugment"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ImageSize = Annotated[int, Field(ge=4, le=1024)]
 
 
 class DatasetConfig(Config):
@@ -22,11 +23,31 @@ class DatasetConfig(Config):
     split_seed: Seed = 0
     """Chooses the validation examples and, with `num_train`, the examples used. Independent of the trial's seed."""
 
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Use only this share of the training set, from its beginning, validation included; 0.1 is the papers' "-S"."""
+
     num_train: Annotated[int, Field(ge=2)] | None = None
-    """Use only so many training examples, validation included: stratified by class. Default: all."""
+    """Use only so many examples of that share, validation included: stratified by class. Default: all."""
+
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training labels changed to another class, uniformly at random; validation and test stay clean."""
+
+    label_noise_seed: Seed = 0
+    """Chooses which labels are changed to what. Independent of the trial's seed."""
 
     augmentation: Augmentation = "none"
-    """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, mirror at random (not digits)."""
+    """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, and mirror at random where a mirror
+    image keeps its class (not digits). The others apply a policy of colour and geometry first (autoaugment: Cubuk 2019,
+    learned on CIFAR-10, SVHN or ImageNet; randaugment: Cubuk 2020; trivialaugment: Müller & Hutter 2021)."""
+
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Side in pixels of the square set to the mean at a random place of each image (DeVries & Taylor 2017); 0: none."""
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """α of Mixup (Zhang 2018): each batch is averaged with a permutation of itself with weight Beta(α, α); 0: none."""
+
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """α of CutMix (Yun 2019): a box of area Beta(α, α) comes from another example; with `mixup`, every second batch."""
 
 
 class FileDatasetConfig(DatasetConfig):
@@ -36,6 +57,16 @@ class FileDatasetConfig(DatasetConfig):
     """Folder that holds the data set; relative to the working directory, `~` is the home folder."""
 
 
+class DownloadableConfig(FileDatasetConfig):
+    """What every data set that torchvision can fetch has."""
+
+    augmentation: Augmentation = "basic"
+    """`none`, `basic` (pad, crop, mirror), or basic after a policy: `autoaugment`, `randaugment`, `trivialaugment`."""
+
+    download: bool = False
+    """Fetch the data set from its authors' server into `root` if it is not there."""
+
+
 class DigitsConfig(DatasetConfig):
     """scikit-learn's 1,797 scans of 8x8 pixels: 20% are held out as test set, so 1,438 are left to a search."""
 
@@ -43,7 +74,7 @@ class DigitsConfig(DatasetConfig):
     """Data set."""
 
 
-class Cifar10Config(FileDatasetConfig):
+class Cifar10Config(DownloadableConfig):
     """CIFAR-10: 50,000 training and 10,000 test images of 3x32x32 pixels in 10 classes.
 
     `root` holds `cifar-10-batches-py/` (torchvision's format) or `train-00000-of-00001.parquet` and
@@ -53,11 +84,94 @@ class Cifar10Config(FileDatasetConfig):
     name: Literal["cifar10"] = "cifar10"
     """Data set."""
 
-    augmentation: Augmentation = "basic"
-    """`basic`: pad by 4 pixels, crop at random, mirror at random."""
 
-    download: bool = False
-    """Fetch the data set from its authors' server into `root` if it is not there."""
+class Cifar100Config(DownloadableConfig):
+    """CIFAR-100: 50,000 training and 10,000 test images of 3x32x32 pixels in 100 classes.
+
+    `root` holds `cifar-100-python/` or the hub's Parquet files (columns `img` and `fine_label`).
+    """
+
+    name: Literal["cifar100"] = "cifar100"
+    """Data set."""
 
 
-DataConfig = Annotated[DigitsConfig | Cifar10Config, Field(discriminator="name")]
+class SvhnConfig(DownloadableConfig):
+    """SVHN, house numbers: 73,257 training, 26,032 test and 531,131 extra images of 3x32x32 pixels in 10 classes.
+
+    `root` holds `train_32x32.mat`, `test_32x32.mat` (and `extra_32x32.mat`) or the hub's Parquet files.
+    """
+
+    name: Literal["svhn"] = "svhn"
+    """Data set."""
+
+    extra: bool = False
+    """Train on the extra images too, as the papers do."""
+
+
+class MnistConfig(DownloadableConfig):
+    """MNIST: 60,000 training and 10,000 test images of 1x28x28 pixels in 10 classes.
+
+    `root` holds `MNIST/raw/train-images-idx3-ubyte` and so on (`.gz` or not) or the hub's Parquet files.
+    """
+
+    name: Literal["mnist"] = "mnist"
+    """Data set."""
+
+
+class FashionMnistConfig(DownloadableConfig):
+    """Fashion-MNIST: 60,000 training and 10,000 test images of 1x28x28 pixels in 10 classes.
+
+    `root` holds `FashionMNIST/raw/train-images-idx3-ubyte` and so on (`.gz` or not) or the hub's Parquet files.
+    """
+
+    name: Literal["fashion_mnist"] = "fashion_mnist"
+    """Data set."""
+
+
+class ImageFilesConfig(FileDatasetConfig):
+    """What every data set of encoded images of any size has."""
+
+    channels: Literal[1, 3] = 3
+    """3: colour, 1: grey; images are converted."""
+
+    on_error: Literal["error", "skip"] = "error"
+    """An image that cannot be decoded: stop, or leave it out with a warning that counts them."""
+
+
+class ImageFolderConfig(ImageFilesConfig):
+    """A folder per class: `ROOT/train/CLASS/*.jpg`, and `ROOT/test/CLASS/*.jpg` (or `val`) as test set."""
+
+    name: Literal["image_folder"] = "image_folder"
+    """Data set."""
+
+    image_size: ImageSize
+    """Side in pixels: each image is resized so that its shorter side fits, and its centre is cropped."""
+
+
+class ParquetConfig(ImageFilesConfig):
+    """Any data set of images in the hub's layout: `ROOT/train-00000-of-0000N.parquet`, `test-…` (or `validation-…`)."""
+
+    name: Literal["parquet"] = "parquet"
+    """Data set."""
+
+    image_column: str = "image"
+    """Column with the encoded images: a struct `{bytes, path}`."""
+
+    label_column: str = "label"
+    """Column with the class: integers from 0."""
+
+    image_size: ImageSize | None = None
+    """Side in pixels, as for image_folder. Default: the images as they are, all of one size."""
+
+
+DataConfig = Annotated[
+    DigitsConfig
+    | Cifar10Config
+    | Cifar100Config
+    | SvhnConfig
+    | MnistConfig
+    | FashionMnistConfig
+    | ImageFolderConfig
+    | ParquetConfig,
+    Field(discriminator="name"),
+]

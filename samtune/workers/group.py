@@ -1,4 +1,4 @@
-"""Worker groups seen from the driver: started once, one `TorchTrainer` each, ended with the search."""
+"""Worker groups seen from the driver: started once, one `GroupTrainer` each, ended with the search."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Starts all groups; returns at once. Trials posted meanwhile wait in the mailbox."""
-        import ray.train.torch  # noqa: F401  # not in the threads: two that import Ray Train get in each other's way
+        import samtune.workers.trainer  # noqa: F401  # not in the threads: two that import Ray Train do not get along
 
         for thread in self._threads:
             thread.start()
@@ -68,11 +68,12 @@ class WorkerPool:
     def _run_group(self, index: int) -> None:
         """Lives as long as the group: `fit` returns when the workers' loops do."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+
+        from samtune.workers.trainer import GroupTrainer
 
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         try:
-            TorchTrainer(
+            GroupTrainer(
                 worker_loop,
                 train_loop_config={"loop": LoopConfig(self.mailbox, index, threads=max(1, int(self._cpus)))},
                 scaling_config=ScalingConfig(

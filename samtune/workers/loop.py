@@ -26,7 +26,7 @@ class LoopConfig:
 
 
 def worker_loop(config: dict[str, LoopConfig]) -> None:
-    """The train function of a group's `TorchTrainer`: trains what the mailbox says until the search is over."""
+    """The train function of a group's `GroupTrainer`: trains what the mailbox says until the search is over."""
     import ray
 
     loop = config["loop"]
@@ -61,7 +61,10 @@ def _start(loop: LoopConfig) -> _Worker:
 
     torch.set_num_threads(loop.threads)
     context = ray.train.get_context()
-    return _Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return _Worker(context.get_world_rank(), context.get_world_size(), device)
 
 
 def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
