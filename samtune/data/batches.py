@@ -130,8 +130,9 @@ class Normalise:
     """uint8 images to float32 of zero mean and unit variance per channel."""
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
-        std = torch.tensor(dataset.std, dtype=torch.float64)
         mean = torch.tensor(dataset.mean, dtype=torch.float64)
+        std = torch.tensor(dataset.std, dtype=torch.float64)
+        std[std == 0] = 1  # a channel of one value everywhere
         self._scale = (1 / (255 * std)).float().view(-1, 1, 1).to(device)
         self._shift = (mean / std).float().view(-1, 1, 1).to(device)
 

@@ -16,6 +16,7 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +37,26 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune").expanduser().absolute()
 
 
-def load_arrays(source: Source, split: SplitName, name: str) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Arrays:
+    """All examples of a split of a data set."""
+
+    images: Tensor
+    """uint8 [N, C, H, W]: pages of the cache file, shared by all processes of the machine, or a plain array."""
+    labels: Tensor
+    """int64 [N]."""
+    mean: tuple[float, ...]
+    """Mean of each channel, pixels in [0, 1]."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel."""
+
+
+def load_arrays(source: Source, split: SplitName, name: str) -> Arrays:
     """All examples of a split; decoded by whoever comes first, mapped from the shared file by everyone.
 
     Args:
         source: the data set.
         name: of the data set, for the file's name.
-
-    Returns:
-        images uint8 [N, C, H, W] and labels int64 [N]. The images are pages of the file: no copy, shared by all
-        processes of the machine.
 
     Raises:
         DatasetError: the source is damaged, or the cache cannot be written.
@@ -53,7 +64,7 @@ def load_arrays(source: Source, split: SplitName, name: str) -> tuple[Tensor, Te
     path = cache_path(source, split, name)
     if path is None:
         images, labels = source.read(split)
-        return torch.from_numpy(images), torch.from_numpy(labels)
+        return Arrays(torch.from_numpy(images), torch.from_numpy(labels), *channel_statistics(images))
     with _explain_errors(path.parent):
         mapped = _map(path, source.traits.shape)
         if mapped is None:
@@ -107,7 +118,11 @@ def _build(path: Path, source: Source, split: SplitName) -> None:
 def _write(path: Path, images: Images, labels: Labels) -> None:
     pixels = np.ascontiguousarray(images).reshape(len(images), -1)
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), len(pixels), [None, pa.py_buffer(pixels)])
-    batch = pa.RecordBatch.from_arrays([column, pa.array(labels)], names=["image", "label"])
+    mean, std = channel_statistics(images)
+    schema = pa.schema(
+        [("image", column.type), ("label", pa.int64())], {"samtune": json.dumps({"mean": mean, "std": std})}
+    )
+    batch = pa.RecordBatch.from_arrays([column, pa.array(labels)], schema=schema)
     with path.open("wb") as file:
         with pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
@@ -115,8 +130,8 @@ def _write(path: Path, images: Images, labels: Labels) -> None:
         os.fsync(file.fileno())
 
 
-def _map(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
-    """The tensors of a cache file, or None when it is missing or damaged (then it is built again)."""
+def _map(path: Path, shape: tuple[int, int, int]) -> Arrays | None:
+    """The content of a cache file, or None when it is missing or damaged (then it is built again)."""
     try:
         with path.open("rb") as file:
             # Private: torch wants writable memory, and a page written by mistake must not reach the file.
@@ -133,4 +148,19 @@ def _map(path: Path, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor] | Non
     size = len(batch) * shape[0] * shape[1] * shape[2]
     images = torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=pixels.address - buffer.address)
     labels = torch.from_numpy(batch.column("label").to_numpy().copy())
-    return images.view(-1, *shape), labels
+    statistics = json.loads(batch.schema.metadata[b"samtune"])
+    return Arrays(images.view(-1, *shape), labels, tuple(statistics["mean"]), tuple(statistics["std"]))
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 [N, C, H, W], pixels in [0, 1]; exact sums."""
+    levels = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for part in np.array_split(images, 64):
+            counts += np.bincount(part[:, channel].ravel(), minlength=256)
+        mean = float(counts @ levels / counts.sum())
+        means.append(mean)
+        deviations.append(float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())))
+    return tuple(means), tuple(deviations)

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samtune.data.cache import cache_path, load_arrays
+from samtune.data.cache import Arrays, cache_path, load_arrays
 from samtune.data.download import download
-from samtune.data.hashing import fold
 from samtune.data.info import split_sizes
 from samtune.data.sources import Source, open_source
-from samtune.data.sources.base import SplitName, Traits
-from samtune.data.subset import split_rows
+from samtune.data.sources.base import SplitName
+from samtune.data.sources.traits import Traits
+from samtune.data.subset import flip_labels, select_rows
+from samtune.errors import DatasetError
 from samtune.spec.data import DataConfig
 
 MAX_RESIDENT_BYTES = 4 * 2**30
@@ -48,7 +49,7 @@ class Split:
     Attributes:
         source: the images of the file that the examples are in, shared with the other splits.
         indices: int64 [N], ascending: the examples' rows in that file, their identity in every seed.
-        labels: int64 [N].
+        labels: int64 [N]; of a training split, with the label noise.
     """
 
     source: Images
@@ -64,32 +65,46 @@ class Split:
         return self.source.pixels.index_select(0, self.indices)
 
 
-_open_images: dict[Path | str, tuple[Images, Tensor]] = {}
+_open_files: dict[Path | str, tuple[Images, Arrays]] = {}
 
 
-def _load_split(source: Source, split: SplitName, config: DataConfig) -> tuple[Images, Tensor]:
-    """Images and labels of a whole file, the same objects for every configuration that reads it."""
+def _load_split(source: Source, split: SplitName, config: DataConfig) -> tuple[Images, Arrays]:
+    """The whole of a split, the same objects for every configuration that reads it."""
+    if source.num_examples(split) == 0:
+        raise DatasetError(f"{config.name} has no {split} set")
     key = cache_path(source, split, config.name) or f"{config.name}-{split}"
-    if key not in _open_images:
-        pixels, labels = load_arrays(source, split, config.name)
-        _open_images[key] = Images(pixels), labels
-    return _open_images[key]
+    if key not in _open_files:
+        arrays = load_arrays(source, split, config.name)
+        _open_files[key] = Images(arrays.images), arrays
+    return _open_files[key]
 
 
 class Dataset:
-    """The examples that one data configuration selects. Of the test set, nothing is read before `load_test`."""
+    """The examples that one data configuration selects. Of the test set, nothing is read before `load_test`.
+
+    Attributes:
+        train, validation: disjoint parts of the official training set.
+        flipped: int64 [k], ascending: the examples of `train` whose label the label noise changed.
+        mean, std: of each channel over the official training set, pixels in [0, 1].
+        traits: facts about the data set.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         download(config)
         self._source = open_source(config)
         self.traits: Traits = self._source.traits
-        images, labels = _load_split(self._source, "train", config)
-        num_train, num_validation = split_sizes(config, len(labels))
-        used, _ = split_rows(labels, num_train + num_validation, fold(config.split_seed, 0))
-        validation, train = split_rows(labels[used], num_validation, fold(config.split_seed, 1))
-        self.train = Split(images, used[train], labels[used[train]])
-        self.validation = Split(images, used[validation], labels[used[validation]])
+        images, arrays = _load_split(self._source, "train", config)
+        self.mean = self.traits.mean or arrays.mean
+        self.std = self.traits.std or arrays.std
+        num_train, num_validation = split_sizes(config, len(arrays.labels))
+        rows, validation = select_rows(config, arrays.labels, num_train, num_validation)
+        labels, flipped = flip_labels(
+            arrays.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed
+        )
+        self.flipped = rows[flipped]
+        self.train = Split(images, rows, labels)
+        self.validation = Split(images, validation, arrays.labels[validation])
         self._test: Split | None = None
 
     @property
@@ -101,25 +116,15 @@ class Dataset:
         """(channels, height, width)."""
         return self.traits.shape
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of each channel over the training set, pixels in [0, 1]."""
-        return self.traits.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel."""
-        return self.traits.std
-
     def load_test(self) -> Split:
         """The official test set (of digits, the 20% held out), which a search never touches.
 
         Raises:
-            DatasetError: its files are missing or damaged.
+            DatasetError: there is none, or its files are damaged.
         """
         if self._test is None:
-            images, labels = _load_split(self._source, "test", self.config)
-            self._test = Split(images, torch.arange(len(labels)), labels)
+            images, arrays = _load_split(self._source, "test", self.config)
+            self._test = Split(images, torch.arange(len(arrays.labels)), arrays.labels)
         return self._test
 
 
@@ -135,7 +140,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 def forget_loaded() -> None:
     """Lets go of everything that `load_dataset` keeps for the next trial."""
     _load_dataset.cache_clear()
-    _open_images.clear()
+    _open_files.clear()
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,7 @@ from filelock import FileLock
 from samtune.data.sources import open_source
 from samtune.data.sources.base import Undownloaded, root_folder
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config, DataConfig
+from samtune.spec.data import DataConfig, DownloadableConfig
 
 
 def download(config: DataConfig) -> None:
@@ -16,16 +16,18 @@ def download(config: DataConfig) -> None:
     Raises:
         DatasetError: the files are missing and `download` is off, or the download failed.
     """
-    if not isinstance(open_source(config), Undownloaded):
+    if not isinstance(config, DownloadableConfig) or not isinstance(open_source(config), Undownloaded):
         return
-    assert isinstance(config, Cifar10Config)
-    import torchvision  # 4 s of import
+    from torchvision import datasets  # 4 s of import
 
-    root = root_folder(config.root)
+    from samtune.data.sources.official import describe
+
+    root, official = root_folder(config.root), describe(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{config.name}.lock"):
             if isinstance(open_source(config), Undownloaded):
-                torchvision.datasets.CIFAR10(root, download=True)
+                for arguments in official.downloads:
+                    getattr(datasets, official.torchvision)(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{config.name} could not be downloaded into {root}: {error}") from error

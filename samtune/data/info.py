@@ -48,11 +48,11 @@ def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:
     Raises:
         DatasetError: there are fewer than `num_train`, or one of both parts would be empty.
     """
-    used = available if config.num_train is None else config.num_train
-    if used > available:
-        raise DatasetError(
-            f"data.num_train must not exceed the {available} training examples of {config.name} ({used})"
-        )
+    share = round(available * config.fraction)
+    used = share if config.num_train is None else config.num_train
+    if used > share:
+        of = config.name if share == available else f"data.fraction {config.fraction} of {config.name}"
+        raise DatasetError(f"data.num_train must not exceed the {share} training examples of {of} ({used})")
     num_validation = round(used * config.validation_fraction)
     if not 0 < num_validation < used:
         raise DatasetError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold, random_order
+from samtune.data.hashing import fold, random_int, random_order
+from samtune.spec.data import DataConfig
 
 
 def stratified_order(labels: Tensor, *key: int) -> Tensor:
@@ -37,3 +38,44 @@ def split_rows(labels: Tensor, num_first: int, *key: int) -> tuple[Tensor, Tenso
     """`num_first` stratified rows and the rest, each ascending."""
     order = stratified_order(labels, *key)
     return order[:num_first].sort().values, order[num_first:].sort().values
+
+
+def select_rows(config: DataConfig, labels: Tensor, num_train: int, num_validation: int) -> tuple[Tensor, Tensor]:
+    """The rows to train and to validate on, each ascending.
+
+    Args:
+        config: `fraction` takes the first rows, `num_train` a stratified choice of these, `validation_fraction` a
+            stratified choice of the rest.
+        labels: int64 [N] of the whole training set.
+        num_train, num_validation: how many of each.
+    """
+    first = labels[: round(len(labels) * config.fraction)]
+    used, _ = split_rows(first, num_train + num_validation, config.split_seed, 0)
+    validation, train = split_rows(labels[used], num_validation, config.split_seed, 1)
+    return used[train], used[validation]
+
+
+def flip_labels(labels: Tensor, rows: Tensor, rate: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Symmetric label noise: a share of the labels becomes another class, each other class being as likely.
+
+    Exactly round(rate * N) labels change. Which, and to what, depends on the example's row and the seed; with a larger
+    rate, the examples changed include those of a smaller one.
+
+    Args:
+        labels: int64 [N].
+        rows: int64 [N], the identity of the examples.
+        rate: in [0, 1].
+        num_classes: labels are in [0, num_classes).
+        seed: of the noise.
+
+    Returns:
+        The new labels, int64 [N], and the ascending positions of those that changed, int64 [round(rate * N)].
+    """
+    order = random_order(fold(seed, 2), rows)
+    flipped = order[: round(rate * len(labels))].sort().values
+    if len(flipped) == 0:
+        return labels, flipped
+    shift = 1 + random_int(fold(seed, 3), rows[flipped], num_classes - 1)
+    noisy = labels.clone()
+    noisy[flipped] = (labels[flipped] + shift) % num_classes
+    return noisy, flipped

@@ -43,14 +43,15 @@ def test_second_load_reads_the_file_and_not_the_source(
     first = load_arrays(source, "train", "cifar10")
     monkeypatch.setattr(source, "read", lambda split: pytest.fail("decoded a second time"))
     second = load_arrays(source, "train", "cifar10")
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert (first.mean, first.std) == (second.mean, second.std)
     assert [path.suffix for path in cache_folder.iterdir() if path.suffix != ".lock"] == [".arrow"]
     assert arrow_files(root) == []
 
 
 def test_images_are_pages_of_the_file(source: Source, cache_folder: Path) -> None:
-    images, _ = load_arrays(source, "train", "cifar10")
+    images = load_arrays(source, "train", "cifar10").images
     (path,) = arrow_files(cache_folder)
     mappings = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
     ranges = [tuple(int(end, 16) for end in mapping.split("-")) for mapping in mappings]
@@ -58,11 +59,11 @@ def test_images_are_pages_of_the_file(source: Source, cache_folder: Path) -> Non
 
 
 def test_writing_to_a_tensor_does_not_reach_the_file(source: Source, cache_folder: Path) -> None:
-    images, _ = load_arrays(source, "train", "cifar10")
+    images = load_arrays(source, "train", "cifar10").images
     before = arrow_files(cache_folder)[0].read_bytes()
     images.fill_(7)
     assert arrow_files(cache_folder)[0].read_bytes() == before
-    assert not torch.equal(load_arrays(source, "train", "cifar10")[0], images)
+    assert not torch.equal(load_arrays(source, "train", "cifar10").images, images)
 
 
 def test_changed_source_is_decoded_again(root: Path, cache_folder: Path) -> None:
@@ -83,12 +84,12 @@ def test_another_version_has_another_file(source: Source, cache_folder: Path, mo
 
 @pytest.mark.parametrize("keep", [0, 100, -1000])
 def test_damaged_file_is_built_again(source: Source, cache_folder: Path, keep: int) -> None:
-    expected = load_arrays(source, "train", "cifar10")[0].clone()
+    expected = load_arrays(source, "train", "cifar10").images.clone()
     (path,) = arrow_files(cache_folder)
     content = path.read_bytes()
     path.unlink()  # a new file: the one above is still mapped
     path.write_bytes(content[:keep])
-    assert torch.equal(load_arrays(source, "train", "cifar10")[0], expected)
+    assert torch.equal(load_arrays(source, "train", "cifar10").images, expected)
     assert path.read_bytes() == content
 
 
@@ -132,7 +133,7 @@ def _load_in_process(root: str, log: str, results: multiprocessing.Queue[int]) -
         return read(split)
 
     source.read = counted
-    images, _ = load_arrays(source, "train", "cifar10")
+    images = load_arrays(source, "train", "cifar10").images
     results.put(int(images.long().sum()))
 
 

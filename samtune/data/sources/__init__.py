@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from samtune.data.sources.base import Source, SplitName, Traits
-from samtune.spec.data import Cifar10Config, DataConfig, DigitsConfig
+from samtune.data.sources.base import Source, SplitName
+from samtune.data.sources.traits import Traits
+from samtune.spec.data import DataConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
 
 __all__ = ["Source", "SplitName", "Traits", "open_source"]
 
@@ -19,7 +20,15 @@ def open_source(config: DataConfig) -> Source:
             from samtune.data.sources.digits import DigitsSource
 
             return DigitsSource()
-        case Cifar10Config():
-            from samtune.data.sources.cifar import find_cifar10
+        case ImageFolderConfig():
+            from samtune.data.sources.folder import FolderSource
 
-            return find_cifar10(config.root, download=config.download)
+            return FolderSource(config)
+        case ParquetConfig():
+            from samtune.data.sources.parquet import find_parquet
+
+            return find_parquet(config)
+        case _:
+            from samtune.data.sources.official import find_official
+
+            return find_official(config)

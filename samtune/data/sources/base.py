@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
 SplitName = Literal["train", "test"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """Facts about a data set that do not depend on its files."""
-
-    num_classes: int
-    shape: tuple[int, int, int]
-    """(channels, height, width) of every image."""
-    mean: tuple[float, ...]
-    """Mean of each channel over the training set, pixels in [0, 1]."""
-    std: tuple[float, ...]
-    """Standard deviation of each channel."""
-    mirror: bool = True
-    """Whether the mirror image of an example is of the same class."""
 
 
 class Source(ABC):

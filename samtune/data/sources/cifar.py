@@ -1,52 +1,30 @@
-"""CIFAR (Krizhevsky 2009) in the authors' Python format, which torchvision reads, and in the hub's Parquet layout."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in the authors' Python format, which torchvision reads."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, Traits, Undownloaded, check_arrays, root_folder
-from samtune.data.sources.parquet import ParquetSource, find_shards
+from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
-CIFAR10 = Traits(num_classes=10, shape=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-
-_BATCHES: dict[SplitName, tuple[str, ...]] = {
+CIFAR10_BATCHES: dict[SplitName, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test": ("test_batch",),
 }
-
-
-def find_cifar10(root: str, *, download: bool = False) -> Source:
-    """CIFAR-10 in whichever format the folder holds; with `download`, it need not be there yet.
-
-    Raises:
-        DatasetError: it holds neither, or only a part.
-    """
-    folder = root_folder(root)
-    batches = folder / "cifar-10-batches-py"
-    if batches.is_dir():
-        return PickleSource(CIFAR10, batches, _BATCHES, label="labels")
-    train = find_shards(folder, "train")
-    if train:
-        test = find_shards(folder, "test")
-        return ParquetSource(CIFAR10, {"train": train, "test": test}, image="img", label="label")
-    if download:
-        return Undownloaded(CIFAR10, num_train=50_000, num_test=10_000)
-    raise DatasetError(
-        f"cifar10 is not in {folder}: neither {batches.name}/{_BATCHES['train'][0]} (torchvision's format) nor "
-        f"train-00000-of-00001.parquet (the hub's) is there; put one of them there, or set data.download: true"
-    )
+CIFAR100_BATCHES: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
 
 
 class PickleSource(Source):
     """Batches of `{data: uint8 [N, 3072], LABEL: list of int}`, pickled by Python 2.
 
     Args:
+        folder: that holds the files.
         batches: names of the files of each split.
         label: key of the labels (`labels` in CIFAR-10, `fine_labels` in CIFAR-100).
     """
@@ -97,9 +75,6 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("_codecs", "encode"),  # how Python 3 writes bytes in protocols 0 to 2
         }
     )
-
-    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:

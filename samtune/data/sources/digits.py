@@ -7,19 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, Traits
+from samtune.data.sources.base import Images, Labels, Source, SplitName
+from samtune.data.sources.traits import DIGITS
 
 NUM_EXAMPLES = 1797
 NUM_TEST = 359
 """There is no official test set: this 20%, stratified and the same for ever, is never shown to a search."""
 
-TRAITS = Traits(num_classes=10, shape=(1, 8, 8), mean=(0.3053,), std=(0.3760,), mirror=False)
-
 
 class DigitsSource(Source):
     """Needs no file."""
 
-    traits = TRAITS
+    traits = DIGITS
 
     def check(self) -> None:
         """Nothing can be missing: scikit-learn is a dependency of samtune."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, Traits, check_arrays
+from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays, root_folder
+from samtune.data.sources.decode import Decoder, size_of
+from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
+from samtune.spec.data import ParquetConfig
 
 _SHARD = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet$")
 
 
-def find_shards(folder: Path, split: SplitName) -> list[Path]:
+def find_shards(folder: Path, split: str) -> list[Path]:
     """The files `SPLIT-00000-of-0000N.parquet` of a folder in order; an empty list when there is none.
 
     Raises:
@@ -37,24 +40,63 @@ def find_shards(folder: Path, split: SplitName) -> list[Path]:
     return [shards[number, count] for number in range(count)]
 
 
+def find_parquet(config: ParquetConfig) -> ParquetSource:
+    """Any data set in the hub's layout.
+
+    The number of classes is that of the hub's metadata in the file, or else the largest label plus one.
+
+    Raises:
+        DatasetError: there is no training file, or it has not the columns.
+    """
+    folder = root_folder(config.root)
+    train = find_shards(folder, "train")
+    if not train:
+        raise DatasetError(
+            f"no Parquet data set in {folder}: train-00000-of-00001.parquet (or more such files) is not there"
+        )
+    shards: dict[SplitName, list[Path]] = {
+        "train": train,
+        "test": find_shards(folder, "test") or find_shards(folder, "validation"),
+    }
+    for path in train:
+        _check_columns(path, config.image_column, config.label_column)
+    if config.image_size is None:
+        height, width = _first_size(train[0], config.image_column)
+    else:
+        height = width = config.image_size
+    num_classes = _num_classes(train, config.label_column)
+    decoder = Decoder((config.channels, height, width), config.image_size is not None, config.on_error == "skip")
+    traits = Traits(num_classes, decoder.shape)
+    return ParquetSource(traits, shards, config.image_column, config.label_column, decoder)
+
+
 class ParquetSource(Source):
     """Parquet files with an image column `{bytes, path}` and a label column.
 
     Args:
-        shards: files of the training and of the test split.
+        shards: files of each split.
         image, label: names of the columns.
+        decoder: default: images must have exactly the shape of the traits.
     """
 
-    def __init__(self, traits: Traits, shards: dict[SplitName, list[Path]], image: str, label: str) -> None:
+    def __init__(
+        self,
+        traits: Traits,
+        shards: dict[SplitName, list[Path]],
+        image: str,
+        label: str,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.traits = traits
         self._shards = shards
         self._image, self._label = image, label
-        self.options = (image, label)
+        self._decoder = decoder or Decoder(traits.shape)
+        self.options = (image, label, str(self._decoder))
 
     def check(self) -> None:
         for paths in self._shards.values():
             for path in paths:
-                self._check_columns(path)
+                _check_columns(path, self._image, self._label)
 
     def num_examples(self, split: SplitName) -> int:
         return sum(_metadata(path).num_rows for path in self._shards[split])
@@ -63,51 +105,34 @@ class ParquetSource(Source):
         return self._shards[split]
 
     def read(self, split: SplitName) -> tuple[Images, Labels]:
-        images = np.empty((self.num_examples(split), *self.traits.shape), dtype=np.uint8)
-        labels = np.empty(len(images), dtype=np.int64)
-        row = 0
-        for path in self._shards[split]:
-            self._check_columns(path)
-            for batch in pq.ParquetFile(path).iter_batches(1024, columns=[f"{self._image}.bytes", self._label]):
-                labels[row : row + len(batch)] = batch.column(self._label).to_numpy(zero_copy_only=False)
-                for encoded in batch.column(self._image).field("bytes"):
-                    images[row] = decode_image(encoded.as_py(), self.traits.shape, f"{path}: row {row}")
-                    row += 1
+        images, labels = self._decoder.all(self._encoded(split), self.num_examples(split))
         check_arrays(images, labels, self.traits, str(self._shards[split][0].parent))
         return images, labels
 
-    def _check_columns(self, path: Path) -> None:
-        schema = _metadata(path).schema.to_arrow_schema()
-        for column in (self._image, self._label):
-            if column not in schema.names:
-                raise DatasetError(
-                    f"{path}: no column {column!r} (expected {self._image!r} and {self._label!r}, "
-                    f"found {', '.join(map(repr, schema.names))})"
-                )
-        image, label = schema.field(self._image).type, schema.field(self._label).type
-        if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
-            raise DatasetError(f"{path}: column {self._image!r} must be a struct with the field 'bytes' (is {image})")
-        if not pa.types.is_integer(label):
-            raise DatasetError(f"{path}: column {self._label!r} must hold integers (is {label})")
+    def _encoded(self, split: SplitName) -> Iterator[tuple[str, Callable[[], bytes], int]]:
+        for path in self._shards[split]:
+            _check_columns(path, self._image, self._label)
+            row = 0
+            for batch in pq.ParquetFile(path).iter_batches(1024, columns=[f"{self._image}.bytes", self._label]):
+                labels = batch.column(self._label).fill_null(-1).to_pylist()
+                for encoded, label in zip(batch.column(self._image).field("bytes"), labels, strict=True):
+                    yield f"{path}: row {row}", encoded.as_py, label
+                    row += 1
 
 
-def decode_image(encoded: bytes, shape: tuple[int, int, int], where: str) -> Images:
-    """An image file (JPEG, PNG, ...) as uint8 [C, H, W] of exactly the given shape.
-
-    Raises:
-        DatasetError: it cannot be decoded, or is of another size.
-    """
-    from PIL import Image
-
-    channels, height, width = shape
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise DatasetError(f"{where}: the image cannot be decoded ({error})") from error
-    if pixels.shape[:2] != (height, width):
-        raise DatasetError(f"{where}: image of {pixels.shape[0]}x{pixels.shape[1]} pixels (expected {height}x{width})")
-    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+def _check_columns(path: Path, image_column: str, label_column: str) -> None:
+    schema = _metadata(path).schema.to_arrow_schema()
+    for column in (image_column, label_column):
+        if column not in schema.names:
+            raise DatasetError(
+                f"{path}: no column {column!r} (expected {image_column!r} and {label_column!r}, "
+                f"found {', '.join(map(repr, schema.names))})"
+            )
+    image, label = schema.field(image_column).type, schema.field(label_column).type
+    if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0):
+        raise DatasetError(f"{path}: column {image_column!r} must be a struct with the field 'bytes' (is {image})")
+    if not pa.types.is_integer(label):
+        raise DatasetError(f"{path}: column {label_column!r} must hold integers (is {label})")
 
 
 def _metadata(path: Path) -> pq.FileMetaData:
@@ -115,3 +140,21 @@ def _metadata(path: Path) -> pq.FileMetaData:
         return pq.read_metadata(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def _num_classes(paths: Sequence[Path], label: str) -> int:
+    """From the hub's description of the label column, or else from the labels."""
+    description: Any = json.loads(
+        (_metadata(paths[0]).schema.to_arrow_schema().metadata or {}).get(b"huggingface", "{}")
+    )
+    names = description.get("info", {}).get("features", {}).get(label, {}).get("names")
+    if names:
+        return len(names)
+    largest = max(pa.compute.max(pq.read_table(path, columns=[label])[label]).as_py() or 0 for path in paths)
+    return int(largest) + 1
+
+
+def _first_size(path: Path, image: str) -> tuple[int, int]:
+    for batch in pq.ParquetFile(path).iter_batches(1, columns=[f"{image}.bytes"]):
+        return size_of(batch.column(image).field("bytes")[0].as_py(), f"{path}: row 0")
+    raise DatasetError(f"{path}: no example in it")

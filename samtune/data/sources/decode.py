@@ -1,0 +1,124 @@
+"""Encoded images (JPEG, PNG, ...) to arrays of one size."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from samtune.data.sources.base import Images, Labels
+from samtune.errors import DatasetError
+
+_log = logging.getLogger(__name__)
+_CHUNK = 1024  # images in flight
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How encoded images become arrays of one shape.
+
+    Attributes:
+        shape: (channels, height, width) of the result.
+        resize: fit the shorter side and crop the centre; if not, an image of another size is an error.
+        skip_damaged: leave images out that cannot be decoded, instead of stopping.
+    """
+
+    shape: tuple[int, int, int]
+    resize: bool = False
+    skip_damaged: bool = False
+
+    def all(self, encoded: Iterable[tuple[str, Callable[[], bytes], int]], count: int) -> tuple[Images, Labels]:
+        """Decodes a whole split.
+
+        Args:
+            encoded: (where, read the bytes, label) of each image.
+            count: how many they are, at most.
+
+        Returns:
+            uint8 [N, C, H, W] and int64 [N].
+
+        Raises:
+            DatasetError: an image cannot be decoded (unless these are skipped) or is of another size.
+        """
+        images = np.empty((count, *self.shape), dtype=np.uint8)
+        labels = np.empty(count, dtype=np.int64)
+        row, damaged = 0, []
+        for result in self._decoded(encoded):
+            if isinstance(result, DatasetError):
+                damaged.append(result)
+            else:
+                images[row], labels[row] = result
+                row += 1
+        if damaged:
+            _log.warning("%d of %d images were skipped; the first: %s", len(damaged), count, damaged[0])
+        return images[:row], labels[:row]
+
+    def _decoded(
+        self, encoded: Iterable[tuple[str, Callable[[], bytes], int]]
+    ) -> Iterator[tuple[Images, int] | DatasetError]:
+        def decode(item: tuple[str, Callable[[], bytes], int]) -> tuple[Images, int] | DatasetError:
+            where, read, label = item
+            try:
+                return self.one(read(), where), label
+            except DamagedImageError as error:
+                if self.skip_damaged:
+                    return error
+                raise
+
+        if not self.resize:  # small images: the interpreter's lock makes threads slower than one
+            yield from map(decode, encoded)
+            return
+        items = iter(encoded)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            while chunk := list(islice(items, _CHUNK)):
+                yield from pool.map(decode, chunk)
+
+    def one(self, encoded: bytes, where: str) -> Images:
+        """One image as uint8 [C, H, W].
+
+        Raises:
+            DatasetError: it is of another size, and is not to be resized.
+            DamagedImageError: it cannot be decoded.
+        """
+        from PIL import Image, ImageOps
+
+        channels, height, width = self.shape
+        try:
+            with Image.open(io.BytesIO(encoded)) as opened:
+                image = opened.convert("RGB" if channels == 3 else "L")
+        except (OSError, SyntaxError, ValueError, TypeError) as error:
+            raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+        if image.size != (width, height):
+            if not self.resize:
+                raise DatasetError(
+                    f"{where}: image of {image.height}x{image.width} pixels (expected {height}x{width}); "
+                    "all must be of one size"
+                )
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+        return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+class DamagedImageError(DatasetError):
+    """An image file that cannot be decoded."""
+
+
+def size_of(encoded: bytes, where: str) -> tuple[int, int]:
+    """(height, width) of an encoded image, from its header.
+
+    Raises:
+        DamagedImageError: it is none.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
