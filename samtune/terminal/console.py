@@ -1,0 +1,27 @@
+"""The console that everything for human eyes goes to, and the display that suits it."""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+from rich.console import Console
+
+from samtune.records import Callback
+from samtune.terminal.live import LiveDisplay
+from samtune.terminal.plain import PlainDisplay
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console on stdout, or on stderr where stdout is for JSON. Never fails on a character it cannot show."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def make_display(console: Console) -> Callback:
+    """A live table on a terminal that can move its cursor, else plain lines."""
+    if console.is_terminal and not console.is_dumb_terminal and console.file.isatty():
+        return LiveDisplay(console)
+    return PlainDisplay(console)

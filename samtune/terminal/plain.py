@@ -1,0 +1,83 @@
+"""A search in a log file or a pipe: one line per event."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from rich.console import Console
+from rich.text import Text
+
+from samtune.records import Callback, Study, Trial, TrialState
+from samtune.terminal.tally import Tally
+from samtune.text import first_line, format_config, format_metric, format_seconds
+
+HEARTBEAT_SECONDS = 30.0  # a trial that runs longer says now and then how it is doing
+
+
+class PlainDisplay(Callback):
+    """One line per ended trial and message, and for long trials one every half minute. No control codes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally: Tally | None = None
+        self._spoken_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def on_study_start(self, study: Study) -> None:
+        self._tally = Tally(study)
+        self._print(
+            study,
+            f"{study.name}: {study.num_trials} trials, {study.objective.mode} {study.objective.metric}, "
+            f"in {study.storage_path}",
+        )
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        self._spoken_at[trial.id] = time.monotonic()
+        if self._tally:
+            self._tally.start(trial)
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if time.monotonic() - self._spoken_at.get(trial.id, 0.0) >= HEARTBEAT_SECONDS:
+            self._spoken_at[trial.id] = time.monotonic()
+            value = metrics.get(study.objective.metric)
+            self._print(
+                study,
+                f"trial {trial.number} epoch {len(trial.history)}/{trial.num_epochs}  "
+                f"{study.objective.metric} {format_metric(value)}",
+            )
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        self._spoken_at.pop(trial.id, None)
+        tally = self._tally
+        if tally is None:
+            return
+        tally.end(trial)
+        metric = study.objective.metric
+        parts = [
+            f"trial {trial.number} {trial.state}",
+            f"{metric} {format_metric(study.objective.value(trial))}",
+            format_config(trial.config),
+            format_seconds(trial.seconds),
+        ]
+        if trial.state is TrialState.FAILED and trial.error:
+            parts.insert(1, first_line(trial.error))
+        if tally.best:
+            value = format_metric(study.objective.value(tally.best))
+            parts.append("best so far" if tally.best is trial else f"best {value} (trial {tally.best.number})")
+        left = tally.seconds_left
+        parts.append(f"{len(tally.ended)}/{study.num_trials}" + (f", {format_seconds(left)} left" if left else ""))
+        self._print(study, "  ".join(parts))
+
+    def on_status(self, study: Study, message: str) -> None:
+        self._print(study, message)
+
+    def _print(self, study: Study, line: str) -> None:
+        with self._lock:
+            self._console.print(Text(f"[{_clock(study.seconds)}] {line}"), soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,50 @@
+"""What a search is going to do, for people (`--dry-run`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from samtune.text import format_config, format_number
+
+if TYPE_CHECKING:
+    from samtune.search.plan import Plan
+
+
+def format_plan(plan: Plan) -> list[tuple[str, str]]:
+    """The plan as (what, value) lines."""
+    workers = f"{plan.num_workers} x {format_number(plan.cpus_per_worker)} CPU"
+    if plan.gpus_per_worker:
+        workers += f" + {format_number(plan.gpus_per_worker)} GPU"
+    lines = [
+        ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
+        ("data", f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"),
+        ("model", plan.model),
+        ("method", f"{plan.method}, m = {plan.group_size}"),
+        ("batch", f"{_range(plan.batch_size)} examples, {_range(plan.batch_per_worker)} per worker"),
+        ("epochs", f"{_range(plan.epochs)} of {_range(plan.steps_per_epoch)} steps"),
+        ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
+        ("total passes", f"{_range(plan.total_passes)} over the training set"),
+        ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}"),
+        ("sampler", f"{plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}"),
+    ]
+    lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
+    lines += [("tried first" if i == 0 else "", format_config(point)) for i, point in enumerate(plan.initial)]
+    return lines
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Prints the plan."""
+    console = console or Console(highlight=False, markup=False)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for what, value in format_plan(plan):
+        grid.add_row(Text(what, style="bold"), Text(value))
+    console.print(grid)
+
+
+def _range(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:,.6g}" for end in ends)
+    return low if low == high else f"{low} to {high}"

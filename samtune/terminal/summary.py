@@ -1,0 +1,91 @@
+"""The end of a search: for people, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from samtune.records import Scalar, Study, TrialState
+from samtune.terminal.tables import leaderboard
+from samtune.text import first_line, format_metric, format_seconds, set_arguments
+from samtune.tracking import ui_command
+
+FAILED_SHOWN = 5
+
+
+def format_outcome(study: Study) -> str:
+    """`digits-1: 14 completed, 2 failed of 16 trials in 1:02`."""
+    counts = [
+        f"{study.count(state)} {state}"
+        for state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.INTERRUPTED)
+        if study.count(state)
+    ]
+    return (
+        f"{study.name}: {', '.join(counts) or 'none ended'} of {study.num_trials} trials "
+        f"in {format_seconds(study.seconds)}"
+    )
+
+
+def format_best(study: Study) -> str:
+    """The best trial and its value; what to say when there is none."""
+    best = study.best
+    if best is None:
+        return "no trial was completed"
+    return f"best {study.objective.metric} {format_metric(study.objective.value(best))} (trial {best.number})"
+
+
+def format_failures(study: Study) -> list[str]:
+    """One line per failed trial: its number and the first line of its error."""
+    failed = [trial for trial in study if trial.state is TrialState.FAILED]
+    lines = [f"trial {t.number} failed: {first_line(t.error) or 'unknown error'}" for t in failed[:FAILED_SHOWN]]
+    if len(failed) > FAILED_SHOWN:
+        lines.append(f"and {len(failed) - FAILED_SHOWN} more failed")
+    return lines
+
+
+def print_summary(console: Console, study: Study) -> None:
+    """Leaderboard, best configuration, failures, and where to look next. Lines to copy are never wrapped."""
+    console.print()
+    console.print(Text(format_outcome(study), style="bold"))
+    table = leaderboard(study, width=console.width - 2)
+    if table.row_count:
+        console.print()
+        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        console.print()
+    for line in format_failures(study):
+        console.print(Text(line, style="red"), soft_wrap=True)
+    console.print(Text(format_best(study), style="bold green" if study.best else "bold"))
+    if study.best:
+        console.print(f"  {set_arguments(study.best.config)}", soft_wrap=True)
+    console.print(f"kept in {study.storage_path}", soft_wrap=True)
+    console.print("compare the trials in MLflow:", soft_wrap=True)
+    console.print(f"  {ui_command(study)}", soft_wrap=True)
+
+
+def json_summary(study: Study) -> dict[str, Any]:
+    """The result for programs: JSON types only; what is not a finite number is null."""
+    best = study.best
+    return {
+        "study": study.name,
+        "num_trials": study.num_trials,
+        "num_completed": study.count(TrialState.COMPLETED),
+        "num_pruned": study.count(TrialState.PRUNED),
+        "num_failed": study.count(TrialState.FAILED),
+        "best": best
+        and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
+        "seconds": round(study.seconds, 3),
+        "tracking_uri": study.tracking_uri,
+        "experiment_id": study.experiment_id,
+        "parent_run_id": study.parent_run_id,
+        "storage_path": study.storage_path,
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Scalar]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

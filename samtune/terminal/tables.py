@@ -1,0 +1,121 @@
+"""Tables of trials that fit the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from samtune.records import Study, Trial, TrialState
+from samtune.text import (
+    format_config,
+    format_metric,
+    format_number,
+    format_seconds,
+    format_value,
+    searched_keys,
+    short_names,
+)
+
+STYLES = {
+    TrialState.WAITING: "dim",
+    TrialState.RUNNING: "cyan",
+    TrialState.COMPLETED: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.FAILED: "red",
+    TrialState.INTERRUPTED: "magenta",
+}
+_PROBE = Console(width=10_000, file=None, force_terminal=False, color_system=None)
+
+
+@dataclass(frozen=True)
+class _Column:
+    header: str
+    cells: Sequence[Text]
+    justify: Literal["left", "right"] = "right"
+    optional: bool = False  # left out where there is no room
+
+
+def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table:
+    """The best trials: rank, trial, objective, searched keys, passes, seconds, state. Failed trials are left out.
+
+    Args:
+        limit: most trials shown.
+        width: characters there is room for; None: as many as it takes. Where it is too little, the searched keys go
+            into one column, over several lines.
+    """
+    trials = [trial for trial in study.ranked() if study.objective.value(trial) is not None]
+    trials = [trial for trial in trials if trial.state is not TrialState.FAILED][:limit]
+    ranks = _Column("rank", [Text(str(rank)) for rank in range(1, len(trials) + 1)])
+    passes = _Column("passes", [_number(t.metrics.get("num_passes")) for t in trials], optional=True)
+    seconds = _Column("seconds", [_number(t.seconds) for t in trials], optional=True)
+    before = [ranks, _trials(trials), _objective(study, trials)]
+    return _fitted(before, trials, [passes, seconds, _states(trials)], width)
+
+
+def live_table(study: Study, trials: Sequence[Trial], best: Trial | None, *, width: int) -> Table:
+    """A search that runs: one line per trial."""
+    epochs = _Column("epoch", [Text(f"{len(t.history)}/{t.num_epochs}") for t in trials])
+    times = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
+    before = [_trials(trials), _states(trials), _objective(study, trials)]
+    table = _fitted(before, trials, [epochs, times], width, wrap=False)
+    for row, trial in zip(table.rows, trials, strict=True):
+        if trial is best:
+            row.style = "bold"
+    return table
+
+
+def _trials(trials: Sequence[Trial]) -> _Column:
+    return _Column("trial", [Text(str(trial.number)) for trial in trials])
+
+
+def _states(trials: Sequence[Trial]) -> _Column:
+    return _Column("state", [Text(str(trial.state), style=STYLES[trial.state]) for trial in trials], "left")
+
+
+def _objective(study: Study, trials: Sequence[Trial]) -> _Column:
+    return _Column(study.objective.metric, [Text(format_metric(study.objective.value(t))) for t in trials])
+
+
+def _number(value: float | None) -> Text:
+    return Text("-" if value is None else format_number(value))
+
+
+def _fitted(
+    before: list[_Column], trials: Sequence[Trial], after: list[_Column], width: int | None, *, wrap: bool = True
+) -> Table:
+    """The fullest table that fits."""
+    names = short_names(searched_keys(trials))
+    config = [
+        _Column(name, [Text(format_value(t.config[key])) if key in t.config else Text("-") for t in trials])
+        for key, name in names.items()
+    ]
+    needed = [column for column in after if not column.optional]
+    for columns in ([*before, *config, *after], [*before, *config, *needed]):
+        table = _table(columns, wrap)
+        if width is None or Measurement.get(_PROBE, _PROBE.options, table).maximum <= width:
+            return table
+    merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left")
+    return _table([*before, merged, *needed], wrap)
+
+
+def _table(columns: Sequence[_Column], wrap: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        flexible = wrap and column.header == "configuration"
+        table.add_column(
+            column.header,
+            justify=column.justify,
+            no_wrap=not flexible,
+            overflow="fold" if flexible else "ellipsis",
+            min_width=None if column.header == "configuration" else min(len(column.header), 12),
+        )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,68 @@
+"""What a display knows of a search at any moment, kept up to date in small steps: its cost does not grow with it."""
+
+from __future__ import annotations
+
+import bisect
+import time
+
+from samtune.records import Study, Trial, TrialState
+
+
+class Tally:
+    """Trials by rank, trials that run, and how far the search has come."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.running: dict[str, Trial] = {}
+        self.ranked: list[Trial] = []
+        """The ended trials, the best first."""
+        self.ended: list[Trial] = []
+        """The ended trials in the order in which they ended."""
+        self._started_at: float | None = None  # the first trial: before it, workers start
+        self._ended_before = 0
+        for trial in list(study):  # a search that is resumed
+            if trial.state.is_final:
+                self.end(trial)
+        self._ended_before = len(self.ended)
+
+    def start(self, trial: Trial) -> None:
+        if self._started_at is None:
+            self._started_at = time.time()
+        self.running[trial.id] = trial
+
+    def end(self, trial: Trial) -> None:
+        self.running.pop(trial.id, None)
+        bisect.insort(self.ranked, trial, key=self._rank)
+        self.ended.append(trial)
+
+    def _rank(self, trial: Trial) -> tuple[bool, bool, float, int]:
+        return (trial.state is not TrialState.COMPLETED, *self.study.objective.sort_key(trial), trial.number)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best completed trial so far."""
+        first = self.ranked[0] if self.ranked else None
+        if first and first.state is TrialState.COMPLETED and self.study.objective.value(first) is not None:
+            return first
+        return None
+
+    @property
+    def seconds(self) -> float:
+        return self.study.seconds
+
+    @property
+    def fraction(self) -> float:
+        """How much of the search is done, from 0 to 1, counting epochs of running trials."""
+        return min((len(self.ended) + self._partial()) / self.study.num_trials, 1.0)
+
+    def _partial(self) -> float:
+        return sum(min(len(t.history) / max(t.num_epochs, 1), 1.0) for t in list(self.running.values()))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the pace so far; None as long as there is none."""
+        done = len(self.ended) - self._ended_before + self._partial()
+        if self._started_at is None or done < 0.25:
+            return None
+        left = max(self.study.num_trials - len(self.ended) - self._partial(), 0.0)
+        return (time.time() - self._started_at) / done * left
