@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 Array = NDArray[np.uint8]
 
@@ -81,3 +83,63 @@ def write_cifar10_python(root: Path, per_batch: int = 20) -> tuple[Array, Array]
         content = python2_pickle({"data": part.reshape(per_batch, -1)}, {"labels": labels.tolist()})
         (folder / name).write_bytes(content)
     return images[: 5 * per_batch], images[5 * per_batch :]
+
+
+def write_cifar100_python(root: Path, num_train: int = 200, num_test: int = 100) -> tuple[Array, Array]:
+    """`cifar-100-python`, whose files hold coarse labels too."""
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    images = random_images(num_train + num_test, (3, 32, 32), 4)
+    parts = images[:num_train], images[num_train:]
+    for name, part in zip(("train", "test"), parts, strict=True):
+        fine = cycling_labels(len(part), 100)
+        labels = {"coarse_labels": (fine // 5).tolist(), "fine_labels": fine.tolist()}
+        (folder / name).write_bytes(python2_pickle({"data": part.reshape(len(part), -1)}, labels))
+    return parts
+
+
+def write_idx(
+    folder: Path, num_train: int = 60, num_test: int = 20, *, compressed: bool = False
+) -> tuple[Array, Array]:
+    """MNIST's four files."""
+    folder.mkdir(parents=True)
+    images = random_images(num_train + num_test, (1, 28, 28), 5)
+    parts = images[:num_train], images[num_train:]
+    for prefix, part in zip(("train", "t10k"), parts, strict=True):
+        labels = cycling_labels(len(part)).astype(np.uint8)
+        contents = {
+            f"{prefix}-images-idx3-ubyte": struct.pack(">4B3I", 0, 0, 8, 3, len(part), 28, 28) + part.tobytes(),
+            f"{prefix}-labels-idx1-ubyte": struct.pack(">4BI", 0, 0, 8, 1, len(part)) + labels.tobytes(),
+        }
+        for name, content in contents.items():
+            if compressed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+    return parts
+
+
+def write_svhn(root: Path, counts: dict[str, int]) -> dict[str, Array]:
+    """MATLAB files as the authors': X [32, 32, 3, N] and y [N, 1] in 1..10, 10 for the digit 0."""
+    root.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for seed, (name, count) in enumerate(counts.items()):
+        images = random_images(count, (3, 32, 32), 10 + seed)
+        labels = cycling_labels(count)
+        labels[labels == 0] = 10
+        content = {"X": images.transpose(2, 3, 1, 0), "y": labels.astype(np.uint8)[:, None]}
+        savemat(root / f"{name}_32x32.mat", content, do_compression=True)
+        written[name] = images
+    return written
+
+
+def write_folder(root: Path, counts: dict[str, int], shape: tuple[int, int, int] = (3, 20, 30)) -> None:
+    """`ROOT/SPLIT/CLASS/*.png` for every `SPLIT/CLASS`; an image's pixels are all of one value, its place in order."""
+    value = 0
+    for name, count in counts.items():
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            image = np.full(shape, value % 256, dtype=np.uint8)
+            (folder / f"{number:03d}.png").write_bytes(encode(image))
+            value += 1
