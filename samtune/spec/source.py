@@ -145,15 +145,16 @@ def _problem(details: ErrorDetails, path: tuple[str, ...], key_options: list[str
         return f"unknown name {context.get('tag')!r}{did_you_mean(str(context.get('tag')), tags)}"
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"{_lower(details['msg'])} (got {value!r}{did_you_mean(str(value), options) if options else ''})"
-    message = _lower(details["msg"].removeprefix("Value error, "))
+        return f"{rule_of(details)} (got {value!r}{did_you_mean(str(value), options) if options else ''})"
     if kind in ("value_error", "space_rule"):  # our own rules state the value themselves
-        return message
-    return f"{message.replace('input should', 'must')} (got {value!r})"
+        return rule_of(details)
+    return f"{rule_of(details)} (got {value!r})"
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def rule_of(details: ErrorDetails) -> str:
+    """The broken rule in our words: `must be greater than 0`."""
+    message = details["msg"].removeprefix("Value error, ")
+    return (message[:1].lower() + message[1:]).replace("input should", "must")
 
 
 def _author_path(loc: tuple[int | str, ...], config: type[Config], raw: Any) -> tuple[tuple[str, ...], list[str], Any]:

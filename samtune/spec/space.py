@@ -27,7 +27,16 @@ from samtune.spec.search import (
     SchedulerConfig,
     TPEConfig,
 )
-from samtune.spec.source import Source, config_classes, did_you_mean, names_of, parse_value, parse_yaml, translate
+from samtune.spec.source import (
+    Source,
+    config_classes,
+    did_you_mean,
+    names_of,
+    parse_value,
+    parse_yaml,
+    rule_of,
+    translate,
+)
 from samtune.spec.training import TrainingConfig
 from samtune.spec.trial import SECTIONS, TrialSpec
 
@@ -133,9 +142,8 @@ class SearchSpace(Config):
                 parsed[str(key)] = parse_distribution(distribution)
             except ValidationError as error:
                 detail = error.errors(include_url=False)[0]
-                message = detail["msg"].removeprefix("Value error, ")
                 got = "" if detail["type"] == "value_error" else f" (got {detail['input']!r})"
-                raise _rule(f"search.{key}", f"{message}{got}") from None
+                raise _rule(f"search.{key}", rule_of(detail) + got) from None
             except ValueError as error:
                 raise _rule(f"search.{key}", str(error)) from None
         return parsed
@@ -181,12 +189,10 @@ class SearchSpace(Config):
             self._resolve(config)
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
-            message = detail["msg"].removeprefix("Value error, ")
-            message = message[:1].lower() + message[1:].replace("nput should", "must")
             if detail["type"] in ("union_tag_invalid", "literal_error"):
                 valid = names_of_section(section) if field == "name" else []
                 raise _rule(where, f"unknown value {value!r}{did_you_mean(str(value), valid)}") from None
-            raise _rule(where, f"{message.removeprefix('i')} (a bound or choice is {value!r})") from None
+            raise _rule(where, f"{rule_of(detail)} (a bound or choice is {value!r})") from None
 
     def _check_layouts(self) -> None:
         """Every combination of batch size and m that the search may draw must fit the workers."""

@@ -44,7 +44,7 @@ def small(*overrides: str) -> SearchSpace:
     return SearchSpace.from_dict(yaml.safe_load(SMALL), overrides)
 
 
-# -- refused, with file, line, dotted key, rule, value and the nearest valid key -----------------------------------------
+# -- refused, with file, line, dotted key, rule, value and the nearest valid key -------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) 
     assert message in refusal(tmp_path, SMALL, override)
 
 
-# -- accepted ------------------------------------------------------------------------------------------------------------
+# -- accepted --------------------------------------------------------------------------------------------
 
 
 def test_numbers_are_read_as_people_write_them() -> None:
@@ -184,7 +184,7 @@ def test_a_trial_is_the_space_with_the_searched_keys_set() -> None:
 
 def test_a_searched_method_has_only_its_own_keys() -> None:
     space = small("search.method.name={choice: [sgd, sam]}")
-    assert [key for key, _ in space.distributions()][0] == "method.name"
+    assert next(key for key, _ in space.distributions()) == "method.name"
     assert space.is_active("method.rho", {"method.name": "sam"})
     assert not space.is_active("method.rho", {"method.name": "sgd"})
     assert space.trial({"method.name": "sgd"}).num_passes == 2.0
@@ -195,13 +195,13 @@ def test_the_written_space_reads_as_an_equal_one(tmp_path: Path) -> None:
     space = SearchSpace.from_yaml("digits.yaml", ["num_trials=3"])
     path = tmp_path / "copy.yaml"
     path.write_text(space.to_yaml())
-    assert SearchSpace.from_yaml(path) == space
+    assert SearchSpace.from_yaml(path).model_dump() == space.model_dump()
 
 
 def test_replace_changes_keys_and_validates() -> None:
     space = small().replace({"num_trials": 5, "resources.num_workers": 2})
     assert (space.num_trials, space.resources.num_workers) == (5, 2)
-    with pytest.raises(SpaceError, match="resources.num_workers"):
+    with pytest.raises(SpaceError, match=r"resources\.num_workers"):
         space.replace({"resources.num_workers": 0})
     with pytest.raises(SpaceError, match="batch_size"):
         space.replace({"resources.num_workers": 3})
@@ -216,7 +216,7 @@ def test_a_file_in_the_working_directory_goes_before_the_built_in_one(
     assert SearchSpace.from_yaml("digits.yaml").name == "small"
 
 
-# -- shipped -------------------------------------------------------------------------------------------------------------
+# -- shipped ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", builtin_spaces())
@@ -225,7 +225,10 @@ def test_every_key_of_a_shipped_space_has_a_comment(name: str) -> None:
     bare = [
         line
         for line in text.splitlines()
-        if ":" in line and not line.startswith("#") and "#" not in line and not line.rstrip().endswith(":")
+        if ":" in line
+        and not line.startswith("#")
+        and "#" not in line
+        and not line.rstrip().endswith(":")
         and not line.strip().startswith("- {")
     ]
     assert bare == []

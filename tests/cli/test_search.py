@@ -1,0 +1,270 @@
+"""Whole searches through the command line, read back from MLflow: real Ray, real gloo ranks, real sqlite."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow.entities
+import numpy as np
+import optuna
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from command import CLEAN, SAMTUNE, run_samtune
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+SUMMARY_KEYS = [
+    "study",
+    "num_trials",
+    "num_completed",
+    "num_pruned",
+    "num_failed",
+    "best",
+    "seconds",
+    "tracking_uri",
+    "experiment_id",
+    "parent_run_id",
+    "storage_path",
+]
+EPOCH_METRICS = {
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "epoch_seconds",
+    "num_passes",
+    "sharpness",
+    "gradient_norm",
+    "perturbation_norm",
+    "gradient_cosine",
+}
+
+
+@dataclass
+class Search:
+    """A finished search: its JSON, what it wrote to stderr, and its MLflow runs."""
+
+    summary: dict[str, Any]
+    stderr: str
+    client: MlflowClient
+    parent: mlflow.entities.Run
+    trials: list[mlflow.entities.Run]
+
+    @classmethod
+    def load(cls, done: subprocess.CompletedProcess[str]) -> Search:
+        summary = json.loads(done.stdout)
+        assert list(summary) == SUMMARY_KEYS
+        client = MlflowClient(summary["tracking_uri"])
+        runs = client.search_runs([summary["experiment_id"]], max_results=1000)
+        parent = client.get_run(summary["parent_run_id"])
+        trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == summary["parent_run_id"]]
+        return cls(summary, done.stderr, client, parent, trials)
+
+    def states(self) -> list[str]:
+        return sorted(run.info.status for run in self.trials)
+
+    def history(self, run: mlflow.entities.Run, metric: str) -> list[tuple[int, float]]:
+        points = self.client.get_metric_history(run.info.run_id, metric)
+        return [(point.step, point.value) for point in sorted(points, key=lambda p: p.step)]
+
+
+def ray_processes() -> set[int]:
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "ray::" in command or "raylet" in command or "gcs_server" in command:
+            found.add(process.pid)
+    return found
+
+
+# -- digits ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """The README's search, as it is shipped."""
+    before = ray_processes()
+    folder = tmp_path_factory.mktemp("digits")
+    done = run_samtune("search", "--space", "digits.yaml", "--name", "first", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert ray_processes() <= before
+    assert sorted(p.name for p in folder.iterdir()) == ["samtune-results"]
+    return Search.load(done)
+
+
+def test_digits_completes_its_trials_and_finds_a_good_configuration(digits: Search) -> None:
+    summary = digits.summary
+    assert (summary["study"], summary["num_trials"], summary["num_completed"]) == ("first", 16, 16)
+    assert (summary["num_pruned"], summary["num_failed"]) == (0, 0)
+    assert summary["best"]["metrics"]["val_accuracy"] >= 0.97
+    assert set(summary["best"]["config"]) == {"method.rho", "training.lr", "training.weight_decay"}
+    assert Path(summary["storage_path"]).is_dir()
+
+
+def test_mlflow_has_a_parent_and_one_nested_run_per_trial(digits: Search) -> None:
+    assert digits.parent.info.status == "FINISHED"
+    assert digits.states() == ["FINISHED"] * 16
+    best = max(run.data.metrics["val_accuracy"] for run in digits.trials)
+    assert digits.summary["best"]["metrics"]["val_accuracy"] == best
+    artifacts = {a.path for a in digits.client.list_artifacts(digits.parent.info.run_id)}
+    assert any("space" in path for path in artifacts), artifacts
+    assert any("leaderboard" in path for path in artifacts), artifacts
+
+
+def test_every_trial_has_its_parameters_and_metrics_by_epoch(digits: Search) -> None:
+    for run in digits.trials:
+        assert float(run.data.params["method.rho"]) > 0
+        assert run.data.params["method.name"] == "sam"
+        assert run.data.params["training.batch_size"] == "64"
+        assert set(run.data.metrics) >= EPOCH_METRICS
+        assert [step for step, _ in digits.history(run, "val_accuracy")] == list(range(1, 13))
+        assert digits.history(run, "num_passes") == [(epoch, 2.0 * epoch) for epoch in range(1, 13)]
+        rho = float(run.data.params["method.rho"])
+        assert all(value == pytest.approx(rho, rel=1e-3) for _, value in digits.history(run, "perturbation_norm"))
+        assert all(-1 <= value <= 1 for _, value in digits.history(run, "gradient_cosine"))
+        assert digits.history(run, "sharpness")[0][1] > 0  # ε̂ is an ascent direction
+
+
+def test_the_first_trial_is_the_initial_point(digits: Search) -> None:
+    first = min(digits.trials, key=lambda run: int(run.data.tags["samtune.trial_number"]))
+    assert first.data.params["method.rho"] == "0.05"
+    assert first.data.params["training.weight_decay"] == "0.0005"
+
+
+def test_optuna_s_journal_has_the_same_trials(digits: Search) -> None:
+    journal = Path(digits.summary["storage_path"]) / "optuna.journal"
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name="first", storage=storage)
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 16
+    assert study.best_value == digits.summary["best"]["metrics"]["val_accuracy"]
+    assert all(len(trial.intermediate_values) == 12 for trial in study.trials)
+
+
+def test_the_terminal_ends_with_a_leaderboard_and_the_way_to_the_mlflow_ui(digits: Search) -> None:
+    assert "mlflow ui --backend-store-uri sqlite:///" in digits.stderr
+    assert "val_accuracy" in digits.stderr
+    assert "\x1b[" not in digits.stderr  # not a terminal: plain lines
+    noise = ("ray.init", "raylet", "(pid=", "TUNE", "Warning", "optuna.")
+    assert [line for line in digits.stderr.splitlines() if any(word in line for word in noise)] == []
+
+
+def test_a_search_with_asha_prunes_and_mlflow_shows_it(tmp_path: Path) -> None:
+    done = run_samtune(
+        *("search", "--space", "digits.yaml", "--json", "--num-trials", "6", "--tracking-uri", "sqlite:///own.db"),
+        *("--experiment", "mine", "--set", "scheduler={name: asha, grace_epochs: 1, reduction_factor: 3}"),
+        *("--set", "training.epochs=4", "--set", "search.training.lr={log_uniform: [1e-6, 0.5]}"),
+        *("--set", "data.num_train=500", "--seed", "1", "--num-workers", "1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    search = Search.load(done)
+    assert search.summary["num_pruned"] > 0
+    assert search.summary["num_completed"] + search.summary["num_pruned"] == 6
+    assert search.states() == ["FINISHED"] * search.summary["num_completed"] + ["KILLED"] * search.summary["num_pruned"]
+    assert (tmp_path / "own.db").exists()
+    assert search.client.get_experiment(search.summary["experiment_id"]).name == "mine"
+    for run in search.trials:
+        epochs = len(search.history(run, "val_accuracy"))
+        assert (epochs == 4) == (run.info.status == "FINISHED")
+
+
+def test_ctrl_c_stops_in_order_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    before = ray_processes()
+    process = subprocess.Popen(
+        [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--json"],
+        cwd=tmp_path,
+        env=CLEAN,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "stderr").open("w"),
+        text=True,
+        start_new_session=True,  # as a shell does: Ctrl-C reaches every process of the group
+    )
+    try:
+        deadline = time.time() + 120
+        while (tmp_path / "stderr").read_text().count("completed") < 2:
+            assert time.time() < deadline, (tmp_path / "stderr").read_text()
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    search = Search.load(subprocess.CompletedProcess([], 130, stdout, (tmp_path / "stderr").read_text()))
+    assert 2 <= search.summary["num_completed"] < 100
+    assert search.parent.info.status == "KILLED"
+    assert set(search.states()) == {"FINISHED", "KILLED"}
+    assert "leaderboard" in search.stderr.lower()
+    assert "Traceback" not in search.stderr
+    deadline = time.time() + 20
+    while not ray_processes() <= before:
+        assert time.time() < deadline, "Ray processes were left behind"
+        time.sleep(0.2)
+
+
+def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path: Path) -> None:
+    done = run_samtune(
+        *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1"),
+        *("--set", "training.lr=1e30", "--set", "training.momentum=0", "--set", "data.num_train=200"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "samtune: error: no trial succeeded; the first failed with: diverged: train_loss is" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- CIFAR-10 --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cifar_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 in the hub's Parquet layout, small, its ten classes told apart by their colour."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, size=(10, 3))
+    for split, number in (("train", 600), ("test", 50)):
+        labels = [i % 10 for i in range(number)]
+        images = []
+        for label in labels:
+            pixels = np.clip(colours[label] + rng.normal(0, 30, size=(32, 32, 3)), 0, 255).astype(np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, format="PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.table({"img": images, "label": pa.array(labels, pa.int64())})
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_cifar_runs_small_on_a_cpu(cifar_root: Path, tmp_path: Path) -> None:
+    done = run_samtune(
+        *("search", "--space", "cifar.yaml", "--set", f"data.root={cifar_root}", "--set", "data.num_train=400"),
+        *("--set", "model.depth=10", "--set", "model.width=1", "--set", "training.epochs=2"),
+        *("--set", "training.batch_size=64", "--num-trials", "2", "--num-workers", "2", "--json"),
+        cwd=tmp_path,
+        env={"SAMTUNE_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    search = Search.load(done)
+    assert search.summary["num_completed"] == 2
+    first = min(search.trials, key=lambda run: int(run.data.tags["samtune.trial_number"]))
+    assert first.data.params["method.rho"] == "0.05"  # the paper's values come first
+    assert first.data.params["training.lr"] == "0.1"
+    assert first.data.params["model.depth"] == "10"
+    space = yaml.safe_load((Path(search.summary["storage_path"]) / "space.yaml").read_text())
+    assert space["data"]["num_train"] == 400
+    assert space["model"]["name"] == "wide_resnet"
