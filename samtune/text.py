@@ -41,8 +41,13 @@ def format_value(value: Scalar) -> str:
 
 def format_seconds(seconds: float) -> str:
     """A duration: 3.2s, 0:48, 1:02:03."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
+    return format_clock(seconds)
+
+
+def format_clock(seconds: float) -> str:
+    """A duration in whole seconds: 0:03, 0:48, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import time
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,9 +14,10 @@ from rich.text import Text
 from samtune.records import Callback, Study, Trial
 from samtune.terminal.tables import live_table
 from samtune.terminal.tally import Tally
-from samtune.text import format_config, format_metric, format_seconds
+from samtune.text import format_clock, format_config, format_metric
 
 REFRESH_PER_SECOND = 4
+MESSAGE_SECONDS = 15.0  # how long a message stays once trials run
 _OTHER_LINES = 9  # title, header, rule, rows left out, best, progress, message, and room for the prompt
 
 
@@ -30,6 +32,7 @@ class LiveDisplay(Callback):
         self._live: Live | None = None
         self._tally: Tally | None = None
         self._message = ""
+        self._message_until = 0.0
 
     def on_study_start(self, study: Study) -> None:
         self._tally = Tally(study)
@@ -55,7 +58,7 @@ class LiveDisplay(Callback):
         if self._live is None or message.startswith("warning"):
             self._console.print(Text(message, style="yellow" if message.startswith("warning") else ""))
         else:
-            self._message = message
+            self._message, self._message_until = message, time.monotonic() + MESSAGE_SECONDS
 
     def on_study_end(self, study: Study) -> None:
         if self._live:
@@ -71,7 +74,7 @@ class LiveDisplay(Callback):
         parts: list[RenderableType] = [self._title(study)]
         shown, num_hidden = self._shown(tally)
         if shown:
-            parts.append(live_table(study, shown, tally.best, width=self._console.width))
+            parts.append(live_table(self._console, study, shown, tally.best))
         if num_hidden:
             parts.append(Text(f"{self._ellipsis} and {num_hidden} more", style="dim"))
         if best := tally.best:
@@ -81,7 +84,9 @@ class LiveDisplay(Callback):
                 f"  trial {best.number}  {format_config(best.config)}",
             )
             parts.append(self._one_line(line))
-        parts += [self._progress(tally), self._one_line(Text(self._message, style="dim"))]
+        parts.append(self._progress(tally))
+        if not shown or time.monotonic() < self._message_until:
+            parts.append(self._one_line(Text(self._message, style="dim")))
         return Group(*parts)
 
     def _title(self, study: Study) -> Text:
@@ -109,8 +114,8 @@ class LiveDisplay(Callback):
         row.add_row(
             ProgressBar(total=1.0, completed=tally.fraction, width=max(min(40, self._console.width // 3), 10)),
             f"{len(tally.ended)}/{tally.study.num_trials} trials",
-            Text(format_seconds(tally.seconds), style="dim"),
-            Text("" if left is None else f"{format_seconds(left)} left"),
+            Text(format_clock(tally.seconds), style="dim"),
+            Text("" if left is None else f"{format_clock(left)} left"),
         )
         return row
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from samtune.records import Callback, Study, Trial, TrialState
 from samtune.terminal.tally import Tally
-from samtune.text import first_line, format_config, format_metric, format_seconds
+from samtune.text import first_line, format_clock, format_config, format_metric, format_seconds
 
 HEARTBEAT_SECONDS = 30.0  # a trial that runs longer says now and then how it is doing
 
@@ -66,7 +66,7 @@ class PlainDisplay(Callback):
             value = format_metric(study.objective.value(tally.best))
             parts.append("best so far" if tally.best is trial else f"best {value} (trial {tally.best.number})")
         left = tally.seconds_left
-        parts.append(f"{len(tally.ended)}/{study.num_trials}" + (f", {format_seconds(left)} left" if left else ""))
+        parts.append(f"{len(tally.ended)}/{study.num_trials}" + (f", {format_clock(left)} left" if left else ""))
         self._print(study, "  ".join(parts))
 
     def on_status(self, study: Study, message: str) -> None:
@@ -74,10 +74,4 @@ class PlainDisplay(Callback):
 
     def _print(self, study: Study, line: str) -> None:
         with self._lock:
-            self._console.print(Text(f"[{_clock(study.seconds)}] {line}"), soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+            self._console.print(Text(f"[{format_clock(study.seconds)}] {line}"), soft_wrap=True)

@@ -14,7 +14,7 @@ from samtune.terminal.tables import leaderboard
 from samtune.text import first_line, format_metric, format_seconds, set_arguments
 from samtune.tracking import ui_command
 
-FAILED_SHOWN = 5
+ERRORS_SHOWN = 5
 
 
 def format_outcome(study: Study) -> str:
@@ -39,12 +39,20 @@ def format_best(study: Study) -> str:
 
 
 def format_failures(study: Study) -> list[str]:
-    """One line per failed trial: its number and the first line of its error."""
-    failed = [trial for trial in study if trial.state is TrialState.FAILED]
-    lines = [f"trial {t.number} failed: {first_line(t.error) or 'unknown error'}" for t in failed[:FAILED_SHOWN]]
-    if len(failed) > FAILED_SHOWN:
-        lines.append(f"and {len(failed) - FAILED_SHOWN} more failed")
+    """One line per error: the trials it ended, and its first line."""
+    trials: dict[str, list[int]] = {}
+    for trial in study:
+        if trial.state is TrialState.FAILED:
+            trials.setdefault(first_line(trial.error) or "unknown error", []).append(trial.number)
+    lines = [f"{_trials(numbers)} failed: {error}" for error, numbers in list(trials.items())[:ERRORS_SHOWN]]
+    if more := len(trials) - len(lines):
+        lines.append(f"and {more} other error{'s' * (more > 1)}")
     return lines
+
+
+def _trials(numbers: list[int]) -> str:
+    text = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return f"trial{'s' * (len(numbers) > 1)} {text}"
 
 
 def print_summary(console: Console, study: Study) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -40,6 +40,7 @@ class _Column:
     cells: Sequence[Text]
     justify: Literal["left", "right"] = "right"
     optional: bool = False  # left out where there is no room
+    flexible: bool = False  # may be narrower than what is in it
 
 
 def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table:
@@ -52,19 +53,20 @@ def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> T
     """
     trials = [trial for trial in study.ranked() if study.objective.value(trial) is not None]
     trials = [trial for trial in trials if trial.state is not TrialState.FAILED][:limit]
-    ranks = _Column("rank", [Text(str(rank)) for rank in range(1, len(trials) + 1)])
+    ranks = _Column("#", [Text(str(rank)) for rank in range(1, len(trials) + 1)])
     passes = _Column("passes", [_number(t.metrics.get("num_passes")) for t in trials], optional=True)
-    seconds = _Column("seconds", [_number(t.seconds) for t in trials], optional=True)
+    seconds = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
     before = [ranks, _trials(trials), _objective(study, trials)]
     return _fitted(before, trials, [passes, seconds, _states(trials)], width)
 
 
-def live_table(study: Study, trials: Sequence[Trial], best: Trial | None, *, width: int) -> Table:
+def live_table(console: Console, study: Study, trials: Sequence[Trial], best: Trial | None) -> Table:
     """A search that runs: one line per trial."""
     epochs = _Column("epoch", [Text(f"{len(t.history)}/{t.num_epochs}") for t in trials])
     times = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
     before = [_trials(trials), _states(trials), _objective(study, trials)]
-    table = _fitted(before, trials, [epochs, times], width, wrap=False)
+    cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
+    table = _fitted(before, trials, [epochs, times], console.width, cut)
     for row, trial in zip(table.rows, trials, strict=True):
         if trial is best:
             row.style = "bold"
@@ -88,9 +90,13 @@ def _number(value: float | None) -> Text:
 
 
 def _fitted(
-    before: list[_Column], trials: Sequence[Trial], after: list[_Column], width: int | None, *, wrap: bool = True
+    before: list[_Column],
+    trials: Sequence[Trial],
+    after: list[_Column],
+    width: int | None,
+    overflow: OverflowMethod = "fold",
 ) -> Table:
-    """The fullest table that fits."""
+    """The fullest table that fits. Where none does, the searched keys go into one column, which takes the overflow."""
     names = short_names(searched_keys(trials))
     config = [
         _Column(name, [Text(format_value(t.config[key])) if key in t.config else Text("-") for t in trials])
@@ -98,23 +104,23 @@ def _fitted(
     ]
     needed = [column for column in after if not column.optional]
     for columns in ([*before, *config, *after], [*before, *config, *needed]):
-        table = _table(columns, wrap)
+        table = _table(columns, overflow)
         if width is None or Measurement.get(_PROBE, _PROBE.options, table).maximum <= width:
             return table
-    merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left")
-    return _table([*before, merged, *needed], wrap)
+    merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left", flexible=True)
+    return _table([*before, merged, *needed], overflow)
 
 
-def _table(columns: Sequence[_Column], wrap: bool) -> Table:
+def _table(columns: Sequence[_Column], overflow: OverflowMethod) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        flexible = wrap and column.header == "configuration"
+        widest = max([len(column.header), *(cell.cell_len for cell in column.cells)])
         table.add_column(
             column.header,
             justify=column.justify,
-            no_wrap=not flexible,
-            overflow="fold" if flexible else "ellipsis",
-            min_width=None if column.header == "configuration" else min(len(column.header), 12),
+            no_wrap=not column.flexible or overflow != "fold",
+            overflow=overflow,
+            min_width=None if column.flexible else widest,
         )
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
