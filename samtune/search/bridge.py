@@ -55,6 +55,7 @@ class Bridge(ray.tune.Callback):  # type: ignore[misc]  # ray is untyped
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         record = self._trials[trial.trial_id]
+        record.started_at = result.get("started_at") or record.started_at  # without the wait for its workers
         for metrics in result.get("records", []):
             if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
                 record.history.append(metrics)

@@ -50,7 +50,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         """Waits for the next records of the trial.
 
         Returns:
-            The last record's metrics; `records` with all that are new; and at the end `done`, `outcome` ("completed",
+            The last record's metrics; `records` with all that are new; `started_at`; and at the end `done`, `outcome` ("completed",
             "stopped", "failed") and, of a failed trial, `error` and `traceback`.
         """
         if self._invalid is not None:
@@ -60,6 +60,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]  # ray is untyped
             progress = ray.get(self._mailbox.progress.remote(self.trial_id, self._known, self._target))
         self._known += len(progress.records)
         result: dict[str, Any] = {**(progress.records[-1] if progress.records else {}), "records": progress.records}
+        result["started_at"] = progress.started_at
         if progress.outcome is not None:
             result |= {"done": True, "outcome": str(progress.outcome)}
         if progress.failure is not None:

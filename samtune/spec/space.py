@@ -285,7 +285,7 @@ class SearchSpace(Config):
 
     def to_yaml(self) -> str:
         """The resolved space, every default written out; reading it gives an equal space."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def source_name(self) -> str:

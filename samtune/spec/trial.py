@@ -54,7 +54,7 @@ class TrialSpec(Config):
 
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
-        return flatten(self.model_dump(mode="json"))
+        return flatten(self.model_dump())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.data import Split, eval_batches, load_dataset, train_batches, training_examples
+from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
 from samtune.spec.training import TrainingConfig
@@ -40,10 +40,7 @@ class TrialRun:
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.data)
-        num_train = len(self.dataset.train.labels)
-        self.steps_per_epoch = num_train // training.batch_size
-        if self.steps_per_epoch == 0:
-            raise ValueError(f"batch_size must not exceed the training examples ({training.batch_size} > {num_train})")
+        self.steps_per_epoch = steps_per_epoch(self.dataset, batch_size=training.batch_size)
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)

@@ -55,11 +55,12 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Progress:
-    """What became of a trial since the last question."""
+    """What became of a trial since the last question. `started_at`: when its workers took it (seconds since 1970)."""
 
     records: list[dict[str, float]]
     outcome: Outcome | None = None
     failure: Failure | None = None
+    started_at: float | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -72,6 +73,7 @@ class _Work:
     target: int  # the workers may train up to this epoch before they must wait
     handed_out: bool = False
     attempt: int = 0  # how often a group began it
+    started_at: float | None = None
     granted: int = 0  # after this epoch the workers were told to go on
     records: list[dict[str, float]] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -137,7 +139,7 @@ class Mailbox:
             work.outcome, work.failure = Outcome.FAILED, self._first_loss
         if len(work.records) == known and work.outcome is None:
             return None
-        return Progress(work.records[known:], work.outcome, work.failure)
+        return Progress(work.records[known:], work.outcome, work.failure, work.started_at)
 
     async def end(self, trial_id: str) -> None:
         """The search is done with the trial; where it still trains, its group leaves it at the epoch's end."""
@@ -175,7 +177,7 @@ class Mailbox:
         if work is None:
             return Reply.ASK_AGAIN
         if work.attempt == 0:
-            work.attempt = 1
+            work.attempt, work.started_at = 1, time.time()
         return Assignment(work.number, work.trial_id, work.spec, work.attempt)
 
     async def epoch_done(self, group_index: int, number: int, epoch: int, record: dict[str, float] | None) -> Reply:
