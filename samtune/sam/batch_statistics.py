@@ -1,0 +1,84 @@
+"""Running statistics of normalisation layers under several forwards per step and several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+class RunningStatistics:
+    """Lets the running statistics of a model see every m-group of a step exactly once and with equal weight.
+
+    A step over k groups moves a statistic r to `(1 - μ) r + μ · mean of the k groups' statistics`, whether the groups
+    run one after another on one worker or on k workers whose statistics are averaged later: they do not depend on the
+    number of workers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [layer for layer in model.modules() if isinstance(layer, _NormBase)]
+
+    @contextmanager
+    def update(self, index: int, num_groups: int) -> Iterator[None]:
+        """The forwards inside update the statistics, as forward `index` of `num_groups` in this worker's step."""
+        if num_groups == 1:
+            yield
+            return
+        momenta = [layer.momentum for layer in self._layers]
+        for layer, momentum in zip(self._layers, momenta, strict=True):
+            # Chosen so that in the end each of the groups weighs momentum / num_groups. None is torch's cumulative
+            # mean, which weighs all forwards the same anyway.
+            if momentum is not None:
+                layer.momentum = momentum / (num_groups - momentum * (num_groups - 1 - index))
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(self._layers, momenta, strict=True):
+                layer.momentum = momentum
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The forwards inside normalise with their batch's statistics, as in training, but update nothing.
+
+        Layers in eval mode go on using their running statistics.
+        """
+        tracking = [layer for layer in self._layers if layer.training and layer.track_running_stats]
+        for layer in tracking:
+            layer.track_running_stats = False
+        try:
+            yield
+        finally:
+            for layer in tracking:
+                layer.track_running_stats = True
+
+    def flat(self) -> Tensor | None:
+        """A copy of all running statistics in one tensor; None if there are none."""
+        buffers = self._buffers()
+        return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else None
+
+    def restore_unless(self, keep: Tensor, flat: Tensor | None) -> None:
+        """Goes back to the statistics in `flat` unless `keep` (a boolean scalar tensor) holds."""
+        now = self.flat()
+        if now is not None and flat is not None:
+            self._assign(torch.where(keep, now, flat))
+
+    def average(self, num_workers: int) -> None:
+        """Averages the statistics over all workers. A collective: every rank calls it."""
+        flat = self.flat()
+        if num_workers > 1 and flat is not None:
+            dist.all_reduce(flat)
+            self._assign(flat / num_workers)
+
+    def _buffers(self) -> list[Tensor]:
+        return [
+            buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
+        ]
+
+    def _assign(self, flat: Tensor) -> None:
+        buffers = self._buffers()
+        parts = torch.split(flat, [buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])

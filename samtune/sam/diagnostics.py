@@ -1,0 +1,170 @@
+"""Is SAM doing anything? Means over an epoch, collected on the device and read once at its end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from samtune.sam import vectors
+
+if TYPE_CHECKING:
+    from samtune.sam.m_group import MGroup
+
+SAMPLING_INTERVAL = 8  # steps; what needs a further look at all weights is measured on one step of so many
+MAX_COORDINATES = 2**16  # of ε̂, that are compared between m-groups
+LOST_SHARE_WARNING = 0.1
+
+_FLUSH_AT = 256  # scalars kept apart before they are summed; adding each at once would cost a kernel
+
+
+class Diagnostics:
+    """The metrics of an epoch on one rank. Sums stay on the device until `reduce`."""
+
+    def __init__(self, parameters: Sequence[Tensor], device: torch.device) -> None:
+        self._parameters = parameters
+        self._device = device
+        size = sum(parameter.numel() for parameter in parameters)
+        self._stride = max(1, -(-size // MAX_COORDINATES))
+        self._warned = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new epoch."""
+        self._pending: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._num_steps = 0
+        self._ascent: list[Tensor] = []
+        self._num_ascents = 0
+        self._has_ascent_gradient = False
+        self._directions: Tensor | None = None  # sum of the m-groups' unit ε̂ at some coordinates; their number
+
+    # -- during a step -----------------------------------------------------------------------------------------------
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Adds a scalar to a mean; a value that is not finite is left out of it."""
+        pending = self._pending.setdefault(name, [])
+        pending.append(value.detach())
+        if len(pending) == _FLUSH_AT:
+            self._flush(name)
+
+    def add_forward(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
+        """Loss and, for a classification, accuracy of a group's first forward (at w, but for methods of one pass)."""
+        self.add("train_loss", loss)
+        if outputs.ndim == 2 and targets.shape == outputs.shape:  # class probabilities
+            targets = targets.argmax(dim=1)
+        if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+            self.add("train_accuracy", (outputs.detach().argmax(dim=1) == targets).float().mean())
+
+    @torch.no_grad()
+    def add_group(
+        self, group: MGroup, sharpness: Tensor | None, weights: Sequence[Tensor], *, p: float, counts: bool
+    ) -> None:
+        """What is known of an m-group when its rule has run.
+
+        Args:
+            weights: w.
+            p: the norm in which ε̂ is measured.
+            counts: False on the workers beyond the first that share the group's ε̂.
+        """
+        if sharpness is not None:
+            self.add("sharpness", sharpness)
+        if group.gradient_norm is not None:
+            self.add("gradient_norm", group.gradient_norm)
+            self._has_ascent_gradient = True
+        if group.perturbation is None or self._num_steps % SAMPLING_INTERVAL:
+            return
+        length = vectors.norm(group.perturbation)
+        self.add("perturbation_norm", vectors.norm(group.perturbation, p))
+        unit = torch._foreach_mul(list(group.perturbation), vectors.safe_ratio(1.0, length))
+        if self._num_steps == 0:
+            self._add_direction(unit, counts)
+        if self._ascent:
+            vectors.add_(self._ascent, unit)
+        else:
+            self._ascent = list(unit)
+            self._add_relation_to_weights(group.perturbation, length, weights)
+        self._num_ascents += 1
+
+    @torch.no_grad()
+    def add_update(self, gradients: Sequence[Tensor | None], norm: Tensor, finite: Tensor) -> None:
+        """The averaged gradient, when the step is over."""
+        if self._ascent:
+            pairs = [(u, g) for u, g in zip(self._ascent, gradients, strict=True) if g is not None]
+            along = vectors.dot([u for u, _ in pairs], [g for _, g in pairs])
+            self.add("gradient_cosine", vectors.safe_ratio(along / self._num_ascents, norm))
+        if not self._has_ascent_gradient:
+            self.add("gradient_norm", norm)
+        self._ascent, self._num_ascents, self._has_ascent_gradient = [], 0, False
+        self.add("skipped_steps", (~finite).float())
+        self._num_steps += 1
+
+    def _add_direction(self, unit: Sequence[Tensor], counts: bool) -> None:
+        sample = torch.cat([tensor.flatten()[:: self._stride] for tensor in unit]).double()
+        length = torch.linalg.vector_norm(sample)
+        sample = sample * vectors.safe_ratio(1.0, length)
+        entry = torch.cat([sample, (length > 0).double().reshape(1)]) * float(counts)
+        self._directions = entry if self._directions is None else self._directions + entry
+
+    def _add_relation_to_weights(
+        self, perturbation: Sequence[Tensor], length: Tensor, weights: Sequence[Tensor]
+    ) -> None:
+        self.add("relative_perturbation", vectors.safe_ratio(length, vectors.norm(weights)))
+        moved = torch.stack([(e != 0).sum() for e in perturbation]).sum()
+        lost = torch.stack([((e != 0) & (w + e == w)).sum() for e, w in zip(perturbation, weights, strict=True)]).sum()
+        self.add("lost_perturbation", lost / moved.clamp(min=1))
+
+    # -- at the end of an epoch --------------------------------------------------------------------------------------
+
+    def reduce(self, num_workers: int) -> dict[str, float]:
+        """The means over the epoch and all workers, the same on every rank, in one collective; then starts anew."""
+        for name in list(self._pending):
+            self._flush(name)
+        names = sorted(self._sums)
+        num_steps = self._num_steps
+        table = [self._sums[name] for name in names]
+        if self._directions is not None:
+            table.append(self._directions)
+        has_directions = self._directions is not None
+        self.reset()
+        if not table:
+            return {}
+        flat = torch.cat(table)
+        if num_workers > 1:
+            dist.all_reduce(flat)
+        head = flat[: 2 * len(names)].tolist()
+        metrics = {
+            name: total / count if count else math.nan
+            for name, total, count in zip(names, head[::2], head[1::2], strict=True)
+        }
+        metrics["skipped_steps"] = metrics.get("skipped_steps", 0.0) * num_steps
+        if has_directions:
+            groups = float(flat[-1])
+            if groups > 1:
+                squared = float(torch.linalg.vector_norm(flat[2 * len(names) : -1])) ** 2
+                metrics["perturbation_cosine"] = (squared - groups) / (groups * (groups - 1))
+        self._warn(metrics)
+        return metrics
+
+    def _flush(self, name: str) -> None:
+        pending = self._pending.pop(name, [])
+        if pending:
+            values = torch.stack([value.to(self._device) for value in pending]).double()
+            finite = torch.isfinite(values)
+            entry = torch.stack([torch.where(finite, values, 0.0).sum(), finite.double().sum()])
+            self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+
+    def _warn(self, metrics: dict[str, float]) -> None:
+        share = metrics.get("lost_perturbation", 0.0)
+        if share > LOST_SHARE_WARNING and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"rounding loses the perturbation of {share:.0%} of the weights: rho is too small for their dtype "
+                f"(w + ε̂ == w)",
+                stacklevel=3,
+            )

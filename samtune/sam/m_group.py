@@ -1,0 +1,165 @@
+"""One m-group of a step: its loss as a function of the weights, and its share of the update direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from samtune.sam import vectors
+from samtune.sam.randomness import make_generator
+from samtune.sam.subgroups import ascent_group
+
+if TYPE_CHECKING:
+    from samtune.sam.train_step import TrainStep
+
+
+class MGroup:
+    """What a rule works with. Every forward runs on the same examples with the same random numbers.
+
+    Args:
+        step: the step this is a part of.
+        inputs, targets: this worker's examples of the group.
+        index: of the group's forward among those of this worker's step, accumulated batches included.
+        rho: radius at this step.
+    """
+
+    def __init__(self, step: TrainStep, inputs: Tensor, targets: Tensor, *, index: int, rho: float) -> None:
+        self.rho = rho
+        self.losses: list[Tensor] = []
+        """Losses of the forwards so far, detached scalars. The first is the one that updates running statistics."""
+        self.gradient_norm: Tensor | None = None
+        """‖g‖₂ of the ascent gradient, set by the rule."""
+        self.perturbation: Sequence[Tensor] | None = None
+        """The last ε̂."""
+        self._step = step
+        self._inputs, self._targets = inputs, targets
+        self._index = index
+
+    # -- losses and gradients ----------------------------------------------------------------------------------------
+
+    def gradient(self) -> list[Tensor]:
+        """∇L_S at the present weights, one new tensor per parameter (zeros for a parameter that the loss ignores).
+
+        Through the bare module: DistributedDataParallel's hooks never see it, so nothing is averaged by accident. It
+        communicates only where the group spans several workers (m > b).
+        """
+        gradients = self._local_gradient(self._loss(self._step.model))
+        self._unscale_(gradients)
+        return self._shared(gradients)
+
+    def hessian_vector_product(self, vector: list[Tensor]) -> list[Tensor]:
+        """H·v, H the Hessian of L_S at the present weights, averaged over the workers that share the group."""
+        loss = self._loss(self._step.model, record=False)
+        gradients = self._local_gradient(loss, create_graph=True)
+        product = torch.autograd.grad(
+            gradients, self._step.parameters, vector, allow_unused=True, materialize_grads=True
+        )
+        self._step.count_pass(2.0)
+        result = list(product)
+        self._unscale_(result)
+        return self._shared(result)
+
+    def mean_over_workers(self, value: Tensor) -> Tensor:
+        """A number of this worker's examples, averaged over the workers that share the group."""
+        workers = self._step.layout.workers_per_group
+        if workers == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value, group=ascent_group(workers))
+        return value / workers
+
+    # -- where the share goes ----------------------------------------------------------------------------------------
+
+    def descend(self, scale: float | Tensor | Callable[[Tensor], Tensor] = 1.0) -> None:
+        """Adds scale · ∇L_S at the present weights to the update direction: the last forward and backward.
+
+        Args:
+            scale: a number, or a function that gives it from the loss.
+        """
+        step = self._step
+        loss = self._loss(step.outer_module(self._index))
+        factor = scale(loss.detach()) if callable(scale) else scale
+        if self.gradient_norm is not None:
+            # A gradient that is not finite must stop all workers: as NaN in the average it reaches them.
+            factor = factor * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
+        step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
+        step.count_pass()
+
+    def contribute(self, direction: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
+        """Adds scale · direction to the update direction, without a backward."""
+        step = self._step
+        if self.gradient_norm is not None:
+            scale = scale * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
+        factor = step.scaled(torch.ones((), device=step.device)) * scale / step.num_forwards
+        step.add_to_gradients(torch._foreach_mul(list(direction), factor))
+
+    # -- perturbations -----------------------------------------------------------------------------------------------
+
+    def perturb(self, perturbation: Sequence[Tensor]) -> None:
+        """Moves the weights to w + ε̂."""
+        self.perturbation = perturbation
+        self._step.weights.perturb(perturbation)
+
+    def restore(self) -> None:
+        """Moves the weights back to w."""
+        self._step.weights.restore()
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for this group of this step: the same for all workers that share it, and for any P."""
+        step = self._step
+        layout = step.layout
+        forwards_per_batch = layout.num_micro_groups
+        call, within = divmod(self._index, forwards_per_batch)
+        group = call * layout.num_groups + layout.first_group + within
+        return make_generator(step.device, purpose, step.seed, step.num_steps, group)
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Adds a number to a mean over the epoch."""
+        self._step.diagnostics.add(name, value)
+
+    # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _loss(self, module: nn.Module, *, record: bool = True) -> Tensor:
+        step = self._step
+        first = not self.losses
+        statistics = step.statistics.update(self._index, step.num_forwards) if first else step.statistics.frozen()
+        layout = step.layout
+        call, within = divmod(self._index, layout.num_micro_groups)
+        forward = call * layout.num_workers * layout.num_micro_groups + layout.first_forward + within
+        step.noise.seed("forward", step.seed, step.num_steps, forward)
+        with statistics, step.autocast():
+            outputs = module(self._inputs)
+            loss: Tensor = step.loss_fn(outputs, self._targets)
+        if first:
+            step.diagnostics.add_forward(outputs, self._targets, loss)
+        if record:
+            self.losses.append(loss.detach())
+        return loss
+
+    def _local_gradient(self, loss: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+        step = self._step
+        gradients = torch.autograd.grad(
+            step.scaled(loss), step.parameters, allow_unused=True, create_graph=create_graph
+        )
+        if not create_graph:
+            step.count_pass()
+        step.note_used(gradients)
+        return [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for gradient, parameter in zip(gradients, step.parameters, strict=True)
+        ]
+
+    def _unscale_(self, gradients: list[Tensor]) -> None:
+        inverse = self._step.inverse_scale()
+        if inverse is not None:
+            vectors.scale_(gradients, inverse)
+
+    def _shared(self, gradients: list[Tensor]) -> list[Tensor]:
+        workers = self._step.layout.workers_per_group
+        if workers > 1:
+            vectors.average_(gradients, workers, ascent_group(workers))
+        return gradients

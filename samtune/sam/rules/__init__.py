@@ -1,0 +1,1 @@
+"""The training methods, one rule each: see `base.Rule`."""

@@ -1,0 +1,61 @@
+"""What a training method does with one m-group, and the base optimizer as the simplest case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from samtune.sam.m_group import MGroup
+    from samtune.sam.train_step import Examples, TrainStep
+
+
+class Rule:
+    """How the loss of one m-group becomes its share of the update direction. This one is the gradient at w.
+
+    A rule ends in `group.descend()`, which runs the group's last backward through DistributedDataParallel, so that
+    the all-reduce overlaps with it. A rule whose share is only known after the last backward sets
+    `ends_in_backward = False` and hands it over with `group.contribute()`.
+
+    Args:
+        config: the method's configuration, from `samtune.spec.method`.
+        parameters: w, the trainable parameters.
+        seed: of the trial.
+    """
+
+    ends_in_backward: ClassVar[bool] = True
+
+    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
+        self.config = config
+        self.parameters = list(parameters)
+        self.seed = seed
+
+    def __call__(self, group: MGroup) -> None:
+        """Adds the group's share to the update direction. The group restores the weights afterwards."""
+        group.descend()
+
+    def begin_epoch(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples | None) -> None:
+        """Refreshes what the rule keeps over epochs. `TrainStep.begin_epoch` says what the arguments are."""
+
+    def finish(self, gradients: Sequence[Tensor | None], num_steps: int) -> None:
+        """Changes the averaged gradient in place, before clipping; the same on every rank.
+
+        Args:
+            num_steps: steps taken before this one.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+
+    def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
+        """The rise of the loss, from the losses of the group's forwards in order; None where none was measured.
+
+        The highest of the perturbed points visited stands for the maximum.
+        """
+        return None

@@ -1,0 +1,94 @@
+"""Sharpness-Aware Minimization (Foret et al., ICLR 2021) with the ablations of the paper's appendix C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from samtune.sam import vectors
+from samtune.sam.rules.base import Rule
+
+if TYPE_CHECKING:
+    from samtune.sam.m_group import MGroup
+    from samtune.spec.method import SAMConfig
+
+
+class SAMRule(Rule):
+    """g = ∇L_S(w), ε̂ = dual_norm(g, rho, p), share ∇L_S(w + ε̂)."""
+
+    config: SAMConfig
+
+    def __init__(self, config: SAMConfig, parameters: Sequence[Tensor], seed: int) -> None:
+        super().__init__(config, parameters, seed)
+        self.ends_in_backward = not config.second_order  # type: ignore[misc]
+
+    def __call__(self, group: MGroup) -> None:
+        if self.config.ascent == "random":
+            group.perturb(random_direction(self.parameters, group.rho, group.generator("ascent")))
+            group.descend()
+        elif self.config.second_order:
+            self._second_order(group)
+        else:
+            self._ascend(group)
+            group.descend()
+
+    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
+        """Overwrites g with ε̂ and returns ‖g‖₂."""
+        return vectors.dual_norm_(gradient, rho, self.config.p)
+
+    def _ascend(self, group: MGroup) -> None:
+        """Projected gradient ascent (C.6): ε ← Π_{‖·‖_p <= rho}(ε + α·d), d the unit ascent direction at w + ε."""
+        step_size = group.rho if self.config.step_size is None else self.config.step_size
+        perturbation = group.gradient()
+        group.gradient_norm = self.perturbation_(perturbation, min(step_size, group.rho))
+        group.perturb(perturbation)
+        for _ in range(self.config.ascent_steps - 1):
+            direction = group.gradient()
+            self.perturbation_(direction, step_size)
+            vectors.add_(perturbation, direction)
+            vectors.project_(perturbation, group.rho, self.config.p)
+            group.perturb(perturbation)
+
+    def _second_order(self, group: MGroup) -> None:
+        """The whole gradient of L(w + ε̂(w)) for p = 2 (C.4).
+
+        dε̂/dw = (rho/‖g‖)(I - ĝĝᵀ)H with ĝ = g/‖g‖ and H symmetric, so its transpose times g_adv is H·v with
+        v = (rho/‖g‖)(g_adv - ĝ(ĝᵀg_adv)).
+        """
+        unit = group.gradient()
+        length = group.gradient_norm = vectors.norm(unit)
+        vectors.scale_(unit, vectors.safe_ratio(1.0, length))
+        group.perturb(list(torch._foreach_mul(unit, group.rho)))
+        adversarial = group.gradient()
+        along = vectors.dot(unit, adversarial)
+        vectors.scale_(unit, along)
+        vector = torch._foreach_sub(adversarial, unit)
+        vectors.scale_(vector, vectors.safe_ratio(group.rho, length))
+        group.restore()
+        curvature = group.hessian_vector_product(list(vector))
+        full = list(torch._foreach_add(adversarial, curvature))
+        group.observe("second_order_cosine", vectors.cosine(adversarial, full))
+        group.contribute(full)
+
+    def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
+        if len(losses) < 2:
+            return None
+        return torch.stack(list(losses[1:])).amax(dim=0) - losses[0]
+
+
+def random_direction(parameters: Sequence[Tensor], rho: float, generator: torch.Generator) -> list[Tensor]:
+    """rho · z/‖z‖₂ with z ~ N(0, I): uniform on the sphere of radius rho."""
+    direction = normal_like(parameters, generator)
+    vectors.scale_(direction, vectors.safe_ratio(rho, vectors.norm(direction)))
+    return direction
+
+
+def normal_like(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Standard normal tensors of the parameters' shapes, dtypes and devices."""
+    return [
+        torch.empty(p.shape, dtype=p.dtype, device=p.device).normal_(generator=generator)  # not p's memory layout
+        for p in parameters
+    ]

@@ -1,0 +1,294 @@
+"""One training step of any method on one rank: the step is a function of (B, m, the data), not of the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from samtune.sam import vectors
+from samtune.sam.batch_statistics import RunningStatistics
+from samtune.sam.diagnostics import Diagnostics
+from samtune.sam.guard import step_if
+from samtune.sam.layout import GroupLayout
+from samtune.sam.m_group import MGroup
+from samtune.sam.randomness import ModelNoise
+from samtune.sam.rules.base import Rule
+from samtune.sam.weights import Weights
+
+if TYPE_CHECKING:
+    from samtune.spec.method import MethodConfig
+
+LossFunction = Callable[[Any, Any], Tensor]
+Examples = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class TrainStep:
+    """Trains a model step by step. Call it with this worker's shard of the batch; it does not wait for the device.
+
+    The update direction is the mean over all m-groups of the batch of what the method makes of each; then gradient
+    clipping, then the base optimizer's step at the restored weights. Gradients are averaged by one all-reduce per step,
+    which DistributedDataParallel overlaps with the last backward, as in plain SGD. A gradient that is not finite in
+    either pass on any worker makes all workers skip the step.
+
+    Args:
+        model: the bare module, already on its device; parameters must have the same values on all workers.
+        loss_fn: (outputs, targets) -> mean loss over the examples, a scalar.
+        optimizer: the base optimizer. The parameters it holds that require a gradient are the w of the method.
+        method: from `samtune.spec.method`.
+        batch_size: examples per call over all workers.
+        num_workers, rank: this worker's place; with more than one, torch's default process group is initialised.
+        seed: keys dropout masks, random directions and masks, with the step and the group.
+        precision: fp32, or autocast to bf16 / fp16 (weights stay as they are; fp16 scales the loss dynamically).
+        clip_norm: largest 2-norm of the averaged gradient.
+        accumulate: calls per step of the optimizer; the step is that of one batch of so many times the examples.
+
+    Raises:
+        ValueError: the batch or m does not fit the workers, or the method does not fit the optimizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        optimizer: torch.optim.Optimizer,
+        method: MethodConfig,
+        *,
+        batch_size: int,
+        num_workers: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1 (got {accumulate})")
+        if method.name == "adamw" and not isinstance(optimizer, torch.optim.AdamW):
+            raise ValueError(f"method adamw needs the optimizer adamw (got {type(optimizer).__name__})")
+        self.model, self.loss_fn, self.optimizer, self.method = model, loss_fn, optimizer, method
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
+        place = {"batch_size": batch_size, "num_workers": num_workers, "rank": rank}
+        self._plain_layout = GroupLayout.resolve("worker", **place)
+        self._method_layout = GroupLayout.resolve(getattr(method, "m", "worker"), **place)
+        self.layout = self._plain_layout
+        self.weights = Weights(self.parameters)
+        self.statistics = RunningStatistics(model)
+        self.noise = ModelNoise(self.device)
+        self.diagnostics = Diagnostics(self.parameters, self.device)
+        self.num_steps = 0
+        """Steps of the optimizer so far, skipped ones included."""
+        self._plain_rule = Rule(method, self.parameters, seed)
+        self._method_rule: Rule = resolve_name(method.rule)(method, self.parameters, seed)
+        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        self._distributed: nn.parallel.DistributedDataParallel | None = None
+        self._used = [False] * len(self.parameters)
+        self._calls = 0
+        self._epoch, self._num_epochs, self._steps_per_epoch, self._steps_in_epoch = 0, 1, 1, 0
+        self._passes = 0.0
+
+    # -- the face ----------------------------------------------------------------------------------------------------
+
+    def begin_epoch(
+        self, epoch: int, num_epochs: int, *, steps_per_epoch: int, examples: Examples | None = None
+    ) -> None:
+        """Before the steps of an epoch: sets the schedules and refreshes what a method keeps over epochs.
+
+        Args:
+            epoch: counted from 0.
+            examples: n -> n training examples, the same on every rank.
+        """
+        self._epoch, self._num_epochs, self._steps_per_epoch = epoch, num_epochs, steps_per_epoch
+        self._steps_in_epoch = 0
+        self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
+        """One step (with `accumulate`, one of its batches).
+
+        Args:
+            inputs, targets: rows [r·b, (r+1)·b) of the batch for rank r, on the device.
+        """
+        if len(inputs) != self._plain_layout.worker_batch_size:
+            raise ValueError(
+                f"a worker's batch must have batch_size / num_workers examples, {self._plain_layout.worker_batch_size} "
+                f"(got {len(inputs)})"
+            )
+        rho = self._rho()
+        plain = rho == 0.0
+        rule = self._plain_rule if plain else self._method_rule
+        self.layout = self._plain_layout if plain else self._method_layout
+        if self._calls == 0:
+            self._clear_gradients()
+            self._statistics_before = self.statistics.flat()
+        size = self.layout.forward_size
+        with self.noise.borrowed():
+            if self._distributed is None and self.layout.num_workers > 1:
+                self._distributed = self._wrap(inputs[:size], targets[:size])
+            for micro in range(self.layout.num_micro_groups):
+                rows = slice(micro * size, (micro + 1) * size)
+                index = self._calls * self.layout.num_micro_groups + micro
+                group = MGroup(self, inputs[rows], targets[rows], index=index, rho=rho)
+                with self.weights.held():
+                    rule(group)
+                    self._diagnose(group, rule)
+        self._calls += 1
+        if self._calls == self.accumulate:
+            self._calls = 0
+            self._update(rule)
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """The means over the steps since the last call, the same on every rank. A collective."""
+        return self.diagnostics.reduce(self.layout.num_workers)
+
+    def average_running_statistics(self) -> None:
+        """Averages BatchNorm's running statistics over the workers, before an evaluation. A collective."""
+        self.statistics.average(self.layout.num_workers)
+
+    @property
+    def passes(self) -> float:
+        """Passes over the training set so far: forwards and backwards of a whole batch / steps per epoch."""
+        return self._passes / self._steps_per_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-exact resume needs between two steps, but for the model's own state."""
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "num_steps": self.num_steps,
+            "passes": self._passes,
+            "rule": self._method_rule.state_dict(),
+        }
+        if self._scaler is not None:
+            state["scaler"] = self._scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`; call `begin_epoch` next."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.num_steps = state["num_steps"]
+        self._passes = state["passes"]
+        self._method_rule.load_state_dict(state["rule"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+
+    # -- what m-groups ask -------------------------------------------------------------------------------------------
+
+    @property
+    def num_forwards(self) -> int:
+        """Forwards on this worker that are averaged into one update."""
+        return self.layout.num_micro_groups * self.accumulate
+
+    def outer_module(self, index: int) -> nn.Module:
+        """The module for a group's last forward and backward: the last group's synchronises the gradients."""
+        last = index == self.num_forwards - 1
+        return self._distributed if last and self._distributed is not None else self.model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of a forward."""
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """loss · loss scale (fp16)."""
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def inverse_scale(self) -> Tensor | None:
+        """1 / loss scale; None where there is none."""
+        return None if self._scaler is None else self._scaler.scale(torch.ones((), device=self.device)).reciprocal()
+
+    def count_pass(self, passes: float = 1.0) -> None:
+        """Counts forwards and backwards of one group, in units of the whole batch."""
+        self._passes += passes / self.num_forwards
+
+    def note_used(self, gradients: Sequence[Tensor | None]) -> None:
+        """Remembers which parameters ever had a gradient: the optimizer must not touch the others."""
+        self._used = [used or gradient is not None for used, gradient in zip(self._used, gradients, strict=True)]
+
+    def add_to_gradients(self, vector: Sequence[Tensor]) -> None:
+        """`.grad` += vector."""
+        for parameter, used, part in zip(self.parameters, self._used, vector, strict=True):
+            if used:
+                parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+
+    # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _rho(self) -> float:
+        if not hasattr(self.method, "rho_at"):
+            return 0.0
+        epochs_done = self._epoch + self._steps_in_epoch / self._steps_per_epoch
+        return float(self.method.rho_at(min(1.0, epochs_done / self._num_epochs)))
+
+    def _clear_gradients(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def _diagnose(self, group: MGroup, rule: Rule) -> None:
+        self.weights.restore()
+        self.diagnostics.add_group(
+            group,
+            rule.sharpness(group.losses),
+            self.parameters,
+            p=getattr(self.method, "p", 2.0),
+            counts=self.layout.rank % self.layout.workers_per_group == 0,
+        )
+
+    def _wrap(self, inputs: Tensor, targets: Tensor) -> nn.parallel.DistributedDataParallel:
+        """DistributedDataParallel around the model. It must be told if the loss does not depend on some parameter."""
+        with self.statistics.frozen(), self.autocast():
+            loss = self.loss_fn(self.model(inputs), targets)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        unused = not _depends_on_all(loss, trained)
+        flag = torch.tensor(float(unused), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return nn.parallel.DistributedDataParallel(
+            self.model,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=bool(flag),
+        )
+
+    @torch.no_grad()
+    def _update(self, rule: Rule) -> None:
+        gradients = [parameter.grad for parameter in self.parameters]
+        present = [gradient for gradient in gradients if gradient is not None]
+        if self.layout.num_workers > 1 and not rule.ends_in_backward:
+            vectors.average_(present, self.layout.num_workers)
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
+        rule.finish(gradients, self.num_steps)
+        norm = vectors.norm(present)
+        finite = torch.isfinite(norm)
+        self.diagnostics.add_update(gradients, norm, finite)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+        step_if(finite, self.optimizer)
+        self.statistics.restore_unless(finite, self._statistics_before)
+        if self._scaler is not None:
+            self._scaler.update()
+        self.num_steps += 1
+        self._steps_in_epoch += 1
+
+
+def _depends_on_all(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether every parameter is in the graph of a loss."""
+    found: set[int] = set()
+    seen = {loss.grad_fn}
+    queue = [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        new = {child for child, _ in node.next_functions} - seen
+        seen |= new
+        queue += new
+    return found >= {id(parameter) for parameter in parameters}
