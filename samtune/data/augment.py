@@ -36,3 +36,26 @@ def crop_and_mirror(images: Tensor, indices: Tensor, key: int, *, padding: int, 
         return cropped
     flipped = random_bits(fold(key, 2), indices) < 0
     return torch.where(flipped[:, None, None, None], cropped.flip(3), cropped)
+
+
+def cutout(inputs: Tensor, indices: Tensor, key: int, *, size: int) -> Tensor:
+    """Sets a square at a random place to 0, the mean of normalised inputs (DeVries & Taylor 2017).
+
+    The middle is uniform over all pixels; what of the square is outside the image is lost.
+
+    Args:
+        inputs: float32 [b, C, H, W], normalised; changed in place.
+        indices: int64 [b], on the device of the inputs.
+        key: of seed and epoch.
+        size: side in pixels, rounded down to an even number.
+
+    Returns:
+        The inputs.
+    """
+    height, width = inputs.shape[2:]
+    inside = []
+    for number, length in enumerate((height, width)):
+        first = random_int(fold(key, number), indices, length)[:, None] - size // 2
+        places = torch.arange(length, device=inputs.device)
+        inside.append((places >= first) & (places < first + 2 * (size // 2)))
+    return inputs.masked_fill_((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from samtune.data.augment import crop_and_mirror
+from samtune.data.augment import crop_and_mirror, cutout
 from samtune.data.dataset import Dataset, Split
 from samtune.data.hashing import fold, random_order
+from samtune.data.mixing import draw_mix
+from samtune.data.policies import find_policy
 from samtune.spec.data import DataConfig
 
-_SHUFFLE, _AUGMENT, _EXAMPLES = 1, 2, 3  # separate streams of random numbers
+# Separate streams of random numbers.
+_SHUFFLE, _EXAMPLES, _CROP, _POLICY, _CUTOUT, _MIX, _PARTNERS = range(7)
 
 
 def steps_per_epoch(dataset: Dataset, *, batch_size: int) -> int:
@@ -45,7 +48,7 @@ def train_batches(
 
     Args:
         dataset: whose training split is read.
-        config: says how to augment.
+        config: says how to augment and mix.
         batch_size: of the global batch, over all workers.
         rank, num_workers: this worker's place.
         seed: of the trial.
@@ -53,7 +56,8 @@ def train_batches(
         device: where the batches are made.
 
     Yields:
-        inputs float32 [b, C, H, W], normalised, and targets int64 [b], on the device.
+        inputs float32 [b, C, H, W], normalised, and targets int64 [b], on the device; with Mixup or CutMix, targets
+        are class probabilities, float32 [b, num_classes].
 
     Raises:
         ValueError: the workers do not divide the batch, or a batch has more examples than the training split.
@@ -61,26 +65,59 @@ def train_batches(
     if batch_size % num_workers:
         raise ValueError(f"num_workers must divide batch_size ({num_workers} does not divide {batch_size})")
     steps = steps_per_epoch(dataset, batch_size=batch_size)
+    order = random_order(fold(seed, epoch, _SHUFFLE), dataset.train.indices)
+    batches = order[: steps * batch_size].view(steps, batch_size)
     share = batch_size // num_workers
-    split = dataset.train
-    order = random_order(fold(seed, epoch, _SHUFFLE), split.indices)
-    mine = order[: steps * batch_size].view(steps, num_workers, share)[:, rank]
-    return _train_batches(dataset, config, mine, fold(seed, epoch, _AUGMENT), device)
+    return _train_batches(dataset, config, batches, slice(rank * share, (rank + 1) * share), fold(seed, epoch), device)
 
 
 def _train_batches(
-    dataset: Dataset, config: DataConfig, batches: Tensor, key: int, device: torch.device
+    dataset: Dataset, config: DataConfig, batches: Tensor, mine: slice, key: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    split, traits = dataset.train, dataset.traits
-    normalise = Normalise(dataset, device)
-    for positions in batches:
-        rows = split.indices[positions]
-        images = split.source.take(rows, device)
-        if config.augmentation == "basic":
-            indices = rows.to(device, non_blocking=True)
-            padding = round(traits.shape[1] / 8)
-            images = crop_and_mirror(images, indices, key, padding=padding, mirror=traits.mirror)
-        yield normalise(images), split.labels[positions].to(device, non_blocking=True)
+    make = BatchMaker(dataset, config, key, device)
+    for step, batch in enumerate(batches):
+        inputs, targets = make(batch[mine])
+        if config.mixup or config.cutmix:
+            mix = draw_mix(config.mixup, config.cutmix, *dataset.input_shape[1:], key=fold(key, _MIX, step))
+            partners = batch[random_order(fold(key, _PARTNERS, step), batch)]
+            other_inputs, other_targets = make(partners[mine])
+            targets = mix.targets(targets, other_targets, dataset.num_classes)
+            inputs = mix.inputs(inputs, other_inputs)
+        yield inputs, targets
+
+
+class BatchMaker:
+    """Takes training examples, augments and normalises them.
+
+    Args:
+        key: of seed and epoch.
+    """
+
+    def __init__(self, dataset: Dataset, config: DataConfig, key: int, device: torch.device) -> None:
+        self._split, self._config, self._device = dataset.train, config, device
+        self._normalise = Normalise(dataset, device)
+        self._key = key
+        self._mirror = dataset.traits.mirror
+        height, width = dataset.input_shape[1:]
+        self._padding = round(height / 8)
+        self._policy = None
+        if config.augmentation not in ("none", "basic"):
+            self._policy = find_policy(config.augmentation, dataset.traits.policy, height, width)
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs float32 [b, C, H, W] and targets int64 [b] of positions in the training split, int64 [b]."""
+        rows = self._split.indices[positions]
+        images = self._split.source.take(rows, self._device)
+        indices = rows.to(self._device, non_blocking=True)
+        if self._config.augmentation != "none":
+            key = fold(self._key, _CROP)
+            images = crop_and_mirror(images, indices, key, padding=self._padding, mirror=self._mirror)
+        if self._policy is not None:
+            images = self._policy(images, rows, fold(self._key, _POLICY))
+        inputs = self._normalise(images)
+        if self._config.cutout:
+            inputs = cutout(inputs, indices, fold(self._key, _CUTOUT), size=self._config.cutout)
+        return inputs, self._split.labels[positions].to(self._device, non_blocking=True)
 
 
 def eval_batches(

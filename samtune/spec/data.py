@@ -37,11 +37,12 @@ class DatasetConfig(Config):
 
     augmentation: Augmentation = "none"
     """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, and mirror at random where a mirror
-    image keeps its class (not digits). The others apply a policy of colour and geometry first (autoaugment: Cubuk 2019,
-    learned on CIFAR-10, SVHN or ImageNet; randaugment: Cubuk 2020; trivialaugment: Müller & Hutter 2021)."""
+    image keeps its class (not digits). The others are basic and then a policy of geometry and colour: autoaugment
+    (Cubuk 2019; learned on CIFAR-10, SVHN or ImageNet), randaugment (Cubuk 2020), trivialaugment (Müller 2021)."""
 
     cutout: Annotated[int, Field(ge=0)] = 0
-    """Side in pixels of the square set to the mean at a random place of each image (DeVries & Taylor 2017); 0: none."""
+    """Side in pixels of the square set to the mean at a random place of each image (DeVries & Taylor 2017; the papers
+    take 16 for 32x32); 0: none."""
 
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """α of Mixup (Zhang 2018): each batch is averaged with a permutation of itself with weight Beta(α, α); 0: none."""
@@ -61,7 +62,7 @@ class DownloadableConfig(FileDatasetConfig):
     """What every data set that torchvision can fetch has."""
 
     augmentation: Augmentation = "basic"
-    """`none`, `basic` (pad, crop, mirror), or basic after a policy: `autoaugment`, `randaugment`, `trivialaugment`."""
+    """none, basic (pad, crop, mirror), or basic and then a policy: autoaugment, randaugment, trivialaugment."""
 
     download: bool = False
     """Fetch the data set from its authors' server into `root` if it is not there."""
