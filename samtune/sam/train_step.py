@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pkgutil import resolve_name
@@ -248,12 +249,11 @@ class TrainStep:
         unused = not _depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return nn.parallel.DistributedDataParallel(
-            self.model,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=bool(flag),
-        )
+        wrapper = nn.parallel.DistributedDataParallel
+        # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
+        renamed = "forward_sync_buffers" in inspect.signature(wrapper).parameters
+        keep_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        return wrapper(self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **keep_buffers)
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:

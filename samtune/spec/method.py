@@ -1,4 +1,4 @@
-"""The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched: nothing else to do.
+"""The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched.
 
 `rule` names the class that carries the method out (`samtune.sam.rules`); it is imported when a trial is built, so that
 reading a search space does not load torch. "Pass" means one forward and backward of the whole batch.
