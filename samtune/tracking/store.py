@@ -82,6 +82,8 @@ class Store:
             with suppress_logs_in_thread():
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
+        except TrackingError:
+            raise
         except MlflowException as error:
             raise _connect_error(uri, error) from error
         except Exception as error:  # SQLAlchemy's and the database drivers' own

@@ -78,6 +78,11 @@ class MlflowTracker(Callback):
         threading.Thread(target=run, name="samtune-mlflow-connect", daemon=True).start()
         return future
 
+    @property
+    def experiment_id(self) -> str | None:
+        """Of the experiment; None before `connect`."""
+        return self._store.experiment_id if self._store else None
+
     def on_study_start(self, study: Study) -> None:
         """Creates the parent run, or opens the one of a study that is resumed, and fills in the study's two ids.
 

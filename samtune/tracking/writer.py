@@ -134,7 +134,11 @@ class Writer:
         self._pause(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS)) - 1])
 
     def _pause(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
+        """Waits before the next attempt; at the end of the search, where somebody waits for it, not for long."""
+        started = time.monotonic()
         with self._condition:
-            while not self._closed and (left := until - time.monotonic()) > 0:
+            while not self._closed:
+                left = started + (min(seconds, 1.0) if self._closing else seconds) - time.monotonic()
+                if left <= 0:
+                    return
                 self._condition.wait(left)

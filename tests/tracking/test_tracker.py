@@ -1,0 +1,323 @@
+"""A search is written to a real sqlite store and read back through MlflowClient."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
+
+from samtune.records import Study, TrialState
+from samtune.tracking import MlflowTracker
+
+
+@pytest.fixture
+def experiment(request: pytest.FixtureRequest) -> str:
+    return request.node.name
+
+
+@pytest.fixture
+def study(tmp_path: Path, store_uri: str) -> Study:
+    return make_study(tmp_path, store_uri)
+
+
+@pytest.fixture
+def tracker(store_uri: str, experiment: str) -> MlflowTracker:
+    def fail(message: str) -> None:
+        pytest.fail(message)
+
+    return MlflowTracker(store_uri, experiment, warn=fail)
+
+
+def children(client: MlflowClient, study: Study) -> list[Run]:
+    assert study.experiment_id is not None
+    runs = client.search_runs([study.experiment_id], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
+    return sorted(runs, key=lambda run: run.info.run_name)
+
+
+def parent(client: MlflowClient, study: Study) -> Run:
+    assert study.parent_run_id is not None
+    return client.get_run(study.parent_run_id)
+
+
+def artifact(client: MlflowClient, run: Run, name: str, folder: Path) -> str:
+    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_text()
+
+
+def test_a_completed_trial_has_its_parameters_metrics_and_tags(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    tracker.on_study_start(study)
+    trial = run_trial(study, [tracker], [0.5, 0.7, 0.9], rho=0.1 + 0.2)
+    end_study(study, [tracker])
+
+    (run,) = children(client, study)
+    assert (run.info.run_name, run.info.status) == ("trial 000", "FINISHED")
+    assert run.data.params == {
+        "data.name": "digits",
+        "model.name": "digits_cnn",
+        "method.name": "sam",
+        "method.m": "worker",
+        "method.rho": "0.30000000000000004",  # round-trips
+        "training.lr": "0.1",
+        "training.epochs": "3",
+        "training.nesterov": "False",
+        "training.clip_norm": "None",
+    }
+    assert run.data.metrics["val_accuracy"] == 0.9  # the columns of the UI show the last epoch
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith("samtune.")}
+    assert tags == {
+        "samtune.study": "digits-1",
+        "samtune.kind": "trial",
+        "samtune.trial_id": "t000",
+        "samtune.trial_number": "0",
+        "samtune.state": "completed",
+        "samtune.method": "sam",
+        "samtune.dataset": "digits",
+        "samtune.model": "digits_cnn",
+    }
+    history = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.7), (3, 0.9)]
+    assert trial.started_at and trial.ended_at
+    assert run.info.start_time == int(trial.started_at * 1000)
+    assert run.info.end_time == int(trial.ended_at * 1000)
+    assert all(run.info.start_time <= point.timestamp <= run.info.end_time for point in history)
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (TrialState.COMPLETED, "FINISHED"),
+        (TrialState.PRUNED, "KILLED"),
+        (TrialState.INTERRUPTED, "KILLED"),
+        (TrialState.FAILED, "FAILED"),
+    ],
+)
+def test_states_of_trials(
+    state: TrialState, status: str, client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    tracker.on_study_start(study)
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], 0.5)
+    end_trial(study, trial, [tracker], state)
+    end_study(study, [tracker])
+    (run,) = children(client, study)
+    assert (run.info.status, run.data.tags["samtune.state"]) == (status, str(state))
+
+
+def test_a_failed_trial_keeps_its_error_and_traceback(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
+) -> None:
+    tracker.on_study_start(study)
+    trial = start_trial(study, [tracker])
+    end_trial(study, trial, [tracker], TrialState.FAILED, "OutOfMemoryError: " + "x" * 9000, "Traceback …\nboom ε̂\n")
+    end_study(study, [tracker])
+    (run,) = children(client, study)
+    assert run.data.tags["samtune.error"].startswith("OutOfMemoryError: xxx")
+    assert artifact(client, run, "error.txt", tmp_path) == "Traceback …\nboom ε̂\n"
+
+
+def test_values_that_are_not_finite_are_kept(client: MlflowClient, tracker: MlflowTracker, study: Study) -> None:
+    tracker.on_study_start(study)
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], math.nan, train_loss=math.inf)
+    end_trial(study, trial, [tracker], TrialState.FAILED, "diverged")
+    end_study(study, [tracker])
+    (run,) = children(client, study)
+    assert math.isnan(run.data.metrics["val_accuracy"])
+    assert run.data.metrics["train_loss"] > 1e300  # MLflow's way to keep infinity
+
+
+def test_more_metrics_and_parameters_than_one_request_may_hold(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    tracker.on_study_start(study)
+    trial = start_trial(study, [], num_epochs=150)
+    trial.params |= {f"extra.p{index}": index for index in range(150)}
+    tracker.on_trial_start(study, trial)
+    for _ in range(150):
+        run_epoch(study, trial, [tracker], 0.5, **{f"m{index}": float(index) for index in range(10)})
+    end_trial(study, trial, [tracker])
+    end_study(study, [tracker])
+    (run,) = children(client, study)
+    assert len(run.data.params) == 9 + 150
+    assert len(client.get_metric_history(run.info.run_id, "m9")) == 150
+
+
+def test_the_parent_run_holds_the_search(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path, experiment: str
+) -> None:
+    tracker.on_study_start(study)
+    assert parent(client, study).info.status == "RUNNING"
+    for accuracy, rho in [(0.8, 0.2), (0.9778, 0.0512), (0.7, 0.4)]:
+        run_trial(study, [tracker], [0.1, accuracy], rho)
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], 0.99)
+    end_trial(study, trial, [tracker], TrialState.PRUNED)
+    end_study(study, [tracker])
+
+    run = parent(client, study)
+    assert (run.info.run_name, run.info.status) == ("digits-1", "FINISHED")
+    assert client.get_experiment_by_name(experiment).experiment_id == study.experiment_id  # type: ignore[union-attr]
+    assert artifact(client, run, "space.yaml", tmp_path) == study.space_yaml
+    assert json.loads(artifact(client, run, "plan.json", tmp_path)) == {**study.plan, "total_passes": [8.0, 8.0]}
+    assert json.loads(artifact(client, run, "versions.json", tmp_path)) == study.versions
+    best = yaml.safe_load(artifact(client, run, "best.yaml", tmp_path))
+    assert (best["trial"], best["config"]) == (1, {"method.rho": 0.0512, "training.lr": 0.1})
+    assert run.data.tags["samtune.command"] == study.command
+    assert (run.data.tags["samtune.best_trial"], run.data.tags["best.method.rho"]) == ("1", "0.0512")
+    assert run.data.metrics["best_val_accuracy"] == 0.9778  # the completed one; the pruned one saw fewer epochs
+    assert (run.data.metrics["num_completed"], run.data.metrics["num_pruned"]) == (3, 1)
+    curve = client.get_metric_history(run.info.run_id, "best_val_accuracy")
+    assert [(point.step, point.value) for point in curve] == [(1, 0.8), (2, 0.9778), (4, 0.9778)]
+
+
+def test_the_leaderboard_is_a_table_that_mlflow_loads(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker.on_study_start(study)
+    for accuracy, rho in [(0.8, 0.2), (0.9778, 0.0512)]:
+        run_trial(study, [tracker], [0.1, accuracy], rho)
+    end_study(study, [tracker])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)  # load_table goes by the process's default store
+    assert study.experiment_id and study.parent_run_id
+    table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
+    assert table[["rank", "trial", "state", "val_accuracy", "rho", "lr"]].to_numpy().tolist() == [
+        [1, 1, "completed", 0.9778, 0.0512, 0.1],
+        [2, 0, "completed", 0.8, 0.2, 0.1],
+    ]
+
+
+def test_the_description_shows_leaderboard_best_and_command(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    tracker.on_study_start(study)
+    run_trial(study, [tracker], [0.1, 0.9778], 0.0512)
+    end_study(study, [tracker])
+    note = parent(client, study).data.tags["mlflow.note.content"]
+    assert "| 1 | 0 | 0.9778 | 0.0512 | 0.1 | completed |" in note
+    assert "--set method.rho=0.0512 --set training.lr=0.1" in note
+    assert study.command in note
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        ([TrialState.COMPLETED, TrialState.FAILED], "FINISHED"),
+        ([TrialState.COMPLETED, TrialState.INTERRUPTED], "KILLED"),
+        ([TrialState.COMPLETED], "KILLED"),  # of two: Ctrl-C between trials
+        ([TrialState.FAILED, TrialState.FAILED], "FAILED"),
+        ([TrialState.FAILED, TrialState.INTERRUPTED], "FAILED"),
+        ([], "KILLED"),
+    ],
+)
+def test_states_of_searches(
+    states: list[TrialState], status: str, client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    study.num_trials = 2
+    tracker.on_study_start(study)
+    for state in states:
+        trial = start_trial(study, [tracker])
+        run_epoch(study, trial, [tracker], 0.5)
+        end_trial(study, trial, [tracker], state)
+    end_study(study, [tracker])
+    assert parent(client, study).info.status == status
+    assert all(run.info.status != "RUNNING" for run in children(client, study))
+
+
+def test_nothing_is_written_where_it_was_not_asked_to(
+    tmp_path: Path, tracker: MlflowTracker, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker.on_study_start(study)
+    run_trial(study, [tracker], [0.5])
+    end_study(study, [tracker])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_store_is_made_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("mlflow").setLevel(logging.INFO)
+    uri = f"sqlite:///{tmp_path}/new folder/mlflow.db"
+    MlflowTracker(uri, "digits").connect_in_background().result(timeout=30)
+    assert capfd.readouterr() == ("", "")
+    experiment = MlflowClient(uri).get_experiment_by_name("digits")
+    assert experiment is not None
+    assert experiment.artifact_location == f"file://{tmp_path}/new%20folder/mlartifacts"
+
+
+def test_a_trial_is_in_the_store_while_the_search_runs(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    import time
+
+    tracker.on_study_start(study)
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], 0.5)
+    for _ in range(100):
+        runs = children(client, study)
+        if runs and runs[0].data.metrics:
+            break
+        time.sleep(0.1)
+    assert runs[0].info.status == "RUNNING"
+    assert runs[0].data.metrics["val_accuracy"] == 0.5
+    end_trial(study, trial, [tracker])
+    end_study(study, [tracker])
+    assert children(client, study)[0].info.status == "FINISHED"
+
+
+def test_a_search_that_never_began_needs_no_end(tracker: MlflowTracker, study: Study) -> None:
+    tracker.on_study_end(study)
+    assert tracker.unsent == []
+
+
+class TestResume:
+    def test_runs_are_continued_and_none_is_doubled(self, client: MlflowClient, store_uri: str, study: Study) -> None:
+        first = MlflowTracker(store_uri, "resume")
+        first.on_study_start(study)
+        run_trial(study, [first], [0.5, 0.6])
+        trial = start_trial(study, [first])
+        run_epoch(study, trial, [first], 0.5)
+        end_trial(study, trial, [first], TrialState.INTERRUPTED)
+        end_study(study, [first])
+        assert parent(client, study).info.status == "KILLED"
+
+        study.num_trials, study.ended_at = 3, None
+        trial.state, trial.ended_at = TrialState.RUNNING, None
+        second = MlflowTracker(store_uri, "resume")
+        second.on_study_start(study)
+        second.on_trial_start(study, trial)
+        for accuracy in (0.7, 0.8):
+            run_epoch(study, trial, [second], accuracy)
+        end_trial(study, trial, [second])
+        run_trial(study, [second], [0.9])
+        end_study(study, [second])
+
+        runs = children(client, study)
+        assert [(run.info.run_name, run.info.status) for run in runs] == [
+            ("trial 000", "FINISHED"),
+            ("trial 001", "FINISHED"),
+            ("trial 002", "FINISHED"),
+        ]
+        history = client.get_metric_history(runs[1].info.run_id, "val_accuracy")
+        assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.7), (3, 0.8)]
+        assert parent(client, study).info.status == "FINISHED"
+
+    def test_what_was_never_sent_is_written(self, client: MlflowClient, store_uri: str, study: Study) -> None:
+        tracker = MlflowTracker(store_uri, "unsent")
+        tracker.on_study_start(study)
+        end_study(study, [tracker])
+        run_trial(study, [], [0.5, 0.6])  # finished while no tracker listened: the driver was killed
+        again = MlflowTracker(store_uri, "unsent")
+        again.on_study_start(study)
+        end_study(study, [again])
+        (run,) = children(client, study)
+        assert (run.info.status, run.data.metrics["val_accuracy"]) == ("FINISHED", 0.6)
+        assert len(client.get_metric_history(run.info.run_id, "val_accuracy")) == 2
