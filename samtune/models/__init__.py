@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from samtune.spec.model import DigitsCnnConfig, ModelConfig, WideResNetConfig
+from samtune.spec.model import (
+    CifarResNetConfig,
+    DigitsCnnConfig,
+    MlpConfig,
+    ModelConfig,
+    PyramidNetConfig,
+    ResNetConfig,
+    ShakeShakeConfig,
+    TorchvisionConfig,
+    WideResNetConfig,
+)
 
 
 def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, int, int], seed: int) -> nn.Module:
@@ -21,7 +31,7 @@ def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
         A module that maps float [N, C, H, W] to logits [N, num_classes].
 
     Raises:
-        ValueError: the network cannot take inputs of this shape.
+        ValueError: the network cannot take inputs of this shape, or its weights cannot be loaded.
     """
     # Not torch.manual_seed: that would seed the accelerators' generators too.
     with torch.random.fork_rng(devices=[]):
@@ -30,12 +40,37 @@ def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
 
 
 def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    channels = input_shape[0]
     match config:
         case DigitsCnnConfig():
             from samtune.models.digits_cnn import DigitsCnn
 
             return DigitsCnn(config.width, num_classes, input_shape)
+        case MlpConfig():
+            from samtune.models.mlp import mlp
+
+            return mlp(config.depth, config.width, num_classes, input_shape)
         case WideResNetConfig():
             from samtune.models.wide_resnet import WideResNet
 
-            return WideResNet(config.depth, config.width, config.dropout, num_classes, input_shape[0])
+            return WideResNet(config.depth, config.width, config.dropout, num_classes, channels)
+        case CifarResNetConfig():
+            from samtune.models.resnet import cifar_resnet
+
+            return cifar_resnet(config.depth, num_classes, channels)
+        case ResNetConfig():
+            from samtune.models.resnet import resnet
+
+            return resnet(config.depth, num_classes, channels)
+        case ShakeShakeConfig():
+            from samtune.models.shake_shake import ShakeShakeNet
+
+            return ShakeShakeNet(config.width, num_classes, channels)
+        case PyramidNetConfig():
+            from samtune.models.pyramidnet import PyramidNet
+
+            return PyramidNet(config.depth, config.alpha, config.shake_drop, num_classes, channels)
+        case TorchvisionConfig():
+            from samtune.models.pretrained import torchvision_model
+
+            return torchvision_model(config, num_classes, input_shape)

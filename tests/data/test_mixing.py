@@ -100,7 +100,7 @@ def test_mixed_batches_are_mixed_with_the_batch_itself(change: dict[str, float])
         weights.append(round(float(targets.gather(1, labels[:, None]).min()), 4))
         assert torch.equal(inputs, plain) == (weights[-1] == 1)  # a small box may be empty
     assert len(weights) == 20
-    assert len(set(weights)) > 10  # each batch has its own
+    assert len(set(weights)) > 6  # each batch has its own; boxes of 8x8 pixels are few
 
 
 def test_label_noise_has_its_rate_and_is_uniform_over_the_other_classes() -> None:

@@ -1,0 +1,87 @@
+"""torchvision's classification networks, from scratch or from the weights in a file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import UsageError
+from samtune.spec.model import TorchvisionConfig
+
+
+def torchvision_model(config: TorchvisionConfig, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A network of torchvision with a last layer for `num_classes`.
+
+    Raises:
+        UsageError: the images do not suit it, or the weights cannot be read or are of another network.
+    """
+    from torchvision.models import get_model  # 4 s of import
+
+    channels, height, width = input_shape
+    if channels != 3:
+        raise UsageError(f"model.architecture {config.architecture} needs colour images (got {channels} channels)")
+    options: dict[str, int] = {}
+    if config.architecture.startswith("vit_"):
+        patch = int(config.architecture.rsplit("_", 1)[1])
+        if height != width or height % patch:
+            raise UsageError(
+                f"{config.architecture} needs square images of a multiple of {patch} pixels ({height}x{width})"
+            )
+        options["image_size"] = height
+    model: nn.Module = get_model(config.architecture, weights=None, num_classes=num_classes, **options)
+    if config.weights is not None:
+        load_weights(model, Path(config.weights).expanduser().absolute())
+    if config.freeze_batchnorm:
+        freeze_statistics(model)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a state_dict; a last layer of another number of classes keeps its fresh weights.
+
+    Raises:
+        UsageError: the file is missing, damaged, or of another network.
+    """
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UsageError(f"model.weights: {path} cannot be read ({reason})") from error
+    own = model.state_dict()
+    if not isinstance(weights, dict) or own.keys() != weights.keys():
+        names = own.keys() ^ weights.keys() if isinstance(weights, dict) else {type(weights).__name__}
+        raise UsageError(f"model.weights: {path} is not of this network ({len(names)} names differ, as {min(names)})")
+    other = {name for name in own if own[name].shape != weights[name].shape}
+    if not other <= _head_names(model):
+        name = min(other - _head_names(model))
+        raise UsageError(
+            f"model.weights: {path} is not of this network "
+            f"({name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)})"
+        )
+    model.load_state_dict({**weights, **{name: own[name] for name in other}})
+
+
+def _head_names(model: nn.Module) -> set[str]:
+    """Names of the weight and bias of the last layer."""
+    last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    return {f"{last}.weight", f"{last}.bias"}
+
+
+class FrozenStatisticsBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that normalises with its running statistics in training too; scale and shift stay trainable."""
+
+    def train(self, mode: bool = True) -> FrozenStatisticsBatchNorm2d:
+        del mode
+        super().train(False)
+        return self
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Turns every BatchNorm2d of a network into one with frozen statistics, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = FrozenStatisticsBatchNorm2d
+            module.train()
