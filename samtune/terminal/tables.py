@@ -40,7 +40,7 @@ class _Column:
     cells: Sequence[Text]
     justify: Literal["left", "right"] = "right"
     optional: bool = False  # left out where there is no room
-    flexible: bool = False  # may be narrower than what is in it
+    wrap: bool = False  # over several lines where there is no room
 
 
 def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table:
@@ -104,23 +104,32 @@ def _fitted(
     ]
     needed = [column for column in after if not column.optional]
     for columns in ([*before, *config, *after], [*before, *config, *needed]):
-        table = _table(columns, overflow)
-        if width is None or Measurement.get(_PROBE, _PROBE.options, table).maximum <= width:
+        table = _table(columns)
+        if width is None or _width(table) <= width:
             return table
-    merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left", flexible=True)
-    return _table([*before, merged, *needed], overflow)
+    merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left", wrap=True)
+    if width is None or overflow == "fold":
+        return _table([*before, merged, *needed])
+    room = max(width - _width(_table([*before, *needed])) - 2, 1)  # two spaces between columns
+    for text in merged.cells:
+        text.truncate(room, overflow=overflow)
+    return _table([*before, _Column(merged.header[:room], merged.cells, "left"), *needed])
 
 
-def _table(columns: Sequence[_Column], overflow: OverflowMethod) -> Table:
+def _width(table: Table) -> int:
+    return Measurement.get(_PROBE, _PROBE.options, table).maximum
+
+
+def _table(columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         widest = max([len(column.header), *(cell.cell_len for cell in column.cells)])
         table.add_column(
             column.header,
             justify=column.justify,
-            no_wrap=not column.flexible or overflow != "fold",
-            overflow=overflow,
-            min_width=None if column.flexible else widest,
+            no_wrap=not column.wrap,
+            overflow="fold",
+            min_width=None if column.wrap else widest,
         )
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)

@@ -19,7 +19,7 @@ from samtune.tracking import MlflowTracker
 
 @pytest.fixture
 def experiment(request: pytest.FixtureRequest) -> str:
-    return request.node.name
+    return str(request.node.name)
 
 
 @pytest.fixture
@@ -84,7 +84,8 @@ def test_a_completed_trial_has_its_parameters_metrics_and_tags(
     }
     history = client.get_metric_history(run.info.run_id, "val_accuracy")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.7), (3, 0.9)]
-    assert trial.started_at and trial.ended_at
+    assert trial.started_at
+    assert trial.ended_at
     assert run.info.start_time == int(trial.started_at * 1000)
     assert run.info.end_time == int(trial.ended_at * 1000)
     assert all(run.info.start_time <= point.timestamp <= run.info.end_time for point in history)
@@ -186,7 +187,8 @@ def test_the_leaderboard_is_a_table_that_mlflow_loads(
         run_trial(study, [tracker], [0.1, accuracy], rho)
     end_study(study, [tracker])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)  # load_table goes by the process's default store
-    assert study.experiment_id and study.parent_run_id
+    assert study.experiment_id
+    assert study.parent_run_id
     table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
     assert table[["rank", "trial", "state", "val_accuracy", "rho", "lr"]].to_numpy().tolist() == [
         [1, 1, "completed", 0.9778, 0.0512, 0.1],

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+
+import pytest
+from rich.console import Console
+from searches import Search
+
+from samtune.records import TrialState
+from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
+
+
+def printed(search: Search, width: int = 80) -> str:
+    output = io.StringIO()
+    print_summary(Console(file=output, width=width, markup=False, highlight=False), search.study)
+    return output.getvalue()
+
+
+def cells(search: Search, limit: int = 10, width: int | None = None) -> list[list[str]]:
+    """The leaderboard as text: its header, then its rows."""
+    table = leaderboard(search.study, limit, width=width)
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    return [[str(column.header) for column in table.columns], *map(list, zip(*columns, strict=True))]
+
+
+def test_the_leaderboard_ranks_completed_trials_before_those_stopped_early(search: Search) -> None:
+    search.run(0.8)
+    search.run(0.99, TrialState.PRUNED)
+    search.run(0.9778, rho=0.1)
+    search.run(0.95, TrialState.FAILED, "boom")
+    rows = cells(search)
+    assert rows[0] == ["#", "trial", "val_accuracy", "rho", "lr", "passes", "time", "state"]
+    assert rows[1] == ["1", "2", "0.9778", "0.1", "1.2e-03", "2", "0.0s", "completed"]
+    assert [row[1] for row in rows[1:]] == ["2", "0", "1"]  # a failed trial has no rank
+
+
+def test_the_leaderboard_has_a_limit(search: Search) -> None:
+    for number in range(4):
+        search.run(number / 10)
+    assert [row[1] for row in cells(search, limit=2)[1:]] == ["3", "2"]
+
+
+def test_keys_that_not_every_trial_has_are_dashes(search: Search) -> None:
+    search.epoch(first := search.start(), 0.9)
+    search.end(first)
+    search.epoch(second := search.start(0.1, **{"method.m": "global"}), 0.8)
+    search.end(second)
+    rows = cells(search)
+    assert rows[0][3:6] == ["rho", "lr", "m"]
+    assert [row[5] for row in rows[1:]] == ["-", "global"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_leaderboard_loses_no_value(search: Search, width: int) -> None:
+    more = {f"training.some_long_key_{index}": float(index) for index in range(1, 8)}
+    trial = search.start(0.0512, **more)
+    search.epoch(trial, 0.9)
+    search.end(trial)
+    text = printed(search, width)
+    for index in range(1, 8):
+        assert re.search(rf"some_long_key_{index}=\s*{index}\b", text)
+    table = text[: text.index("best val_accuracy")]
+    assert max(len(line) for line in table.splitlines() if not line.startswith("digits-1")) <= width
+
+
+def test_the_summary_has_what_comes_next(search: Search) -> None:
+    search.run(0.8)
+    search.run(0.9778, rho=0.0512345678901)
+    search.run(0.1, TrialState.FAILED, "OutOfMemoryError: CUDA [GPU 0]\nmore")
+    search.run(0.1, TrialState.FAILED, "OutOfMemoryError: CUDA [GPU 0]\nmore")
+    lines = printed(search).splitlines()
+    assert lines[1].startswith("digits-1: 2 completed, 2 failed of 4 trials in ")
+    assert "trials 2, 3 failed: OutOfMemoryError: CUDA [GPU 0]" in lines
+    assert "best val_accuracy 0.9778 (trial 1)" in lines
+    assert "  --set method.rho=0.0512345678901 --set training.lr=0.0012" in lines
+    assert f"kept in {search.study.storage_path}" in lines
+    command = next(line for line in lines if "mlflow ui" in line)  # whole, however narrow the terminal
+    assert command.endswith(f"ui --backend-store-uri {search.study.tracking_uri} --port 5000")
+    assert "more" not in lines
+
+
+def test_many_different_errors_are_cut(search: Search) -> None:
+    for number in range(9):
+        search.run(0.1, TrialState.FAILED, f"error {number}")
+    text = printed(search)
+    assert "trial 4 failed: error 4" in text
+    assert "error 5" not in text
+    assert "and 4 other errors" in text
+
+
+def test_without_a_completed_trial_it_says_so(search: Search) -> None:
+    text = printed(search)
+    assert "none ended of 4 trials" in text
+    assert "no trial was completed" in text
+    assert "--set" not in text
+
+
+def test_json_has_exactly_the_promised_keys(search: Search) -> None:
+    search.run(0.8)
+    search.run(0.9778, rho=0.1)
+    search.run(0.5, TrialState.PRUNED)
+    search.run(0.5, TrialState.FAILED, "boom")
+    search.study.ended_at = search.study.started_at + 12.5
+    result = json.loads(json.dumps(json_summary(search.study), allow_nan=False))
+    assert result == {
+        "study": "digits-1",
+        "num_trials": 4,
+        "num_completed": 2,
+        "num_pruned": 1,
+        "num_failed": 1,
+        "best": {
+            "trial": 1,
+            "config": {"method.rho": 0.1, "training.lr": 0.0012},
+            "metrics": {"epoch": 1.0, "val_accuracy": 0.9778, "num_passes": 2.0},
+        },
+        "seconds": 12.5,
+        "tracking_uri": search.study.tracking_uri,
+        "experiment_id": "1",
+        "parent_run_id": "f" * 32,
+        "storage_path": search.study.storage_path,
+    }
+
+
+def test_json_is_strict_whatever_the_metrics(search: Search) -> None:
+    assert json_summary(search.study)["best"] is None
+    trial = search.run(0.9)
+    trial.history[-1] |= {"sharpness": math.nan, "train_loss": math.inf}
+    metrics = json.loads(json.dumps(json_summary(search.study), allow_nan=False))["best"]["metrics"]
+    assert (metrics["sharpness"], metrics["train_loss"]) == (None, None)
+
+
+def test_the_plan_of_a_built_in_space() -> None:
+    from samtune.search.cluster import Node
+    from samtune.search.plan import make_plan
+    from samtune.spec.space import SearchSpace
+
+    output = io.StringIO()
+    print_plan(
+        make_plan(SearchSpace.from_yaml("digits.yaml"), [Node(4, 0)]),
+        Console(file=output, width=80, markup=False, highlight=False),
+    )
+    text = output.getvalue()
+    assert re.search(r"study +digits: 16 trials, max val_accuracy", text)
+    assert re.search(r"workers +2 groups side by side, each 2 x 1 CPU", text)
+    assert re.search(r"passes +2 per step, 24 per trial", text)
+    assert re.search(r"total passes +384 over the training set", text)
+    assert "method.rho: log_uniform 0.01 … 0.5" in text
+    assert re.search(r"tried first +rho=0.05 lr=0.1 weight_decay=5e-04", text)
