@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the shutdown must not start a cluster
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -115,6 +117,8 @@ def connected(address: str | None) -> Iterator[None]:
 def _connect(address: str | None) -> None:
     import ray
 
+    if address is not None:
+        _check_reachable(address)
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
@@ -129,6 +133,21 @@ def _connect(address: str | None) -> None:
             return
         where = address or os.environ.get("RAY_ADDRESS")
         raise UsageError(f"--address {where}: no Ray cluster answers: {_first_line(error)}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray waits for minutes for a cluster that is not there; a port that answers shows in seconds."""
+    if address in ("auto", "local"):
+        return
+    if "://" in address:
+        raise UsageError(f"--address {address}: must be host:port, auto or local (Ray Client cannot run Ray Train)")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--address {address}: must be host:port, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from error
 
 
 def _first_line(error: Exception) -> str:

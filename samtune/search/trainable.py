@@ -50,8 +50,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         """Waits for the next records of the trial.
 
         Returns:
-            The last record's metrics; `records` with all that are new; `started_at`; and at the end `done`, `outcome` ("completed",
-            "stopped", "failed") and, of a failed trial, `error` and `traceback`.
+            The last record's metrics; `records` with all that are new; `started_at`; and at the end `done`, `outcome`
+            ("completed", "stopped", "failed") and, of a failed trial, `error` and `traceback`.
         """
         if self._invalid is not None:
             return {"records": [], "done": True, "outcome": "failed", "error": self._invalid, "traceback": ""}

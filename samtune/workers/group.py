@@ -53,6 +53,7 @@ class WorkerPool:
             .options(num_cpus=0, max_concurrency=100_000)
             .remote(num_workers=num_workers, max_failures=max_failures)
         )
+        self._closing = False
         self._threads = [
             threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
             for index in range(num_groups)
@@ -87,19 +88,21 @@ class WorkerPool:
                 ),
             ).fit()
         except Exception as error:
-            self._tell_lost(index, error)
+            if not self._closing:
+                self._tell_lost(index, error)
 
     def _tell_lost(self, index: int, error: Exception) -> None:
         import ray
 
         failure = Failure(" ".join(f"worker group {index}: {type(error).__name__}: {error}".split())[:500], str(error))
-        with suppress(ray.exceptions.RayError):  # the cluster is being shut down, and the mailbox with it
+        with suppress(ray.exceptions.RayError):  # the cluster is gone, and the mailbox with it
             ray.get(self.mailbox.group_lost.remote(index, failure))
 
     def close(self, timeout: float = 10.0) -> bool:
         """Ends the workers' loops and waits for the groups. Returns whether all ended in time."""
         import ray
 
+        self._closing = True
         try:
             ray.get(self.mailbox.close.remote(), timeout=timeout)
         except ray.exceptions.RayError:

@@ -76,15 +76,26 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     try:
         run = TrialRun(assignment.spec, rank=worker.rank, num_workers=worker.num_workers, device=worker.device)
         _train(run, assignment, loop, worker.rank)
+    except DivergedError as error:  # seen by all ranks alike: the group goes on
+        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, Failure(str(error)), False))
     except Exception as error:
-        # A divergence is seen by all ranks alike. After any other error the others may wait in a collective for ever.
-        alike = isinstance(error, DivergedError) or worker.num_workers == 1
-        failure = Failure(str(error)) if isinstance(error, DivergedError) else _failure(error)
-        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, failure, not alike))
-        if not alike:
+        if _is_about_a_peer(error):
+            ray.get(loop.mailbox.peer_lost.remote(loop.group, assignment.number, _failure(error).error))
+            raise
+        # The other ranks may wait in a collective for ever: raising makes Ray Train replace them all.
+        alone = worker.num_workers == 1
+        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, _failure(error), not alone))
+        if not alone:
             raise
     finally:
         gc.collect()  # a trial's graph holds cycles; its memory must be free before the next
+
+
+def _is_about_a_peer(error: Exception) -> bool:
+    """Whether a collective broke because another rank left it. Gloo raises plain RuntimeErrors that name its source."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _failure(error: Exception) -> Failure:

@@ -74,6 +74,7 @@ class _Work:
     handed_out: bool = False
     attempt: int = 0  # how often a group began it
     started_at: float | None = None
+    last_loss: str = ""
     granted: int = 0  # after this epoch the workers were told to go on
     records: list[dict[str, float]] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -212,6 +213,16 @@ class Mailbox:
         await self._announce()
         return Reply.END
 
+    async def peer_lost(self, group_index: int, number: int, error: str) -> None:
+        """A collective of a rank broke: another rank is gone, or raised. The group is about to be replaced.
+
+        Not a failure of the trial in itself; it costs the trial one of its attempts. Where another rank raised, that
+        rank's report fails the trial.
+        """
+        work = self._groups[group_index].work
+        if work is not None and work.number == number:
+            work.last_loss = error
+
     async def trial_failed(self, group_index: int, number: int, failure: Failure, restarts: bool) -> None:
         """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
 
@@ -283,7 +294,10 @@ class Mailbox:
             return
         if work.attempt > self._max_failures:
             work.outcome = Outcome.FAILED
-            work.failure = Failure(f"lost its workers {work.attempt} times (max_failures is {self._max_failures})")
+            last = f"; the last time: {work.last_loss}" if work.last_loss else ""
+            work.failure = Failure(
+                f"lost its workers {work.attempt} times (max_failures is {self._max_failures}){last}"
+            )
             self._release(index, work)
             return
         work.attempt += 1

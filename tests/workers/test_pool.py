@@ -42,7 +42,7 @@ def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )
     pool.start()
     yield pool
-    assert pool.close(), "the groups did not end with their loops"
+    assert pool.close(timeout=60), "the groups did not end with their loops"
 
 
 class Client:
