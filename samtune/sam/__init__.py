@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.sam.layout import GroupLayout
+    from samtune.sam.optimizer import SAM
     from samtune.sam.train_step import TrainStep
 
-_MODULES = {"GroupLayout": "layout", "TrainStep": "train_step"}
+_MODULES = {"SAM": "optimizer", "GroupLayout": "layout", "TrainStep": "train_step"}
 
-__all__ = ["GroupLayout", "TrainStep"]
+__all__ = ["SAM", "GroupLayout", "TrainStep"]
 
 
 def __getattr__(name: str) -> Any:

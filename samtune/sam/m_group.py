@@ -41,15 +41,18 @@ class MGroup:
 
     # -- losses and gradients ----------------------------------------------------------------------------------------
 
-    def gradient(self) -> list[Tensor]:
+    def gradient(self, *, shared: bool = True) -> list[Tensor]:
         """∇L_S at the present weights, one new tensor per parameter (zeros for a parameter that the loss ignores).
 
         Through the bare module: DistributedDataParallel's hooks never see it, so nothing is averaged by accident. It
         communicates only where the group spans several workers (m > b).
+
+        Args:
+            shared: False leaves out that average: the gradient of this worker's examples of the group.
         """
         gradients = self._local_gradient(self._loss(self._step.model))
         self._unscale_(gradients)
-        return self._shared(gradients)
+        return self._shared(gradients) if shared else gradients
 
     def hessian_vector_product(self, vector: list[Tensor]) -> list[Tensor]:
         """H·v, H the Hessian of L_S at the present weights, averaged over the workers that share the group."""
@@ -116,6 +119,28 @@ class MGroup:
         call, within = divmod(self._index, forwards_per_batch)
         group = call * layout.num_groups + layout.first_group + within
         return make_generator(step.device, purpose, step.seed, step.num_steps, group)
+
+    def momentum(self) -> list[Tensor]:
+        """A copy of the base optimizer's mean of past gradients; zeros where it has none yet."""
+        state = self._step.optimizer.state
+        found = [
+            next((v for k, v in state[p].items() if k in ("momentum_buffer", "exp_avg") and v is not None), None)
+            for p in self._step.parameters
+        ]
+        return [
+            torch.zeros_like(p) if value is None else value.clone()
+            for value, p in zip(found, self._step.parameters, strict=True)
+        ]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the optimizer before this one."""
+        return self._step.num_steps
+
+    @property
+    def num_forwards(self) -> int:
+        """Groups of this worker that are averaged into one update."""
+        return self._step.num_forwards
 
     def observe(self, name: str, value: Tensor) -> None:
         """Adds a number to a mean over the epoch."""

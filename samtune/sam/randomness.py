@@ -42,12 +42,20 @@ class ModelNoise:
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         """Restores the generators at the end, so that a step does not disturb its caller's random numbers."""
-        states = [generator.get_state() for generator in self._generators]
+        before = self.state()
         try:
             yield
         finally:
-            for generator, state in zip(self._generators, states, strict=True):
-                generator.set_state(state)
+            self.set_state(before)
+
+    def state(self) -> list[torch.Tensor]:
+        """The generators' states."""
+        return [generator.get_state() for generator in self._generators]
+
+    def set_state(self, state: list[torch.Tensor]) -> None:
+        """Goes back to `state`."""
+        for generator, value in zip(self._generators, state, strict=True):
+            generator.set_state(value)
 
     def seed(self, *key: int | str) -> None:
         """Before each forward: the same key gives the same dropout masks, stochastic depth and shake noise."""

@@ -70,8 +70,6 @@ class TrainStep:
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 (got {accumulate})")
-        if method.name == "adamw" and not isinstance(optimizer, torch.optim.AdamW):
-            raise ValueError(f"method adamw needs the optimizer adamw (got {type(optimizer).__name__})")
         self.model, self.loss_fn, self.optimizer, self.method = model, loss_fn, optimizer, method
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
@@ -88,6 +86,7 @@ class TrainStep:
         """Steps of the optimizer so far, skipped ones included."""
         self._plain_rule = Rule(method, self.parameters, seed)
         self._method_rule: Rule = resolve_name(method.rule)(method, self.parameters, seed)
+        self._method_rule.check(optimizer)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._distributed: nn.parallel.DistributedDataParallel | None = None
@@ -131,7 +130,7 @@ class TrainStep:
             self._statistics_before = self.statistics.flat()
         size = self.layout.forward_size
         with self.noise.borrowed():
-            if self._distributed is None and self.layout.num_workers > 1:
+            if self._distributed is None and self.layout.num_workers > 1 and rule.ends_in_backward:
                 self._distributed = self._wrap(inputs[:size], targets[:size])
             for micro in range(self.layout.num_micro_groups):
                 rows = slice(micro * size, (micro + 1) * size)
@@ -249,11 +248,12 @@ class TrainStep:
         unused = not _depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
-        wrapper = nn.parallel.DistributedDataParallel
         # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
-        renamed = "forward_sync_buffers" in inspect.signature(wrapper).parameters
-        keep_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        return wrapper(self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **keep_buffers)
+        renamed = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        return nn.parallel.DistributedDataParallel(
+            self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **options
+        )
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:
@@ -263,7 +263,7 @@ class TrainStep:
             vectors.average_(present, self.layout.num_workers)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        rule.finish(gradients, self.num_steps)
+        rule.finish(self, gradients)
         norm = vectors.norm(present)
         finite = torch.isfinite(norm)
         self.diagnostics.add_update(gradients, norm, finite)

@@ -25,9 +25,12 @@ def _total(values: Sequence[Tensor], vector: Vector) -> Tensor:
 
 def norm(vector: Vector, q: float = 2.0) -> Tensor:
     """The q-norm over all entries, a scalar tensor."""
-    parts = [part for part in torch._foreach_norm(list(vector), q) if part.numel()] if vector else []
-    if not parts:
+    full = [tensor for tensor in vector if tensor.numel()]
+    if not full:
         return torch.zeros(())
+    # 16-bit tensors are summed in 32 bits.
+    wide = torch.float32 if full[0].dtype in (torch.float16, torch.bfloat16) else None
+    parts = torch._foreach_norm(full, q, dtype=wide)
     total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]), q)
     return total
 
@@ -141,3 +144,18 @@ def _keep_largest_(gradient: Vector, value: Tensor) -> None:
         kept = torch.where(first == index, peaks[index].sign() * value, 0.0 * value)
         only = torch.zeros_like(flat).scatter_(0, position.reshape(1), kept.to(flat.dtype).reshape(1))
         tensor.copy_(only.view_as(tensor))
+
+
+def random_direction(parameters: Sequence[Tensor], rho: float, generator: torch.Generator) -> list[Tensor]:
+    """rho · z/‖z‖₂ with z ~ N(0, I): uniform on the sphere of radius rho."""
+    direction = normal_like(parameters, generator)
+    scale_(direction, safe_ratio(rho, norm(direction)))
+    return direction
+
+
+def normal_like(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Standard normal tensors of the parameters' shapes, dtypes and devices."""
+    return [
+        torch.empty(p.shape, dtype=p.dtype, device=p.device).normal_(generator=generator)  # not p's memory layout
+        for p in parameters
+    ]

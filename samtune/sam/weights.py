@@ -32,7 +32,7 @@ class Weights:
             yield
         finally:
             self.restore()
-            self._saved = False
+            self.forget()
 
     @torch.no_grad()
     def perturb(self, perturbation: Sequence[Tensor]) -> None:
@@ -45,6 +45,11 @@ class Weights:
         self.restore()
         self._moved = True
         vectors.add_(self.parameters, perturbation)
+
+    def forget(self) -> None:
+        """The parameters are at a new w: what was saved is not valid any more."""
+        assert not self._moved, "the parameters are perturbed"
+        self._saved = False
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -30,9 +30,7 @@ def run_ranks(num_ranks: int, function: Callable[..., Any], *args: Any, **kwargs
     with tempfile.TemporaryDirectory() as folder:
         for rank, pipe in enumerate(_pipes[:num_ranks]):
             pipe.send((function, args, kwargs, rank, num_ranks, os.path.join(folder, "store")))
-        answers: list[Any] = []
-        for pipe in _pipes[:num_ranks]:
-            answers.append(pipe.recv() if pipe.poll(_TIMEOUT_SECONDS) else (False, "no answer"))
+        answers = [pipe.recv() if pipe.poll(_TIMEOUT_SECONDS) else (False, "no answer") for pipe in _pipes[:num_ranks]]
     failed = [answer for ok, answer in answers if not ok]
     if failed:
         _stop()  # the others may be stuck in a collective

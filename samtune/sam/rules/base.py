@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
@@ -25,12 +27,17 @@ class Rule:
         seed: of the trial.
     """
 
-    ends_in_backward: ClassVar[bool] = True
+    ends_in_backward = True
 
     def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
         self.config = config
         self.parameters = list(parameters)
         self.seed = seed
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Raises ValueError if the method does not fit the base optimizer."""
+        if self.config.name == "adamw" and not isinstance(optimizer, torch.optim.AdamW):
+            raise ValueError(f"method adamw needs the optimizer adamw (got {type(optimizer).__name__})")
 
     def __call__(self, group: MGroup) -> None:
         """Adds the group's share to the update direction. The group restores the weights afterwards."""
@@ -39,12 +46,8 @@ class Rule:
     def begin_epoch(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples | None) -> None:
         """Refreshes what the rule keeps over epochs. `TrainStep.begin_epoch` says what the arguments are."""
 
-    def finish(self, gradients: Sequence[Tensor | None], num_steps: int) -> None:
-        """Changes the averaged gradient in place, before clipping; the same on every rank.
-
-        Args:
-            num_steps: steps taken before this one.
-        """
+    def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
+        """Changes the averaged gradient in place, before clipping; the same on every rank."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

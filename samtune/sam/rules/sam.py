@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,21 +13,20 @@ from samtune.sam.rules.base import Rule
 
 if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
-    from samtune.spec.method import SAMConfig
 
 
 class SAMRule(Rule):
     """g = ∇L_S(w), ε̂ = dual_norm(g, rho, p), share ∇L_S(w + ε̂)."""
 
-    config: SAMConfig
+    config: Any
 
-    def __init__(self, config: SAMConfig, parameters: Sequence[Tensor], seed: int) -> None:
+    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
         super().__init__(config, parameters, seed)
-        self.ends_in_backward = not config.second_order  # type: ignore[misc]
+        self.ends_in_backward = not getattr(config, "second_order", False)
 
     def __call__(self, group: MGroup) -> None:
         if self.config.ascent == "random":
-            group.perturb(random_direction(self.parameters, group.rho, group.generator("ascent")))
+            group.perturb(vectors.random_direction(self.parameters, group.rho, group.generator("ascent")))
             group.descend()
         elif self.config.second_order:
             self._second_order(group)
@@ -79,16 +78,34 @@ class SAMRule(Rule):
         return torch.stack(list(losses[1:])).amax(dim=0) - losses[0]
 
 
-def random_direction(parameters: Sequence[Tensor], rho: float, generator: torch.Generator) -> list[Tensor]:
-    """rho · z/‖z‖₂ with z ~ N(0, I): uniform on the sphere of radius rho."""
-    direction = normal_like(parameters, generator)
-    vectors.scale_(direction, vectors.safe_ratio(rho, vectors.norm(direction)))
-    return direction
+class ASAMRule(SAMRule):
+    """Adaptive SAM (Kwon et al., ICML 2021): with T = |w| + η elementwise, ‖ε̂/T‖_p = rho.
+
+    p = 2: `ε̂ = rho·T²g/‖Tg‖₂`; p = infinity: `ε̂ = rho·T·sign(g)`.
+    """
+
+    def __call__(self, group: MGroup) -> None:
+        gradient = group.gradient()
+        length = group.gradient_norm = vectors.norm(gradient)
+        with torch.no_grad():
+            perturbation = adaptive_perturbation(
+                self.parameters, gradient, length, group.rho, p=self.config.p, eta=self.config.eta
+            )
+        group.perturb(perturbation)
+        group.descend()
 
 
-def normal_like(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """Standard normal tensors of the parameters' shapes, dtypes and devices."""
-    return [
-        torch.empty(p.shape, dtype=p.dtype, device=p.device).normal_(generator=generator)  # not p's memory layout
-        for p in parameters
-    ]
+def adaptive_perturbation(
+    parameters: Sequence[Tensor], gradient: Sequence[Tensor], length: Tensor, rho: float, *, p: float, eta: float
+) -> list[Tensor]:
+    """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite."""
+    scale = torch._foreach_abs(list(parameters))
+    torch._foreach_add_(scale, eta)
+    if p == 2:
+        perturbation = list(torch._foreach_mul(scale, list(gradient)))
+        vectors.scale_(perturbation, vectors.safe_ratio(rho, vectors.norm(perturbation)))
+    else:
+        perturbation = list(torch._foreach_sign(list(gradient)))
+        vectors.scale_(perturbation, rho * vectors.safe_ratio(length, length))
+    torch._foreach_mul_(perturbation, scale)
+    return perturbation

@@ -1,0 +1,211 @@
+"""The universal (φ, ψ, μ) class of sharpness measures (Tahmasebi et al., ICML 2024) and its built-in members.
+
+Objective `L(w) + λ·rho²·φ(mean_i ψ(t_i))`, `t_i = (L(w + rho·x_i) - L(w)) / rho²`, x_i ~ μ for i = 1..n. With
+ψ̄ = mean_i ψ(t_i) the gradient is `∇L(w) + λ·Σ_j ∂_jφ(ψ̄)·mean_i ψ_j'(t_i)·(∇L(w + rho·x_i) - ∇L(w))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from samtune.sam import vectors
+from samtune.sam.rules.base import Rule
+
+if TYPE_CHECKING:
+    from samtune.sam.m_group import MGroup
+    from samtune.spec.method import DetSAMConfig, DirectionsConfig, UniversalConfig
+
+Sampler = Callable[[Sequence[Tensor], Sequence[Tensor], torch.Generator], list[Tensor]]
+"""(parameters, gradient ∇L_S(w), generator) -> one direction x, a new tensor per parameter."""
+
+
+def gaussian(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """x ~ N(0, I)."""
+    return vectors.normal_like(parameters, generator)
+
+
+def sphere(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """x uniform on the sphere of radius √d, so that E[xxᵀ] = I."""
+    size = sum(parameter.numel() for parameter in parameters)
+    return vectors.random_direction(parameters, size**0.5, generator)
+
+
+def along_gradient(
+    parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator
+) -> list[Tensor]:
+    """x = g/‖g‖₂: with φ = ψ = identity and λ = 1 the method is SAM."""
+    return list(torch._foreach_mul(list(gradient), vectors.safe_ratio(1.0, vectors.norm(gradient))))
+
+
+def identity(value: Tensor) -> Tensor:
+    """φ or ψ for one output: [1] -> scalar, scalar -> scalar."""
+    return value.sum()
+
+
+SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "gradient": along_gradient}
+
+
+class UniversalRule(Rule):
+    """n + 1 forwards and backwards per m-group: at w and at each w + rho·x_i."""
+
+    config: DirectionsConfig
+
+    def __init__(self, config: DirectionsConfig, parameters: Sequence[Tensor], seed: int) -> None:
+        super().__init__(config, parameters, seed)
+        self.sampler = self.make_sampler()
+
+    def make_sampler(self) -> Sampler:
+        """μ."""
+        return cast(Sampler, _find(cast("UniversalConfig", self.config).directions, SAMPLERS))
+
+    def phi(self, mean: Tensor) -> Tensor:
+        """φ: [k] -> scalar."""
+        return cast(Tensor, _find(cast("UniversalConfig", self.config).phi, {"identity": identity})(mean))
+
+    def psi(self, t: Tensor) -> Tensor:
+        """ψ: scalar -> scalar or [k]."""
+        return cast(Tensor, _find(cast("UniversalConfig", self.config).psi, {"identity": identity})(t))
+
+    def __call__(self, group: MGroup) -> None:
+        # The shares are linear in the gradients, so that workers that share a group need not share its gradients,
+        # unless the directions depend on them.
+        gradient = group.gradient(shared=self.sampler not in (gaussian, sphere))
+        group.gradient_norm = vectors.norm(gradient)
+        base = group.mean_over_workers(group.losses[0])
+        generator = group.generator("directions")
+        count = self.config.num_directions
+        sums = _DirectionSums(self, base, group.rho)
+        for index in range(count):
+            direction = self.sampler(self.parameters, gradient, generator)
+            vectors.scale_(direction, group.rho)
+            group.perturb(direction)
+            if index < count - 1:
+                perturbed = group.gradient(shared=False)
+                sums.add(group.mean_over_workers(group.losses[-1]), perturbed)
+
+        def finish(loss: Tensor) -> Tensor:
+            """All losses are known now, and only one gradient is left to compute: the rest goes first."""
+            slope = sums.add(group.mean_over_workers(loss))
+            weights = self.config.lam / count * sums.outer_slope()
+            group.contribute(gradient, 1.0 - (weights * sums.slopes).sum())
+            for weight, weighted in zip(weights, sums.gradients, strict=False):
+                group.contribute(weighted, weight)
+            return (weights * slope).sum()
+
+        group.descend(finish)
+
+    def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
+        """The mean rise over the directions."""
+        return torch.stack(list(losses[1:])).mean(dim=0) - losses[0] if len(losses) > 1 else None
+
+
+class _DirectionSums:
+    """Sums over the directions x_i, one per output j of ψ: ψ_j(t_i), ψ_j'(t_i), and ψ_j'(t_i)·∇L(w + rho·x_i)."""
+
+    def __init__(self, rule: UniversalRule, base_loss: Tensor, rho: float) -> None:
+        self._rule, self._base_loss, self._rho = rule, base_loss, rho
+        self._values: list[Tensor] = []
+        self.slopes: Tensor | float = 0.0
+        self.gradients: list[list[Tensor]] = []
+
+    def add(self, loss: Tensor, gradient: list[Tensor] | None = None) -> Tensor:
+        """Adds a direction; returns ψ'(t), [k]."""
+        value, jacobian = _value_and_jacobian(self._rule.psi, (loss - self._base_loss) / self._rho**2)
+        slope = jacobian.reshape(-1)
+        self._values.append(value)
+        self.slopes = self.slopes + slope
+        if gradient is not None:
+            weighted = [list(torch._foreach_mul(gradient, weight)) for weight in slope]
+            if self.gradients:
+                for total, part in zip(self.gradients, weighted, strict=True):
+                    vectors.add_(total, part)
+            else:
+                self.gradients = weighted
+        return slope
+
+    def outer_slope(self) -> Tensor:
+        """∂_jφ(ψ̄), [k]."""
+        return _value_and_jacobian(self._rule.phi, torch.stack(self._values).mean(dim=0))[1].reshape(-1)
+
+
+class TraceRule(UniversalRule):
+    """φ = ψ = identity: E[t] -> ½ tr H."""
+
+    def make_sampler(self) -> Sampler:
+        return SAMPLERS[cast("UniversalConfig", self.config).directions]
+
+    def phi(self, mean: Tensor) -> Tensor:
+        return identity(mean)
+
+    def psi(self, t: Tensor) -> Tensor:
+        return identity(t)
+
+
+class FrobRule(UniversalRule):
+    """ψ(t) = (t, t²), φ(s) = ½·n/(n - 1)·(s₂ - s₁²), half the unbiased variance of t: E -> ¼ ‖H‖_F².
+
+    Its gradient is `∇L + (λ/rho²)·Cov_n(L(w + rho·x), ∇L(w + rho·x))` with the unbiased covariance.
+    """
+
+    def make_sampler(self) -> Sampler:
+        return gaussian
+
+    def phi(self, mean: Tensor) -> Tensor:
+        n = self.config.num_directions
+        return 0.5 * n / (n - 1) * (mean[1] - mean[0] ** 2)
+
+    def psi(self, t: Tensor) -> Tensor:
+        return torch.stack([t, t * t])
+
+
+class DetRule(UniversalRule):
+    """ψ(t) = e^(-t/2), φ(s) = s⁻², x uniform in the cube [-a, a]^d."""
+
+    def make_sampler(self) -> Sampler:
+        half_width = cast("DetSAMConfig", self.config).half_width
+
+        def cube(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+            return [
+                torch.empty(p.shape, dtype=p.dtype, device=p.device).uniform_(
+                    -half_width, half_width, generator=generator
+                )
+                for p in parameters
+            ]
+
+        return cube
+
+    def phi(self, mean: Tensor) -> Tensor:
+        return mean.sum() ** -2
+
+    def psi(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * t)
+
+
+def _find(name: str, builtin: dict[str, Any]) -> Callable[..., Any]:
+    """A built-in function by its name, or one by its import path.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
+    if name in builtin:
+        return cast(Callable[..., Any], builtin[name])
+    try:
+        return cast(Callable[..., Any], resolve_name(name))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"must be {', '.join(builtin)} or an importable package.module:function (got {name!r})"
+        ) from error
+
+
+def _value_and_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) as [k] and df/dx as [k, *x.shape]."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = function(x).reshape(-1)
+        rows = [torch.autograd.grad(v, x, retain_graph=True, materialize_grads=True)[0] for v in value]
+    return value.detach(), torch.stack(rows)

@@ -1,0 +1,106 @@
+"""Later variants of SAM: GSAM's decomposition, LookSAM's reuse, Momentum-SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from samtune.sam import vectors
+from samtune.sam.guard import select_
+from samtune.sam.rules.base import Rule
+from samtune.sam.rules.sam import SAMRule
+
+if TYPE_CHECKING:
+    from samtune.sam.m_group import MGroup
+    from samtune.sam.train_step import TrainStep
+
+
+class GSAMRule(SAMRule):
+    """Zhuang et al., ICLR 2022: with g_p = ∇L(w + ε̂), the share is g_p - α·g⊥, g⊥ = g - (gᵀg_p/‖g_p‖²)·g_p.
+
+    Decomposed per m-group, as in the authors' code (there: per worker, before the gradients are averaged).
+    """
+
+    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
+        super().__init__(config, parameters, seed)
+        self.ends_in_backward = False
+
+    def __call__(self, group: MGroup) -> None:
+        gradient = group.gradient()
+        group.gradient_norm = vectors.norm(gradient)
+        group.perturb(torch._foreach_mul(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        perturbed = group.gradient()
+        along = vectors.safe_ratio(vectors.dot(gradient, perturbed), vectors.norm(perturbed) ** 2)
+        group.contribute(perturbed, 1.0 + self.config.alpha * along)
+        group.contribute(gradient, -self.config.alpha)
+
+
+class LookSAMRule(SAMRule):
+    """Liu et al., CVPR 2022: every k-th step is SAM's; its part g_v orthogonal to the gradient is reused in between.
+
+    SAM step: g_v = g_s - (g_sᵀĝ)ĝ with g and g_s averaged over the whole batch, so that g_v is one vector for all
+    workers; this costs a second all-reduce on that step. Other steps: g + α·(‖g‖/‖g_v‖)·g_v.
+    """
+
+    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
+        super().__init__(config, parameters, seed)
+        self._ascent: list[Tensor] = []  # sum of this worker's ascent gradients in this step
+        self._reused = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def __call__(self, group: MGroup) -> None:
+        if group.num_steps % self.config.k:
+            group.descend()
+            return
+        gradient = group.gradient()
+        share = [tensor / group.num_forwards for tensor in gradient]
+        if self._ascent:
+            vectors.add_(self._ascent, share)
+        else:
+            self._ascent = share
+        group.gradient_norm = vectors.dual_norm_(gradient, group.rho)
+        group.perturb(gradient)
+        group.descend()
+
+    def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
+        filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)]
+        if step.num_steps % self.config.k:
+            scale = self.config.alpha * vectors.safe_ratio(vectors.norm(filled), vectors.norm(self._reused))
+            vectors.add_(filled, torch._foreach_mul(self._reused, scale))
+            return
+        unit, self._ascent = self._ascent, []
+        if step.layout.num_workers > 1:
+            vectors.average_(unit, step.layout.num_workers)
+        vectors.scale_(unit, vectors.safe_ratio(1.0, vectors.norm(unit)))
+        vectors.scale_(unit, vectors.dot(filled, unit))
+        orthogonal = list(torch._foreach_sub(filled, unit))
+        # A step that is going to be skipped must leave nothing behind.
+        select_(torch.isfinite(vectors.norm(orthogonal)), orthogonal, self._reused)
+        self._reused = orthogonal
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reused": [tensor.clone() for tensor in self._reused]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vectors.copy_(self._reused, state["reused"])
+
+
+class MomentumSAMRule(Rule):
+    """Becker et al., 2024: ε̂ = rho·v/‖v‖₂, v the base optimizer's momentum (for AdamW its first moment).
+
+    v is a mean of past gradients, so +v ascends. It is the same on all workers; weight decay is in it where the base
+    optimizer (SGD) puts it there. Without a v yet, the first step is the base optimizer's.
+    """
+
+    def check(self, optimizer: Optimizer) -> None:
+        if not all(group.get("momentum", 0) or "betas" in group for group in optimizer.param_groups):
+            raise ValueError("momentum_sam needs a base optimizer with momentum (momentum is 0)")
+
+    def __call__(self, group: MGroup) -> None:
+        perturbation = group.momentum()
+        vectors.dual_norm_(perturbation, group.rho)
+        group.perturb(perturbation)
+        group.descend()

@@ -1,0 +1,118 @@
+"""The dual norm of SAM's equation 2, and the arithmetic on lists of tensors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from samtune.sam import vectors
+
+PS = [1.0, 1.001, 1.5, 2.0, 3.0, 10.0, math.inf]
+
+
+def gradient(dtype=torch.float64, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3, 4), (5,), (), (0,), (2, 1, 3)]
+    return [(scale * torch.randn(s, generator=generator, dtype=torch.float64)).to(dtype) for s in shapes]
+
+
+def flat(vector):
+    return torch.cat([tensor.flatten() for tensor in vector])
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        # g = (3, -4), rho = 0.5
+        (2.0, (0.3, -0.4)),  # 0.5 · g / 5
+        (math.inf, (0.5, -0.5)),  # 0.5 · sign(g)
+        (1.0, (0.0, -0.5)),  # all on the largest
+        # p = 3, q = 3/2: sign(g) √|g| / (3^1.5 + 4^1.5)^(1/3) · 0.5, with 3^1.5 + 4^1.5 = 5.196152 + 8 = 13.196152
+        # and its cube root 2.363089; √3 / 2.363089 / 2 = 0.366480, 2 / 2.363089 / 2 = 0.423175
+        (3.0, (0.366480, -0.423175)),
+    ],
+)
+def test_dual_norm_by_hand(p, expected):
+    vector = [torch.tensor([3.0], dtype=torch.float64), torch.tensor(-4.0, dtype=torch.float64)]
+    length = vectors.dual_norm_(vector, 0.5, p)
+    assert_close(flat(vector), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert_close(length, torch.tensor(5.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e-12, 1e12])
+def test_norm_is_rho_and_dtype_is_kept(p, dtype, scale):
+    vector = gradient(dtype, scale=scale)
+    signs = [tensor.sign() for tensor in vector]
+    vectors.dual_norm_(vector, 0.05, p)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    assert torch.linalg.vector_norm(flat(vector).double(), p).item() == pytest.approx(0.05, rel=tolerance)
+    assert all(tensor.dtype == dtype for tensor in vector)
+    assert all(((tensor.sign() == sign) | (tensor == 0)).all() for tensor, sign in zip(vector, signs, strict=True))
+
+
+@pytest.mark.parametrize("p", PS)
+def test_it_maximises_the_inner_product(p):
+    """gᵀε̂ = rho ‖g‖_q (Hölder's inequality holds with equality), and no other point of the ball does better."""
+    g = flat(gradient())
+    vector = gradient()
+    vectors.dual_norm_(vector, 0.3, p)
+    q = math.inf if p == 1 else 1.0 if p == math.inf else p / (p - 1)
+    best = g @ flat(vector)
+    peak = g.abs().max()  # torch's own norm overflows for large q
+    assert_close(best, 0.3 * peak * torch.linalg.vector_norm(g / peak, q), rtol=1e-9, atol=0)
+    others = torch.randn(1000, len(g), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    others = 0.3 * others / torch.linalg.vector_norm(others, p, dim=1, keepdim=True)
+    assert (others @ g).max() < best
+
+
+@pytest.mark.parametrize("p", PS)
+def test_zero_gradient_gives_zero(p):
+    vector = [torch.zeros(3), torch.zeros(2, 2)]
+    vectors.dual_norm_(vector, 0.1, p)
+    assert all((tensor == 0).all() for tensor in vector)
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_stays_visible(p, bad):
+    vector = [torch.tensor([1.0, bad]), torch.ones(2)]
+    length = vectors.dual_norm_(vector, 0.1, p)
+    assert not torch.isfinite(length)
+    assert flat(vector).isnan().any()
+
+
+@pytest.mark.parametrize("p", PS)
+def test_empty_list(p):
+    assert vectors.dual_norm_([], 0.1, p) == 0
+
+
+def test_other_memory_layouts():
+    weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    for p in PS:
+        permuted, plain = [weight.clone()], [weight.clone().contiguous()]
+        vectors.dual_norm_(permuted, 0.1, p)
+        vectors.dual_norm_(plain, 0.1, p)
+        assert_close(permuted[0], plain[0], check_stride=False)
+
+
+def test_project():
+    vector = [torch.tensor([3.0]), torch.tensor([4.0])]
+    vectors.project_(vector, 10.0, 2.0)
+    assert_close(flat(vector), torch.tensor([3.0, 4.0]))  # inside: unchanged
+    vectors.project_(vector, 1.0, 2.0)
+    assert_close(flat(vector), torch.tensor([0.6, 0.8]))
+    vector = [torch.tensor([3.0, -0.5, -2.0])]
+    vectors.project_(vector, 1.0, math.inf)
+    assert_close(vector[0], torch.tensor([1.0, -0.5, -1.0]))
+
+
+def test_inner_product_and_cosine():
+    a, b = [torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([4.0, -5.0]), torch.tensor(6.0)]
+    assert vectors.dot(a, b) == 4 - 10 + 18
+    assert vectors.cosine(a, [2 * t for t in a]).item() == pytest.approx(1.0)
+    assert vectors.cosine(a, [torch.zeros(2), torch.zeros(())]) == 0
