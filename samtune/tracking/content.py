@@ -124,19 +124,27 @@ def best_yaml(best: Trial) -> str:
 
 
 def leaderboard_columns(study: Study) -> dict[str, list[Any]]:
-    """The ranked trials by column, in JSON's types (a value that is missing or not finite is null)."""
-    ranked = study.ranked()
-    names = short_names(searched_keys(ranked))
-    metrics = list(dict.fromkeys(name for trial in ranked for name in trial.metrics if name != study.objective.metric))
+    """All trials by column, the best first, in JSON's types: what is missing or not finite is null.
+
+    The searched keys keep their full names: `training.lr` is the peak, the metric `lr` the value in the last epoch.
+    """
+    trials = study.ranked()
+    trials.sort(key=lambda trial: trial.state is TrialState.FAILED)
+    num_ranked = sum(_has_rank(study, trial) for trial in trials)
+    metrics = dict.fromkeys(name for trial in trials for name in trial.metrics if name != study.objective.metric)
     columns: dict[str, list[Any]] = {
-        "rank": list(range(1, len(ranked) + 1)),
-        "trial": [trial.number for trial in ranked],
-        "state": [str(trial.state) for trial in ranked],
-        study.objective.metric: [study.objective.value(trial) for trial in ranked],
+        "rank": [rank if rank <= num_ranked else None for rank in range(1, len(trials) + 1)],
+        "trial": [trial.number for trial in trials],
+        "state": [str(trial.state) for trial in trials],
+        study.objective.metric: [study.objective.value(trial) for trial in trials],
     }
-    columns |= {name: [trial.config.get(key) for trial in ranked] for key, name in names.items()}
-    columns |= {name: [_finite(trial.metrics.get(name)) for trial in ranked] for name in metrics}
-    return columns | {"seconds": [round(t.seconds, 3) for t in ranked], "error": [t.error for t in ranked]}
+    columns |= {key: [trial.config.get(key) for trial in trials] for key in searched_keys(trials)}
+    columns |= {name: [_finite(trial.metrics.get(name)) for trial in trials] for name in metrics}
+    return columns | {"seconds": [round(t.seconds, 3) for t in trials], "error": [t.error for t in trials]}
+
+
+def _has_rank(study: Study, trial: Trial) -> bool:
+    return trial.state is not TrialState.FAILED and study.objective.value(trial) is not None
 
 
 def _finite(value: float | None) -> float | None:
@@ -176,7 +184,7 @@ def _progress(study: Study) -> str:
 
 
 def _markdown_table(study: Study) -> list[str]:
-    ranked = study.ranked()[:DESCRIBED_TRIALS]
+    ranked = [trial for trial in study.ranked() if _has_rank(study, trial)][:DESCRIBED_TRIALS]
     names = short_names(searched_keys(ranked))
     header = ["rank", "trial", study.objective.metric, *names.values(), "state"]
     rows = [

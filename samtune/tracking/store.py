@@ -32,6 +32,9 @@ from samtune.text import first_line
 from samtune.tracking.uris import database_address, is_server, redact, sqlite_path
 
 TRIAL_ID_TAG = "samtune.trial_id"
+# What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+_PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
 
 CONNECT_SECONDS = 5
 REQUEST_SECONDS = 30
@@ -76,6 +79,7 @@ class Store:
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
+        self._is_new = False
         _check_reachable(uri)
         _set_http("connect")
         try:
@@ -96,7 +100,9 @@ class Store:
             database = sqlite_path(self.uri)
             folder = database.parent / "mlartifacts" if database else None
             try:
-                return str(self._client.create_experiment(name, folder.as_uri() if folder else None))
+                created = self._client.create_experiment(name, folder.as_uri() if folder else None, _EXPERIMENT_KIND)
+                self._is_new = True
+                return str(created)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -108,6 +114,12 @@ class Store:
                 f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`"
             )
         return str(experiment.experiment_id)
+
+    def set_objective(self, metric: str) -> None:
+        """Makes a metric the one that the UI shows first; an experiment of somebody else's making is left alone."""
+        if self._is_new:
+            with _translated():
+                self._client.set_experiment_tag(self.experiment_id, _PRIMARY_METRIC, metric)
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         """Creates a run, RUNNING from `start_ms` on, and returns its id."""

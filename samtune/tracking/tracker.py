@@ -234,6 +234,7 @@ class _StudyRun:
     def write(self, store: Store) -> None:
         ended = self.ended
         if not self._has_start:
+            store.set_objective(self._study.objective.metric)
             store.log_text(self._run_id, self._study.space_yaml, "space.yaml")
             store.log_text(self._run_id, content.to_json(self._study.plan), "plan.json")
             store.log_text(self._run_id, content.to_json(self._study.versions), "versions.json")

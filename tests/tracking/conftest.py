@@ -43,7 +43,11 @@ def server_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     command += ["--artifacts-destination", str(folder / "artifacts")]
     log = folder / "server.log"
     with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=stream, start_new_session=True)
+        # Without the job runners of evaluations, it is one process instead of nine.
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+        )
     try:
         _wait_for(f"http://127.0.0.1:{port}/health", server, log)
         yield port

@@ -47,6 +47,7 @@ def start_trial(study: Study, callbacks: Sequence[Callback], rho: float = 0.05, 
 def run_epoch(study: Study, trial: Trial, callbacks: Sequence[Callback], accuracy: float, **more: float) -> None:
     epoch = len(trial.history) + 1
     metrics = {"epoch": float(epoch), "val_accuracy": accuracy, "val_loss": 1.0 - accuracy, "num_passes": 2.0 * epoch}
+    metrics["lr"] = 0.001  # by the schedule
     trial.history.append({**metrics, **more})
     for callback in callbacks:
         callback.on_epoch(study, trial, trial.history[-1])

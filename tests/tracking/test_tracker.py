@@ -190,10 +190,36 @@ def test_the_leaderboard_is_a_table_that_mlflow_loads(
     assert study.experiment_id
     assert study.parent_run_id
     table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
-    assert table[["rank", "trial", "state", "val_accuracy", "rho", "lr"]].to_numpy().tolist() == [
-        [1, 1, "completed", 0.9778, 0.0512, 0.1],
-        [2, 0, "completed", 0.8, 0.2, 0.1],
+    assert table[["rank", "trial", "state", "val_accuracy", "method.rho", "training.lr", "lr"]].to_numpy().tolist() == [
+        [1, 1, "completed", 0.9778, 0.0512, 0.1, 0.001],
+        [2, 0, "completed", 0.8, 0.2, 0.1, 0.001],
     ]
+
+
+def test_the_leaderboard_ranks_no_failed_trial(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
+) -> None:
+    tracker.on_study_start(study)
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], 0.99)
+    end_trial(study, trial, [tracker], TrialState.FAILED, "boom")
+    trial = start_trial(study, [tracker])
+    run_epoch(study, trial, [tracker], 0.5)
+    end_trial(study, trial, [tracker], TrialState.PRUNED)
+    end_study(study, [tracker])
+    table = json.loads(artifact(client, parent(client, study), "leaderboard.json", tmp_path))
+    assert [row[:3] for row in table["data"]] == [[1, 1, "pruned"], [None, 0, "failed"]]
+
+
+def test_a_new_experiment_opens_on_runs_and_the_objective(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    tracker.on_study_start(study)
+    end_study(study, [tracker])
+    assert study.experiment_id
+    tags = client.get_experiment(study.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.experiment.primaryMetric.name"] == "val_accuracy"
 
 
 def test_the_description_shows_leaderboard_best_and_command(
