@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
+from samtune.sam.closures import LocalGradients, frozen_statistics, gradients_stay_local
 from samtune.sam.guard import step_if
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.sam import adaptive_perturbation
@@ -84,11 +80,11 @@ class SAM(Optimizer):
         self.base_optimizer = base_optimizer(self.param_groups, **base_options)
         self._share_with_base()
         self._weights = Weights(self._parameters())
-        self._local = _LocalGradients(self._parameters())
+        self._local = LocalGradients(self._parameters())
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. The closure zeroes the gradients, computes the loss, calls backward and returns the loss.
 
         Returns:
@@ -99,12 +95,12 @@ class SAM(Optimizer):
         run = torch.enable_grad()(closure)
         noise = ModelNoise(self._device())
         before = noise.state()
-        with self._gradients_stay_local(), self._local.recording(False):
+        with gradients_stay_local() if self._m == "worker" else nullcontext(), self._local.recording(False):
             loss = run()
         self._perturb([p.grad for p in self._weights.parameters])
         try:
             noise.set_state(before)
-            with _frozen_statistics(), self._local.recording(False):
+            with frozen_statistics(), self._local.recording(False):
                 run()
         finally:
             self._weights.restore()
@@ -117,6 +113,8 @@ class SAM(Optimizer):
         Under DistributedDataParallel this worker's own gradient is used, though the backward has averaged it (which
         `step` avoids). BatchNorm and dropout are left to the caller, whom `step` relieves of both.
         """
+        if self._weights.moved:
+            raise RuntimeError("first_step was called twice without second_step")
         gradients = [p.grad for p in self._weights.parameters]
         self._perturb(self._local.take(gradients) if self._m == "worker" else gradients)
         if zero_grad:
@@ -125,6 +123,7 @@ class SAM(Optimizer):
     def second_step(self, zero_grad: bool = False) -> None:
         """After a backward at w + ε̂: restores w and takes the base optimizer's step."""
         self._weights.restore()
+        self._local.clear()
         self._take_step()
         self._opt_called = True  # what a learning-rate scheduler looks at
         if zero_grad:
@@ -144,7 +143,7 @@ class SAM(Optimizer):
         param_group.setdefault("rho", self.defaults["rho"])
         base.add_param_group(param_group)
         self._weights = Weights(self._parameters())
-        self._local = _LocalGradients(self._parameters())
+        self._local = LocalGradients(self._parameters())
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and all groups with their rho."""
@@ -195,114 +194,3 @@ class SAM(Optimizer):
     def _take_step(self) -> None:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         step_if(torch.isfinite(vectors.norm(gradients)), self.base_optimizer)
-
-    @contextmanager
-    def _gradients_stay_local(self) -> Iterator[None]:
-        """Inside, DistributedDataParallel's forwards prepare no all-reduce (its `no_sync` must cover the forward)."""
-        if self._m == "global" or not _several_workers():
-            yield
-            return
-
-        def disable(module: nn.Module) -> tuple[str, Any] | None:
-            if not isinstance(module, DistributedDataParallel):
-                return None
-            return "require_backward_grad_sync", False
-
-        with _during_forward(disable):
-            yield
-
-
-def _several_workers() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-@contextmanager
-def _frozen_statistics() -> Iterator[None]:
-    """Inside, normalisation layers in training normalise with their batch's statistics and keep their running ones."""
-
-    def freeze(module: nn.Module) -> tuple[str, Any] | None:
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
-            return "track_running_stats", False
-        return None
-
-    with _during_forward(freeze):
-        yield
-
-
-@contextmanager
-def _during_forward(choose: Callable[[nn.Module], tuple[str, Any] | None]) -> Iterator[None]:
-    """Inside, every module that `choose` gives an (attribute, value) for has that value while its forward runs.
-
-    An optimizer does not know the model; the modules that the closure calls show up here.
-    """
-    changed: list[tuple[nn.Module, str, Any]] = []
-
-    def before(module: nn.Module, inputs: Any) -> None:
-        change = choose(module)
-        if change is not None:
-            name, value = change
-            changed.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
-
-    def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if changed and changed[-1][0] is module:
-            _, name, value = changed.pop()
-            setattr(module, name, value)
-
-    handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, name, value in reversed(changed):  # a forward raised
-            setattr(module, name, value)
-
-
-class _LocalGradients:
-    """This worker's own gradients, as they arrive at the parameters, before DistributedDataParallel averages them."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self._index = {id(parameter): i for i, parameter in enumerate(parameters)}
-        self._gradients: dict[int, Tensor] = {}
-        self._recording = True
-        this = weakref.ref(self)
-        for index, parameter in enumerate(parameters):
-            if parameter.requires_grad:
-                parameter.register_hook(_recorder(this, index))
-
-    def record(self, index: int, gradient: Tensor) -> None:
-        """Adds a gradient that a backward has brought."""
-        if self._recording and _several_workers():
-            known = self._gradients.get(index)
-            self._gradients[index] = gradient if known is None else known + gradient
-
-    def take(self, averaged: list[Tensor | None]) -> list[Tensor | None]:
-        """The gradients recorded since the last call; without other workers the given ones."""
-        if not self._gradients:
-            return averaged
-        found = [self._gradients.get(index) for index in range(len(averaged))]
-        self.clear()
-        return found
-
-    def clear(self) -> None:
-        """Forgets them."""
-        self._gradients.clear()
-
-    @contextmanager
-    def recording(self, on: bool) -> Iterator[None]:
-        """Switches the recording."""
-        self._recording, before = on, self._recording
-        try:
-            yield
-        finally:
-            self._recording = before
-
-
-def _recorder(this: weakref.ref[_LocalGradients], index: int) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor) -> None:
-        recorder = this()
-        if recorder is not None:
-            recorder.record(index, gradient)
-
-    return hook

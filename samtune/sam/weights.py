@@ -22,7 +22,8 @@ class Weights:
         self.parameters = list(parameters)
         self.origin: list[Tensor] = []
         """w, valid inside `held` once a perturbation was made. Allocated by the first one and kept."""
-        self._moved = False
+        self.moved = False
+        """Whether the parameters are perturbed."""
         self._saved = False
 
     @contextmanager
@@ -43,17 +44,17 @@ class Weights:
             vectors.copy_(self.origin, self.parameters)
             self._saved = True
         self.restore()
-        self._moved = True
+        self.moved = True
         vectors.add_(self.parameters, perturbation)
 
     def forget(self) -> None:
         """The parameters are at a new w: what was saved is not valid any more."""
-        assert not self._moved, "the parameters are perturbed"
+        assert not self.moved
         self._saved = False
 
     @torch.no_grad()
     def restore(self) -> None:
         """Moves back to w."""
-        if self._moved:
+        if self.moved:
             vectors.copy_(self.parameters, self.origin)
-            self._moved = False
+            self.moved = False
