@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samtune.data.sources import open_source
+from samtune.data.sources import Source, open_source
 from samtune.errors import DatasetError
 from samtune.spec.data import DataConfig
 
@@ -27,8 +27,9 @@ def check_dataset(config: DataConfig) -> None:
     Raises:
         DatasetError: files are missing or not in the expected format, or too few for the configuration.
     """
-    open_source(config).check()
-    dataset_info(config)
+    source = open_source(config)
+    source.check()
+    _info(config, source)
 
 
 def dataset_info(config: DataConfig) -> DatasetInfo:
@@ -37,7 +38,10 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     Raises:
         DatasetError: files are missing, or there are too few examples for the configuration.
     """
-    source = open_source(config)
+    return _info(config, open_source(config))
+
+
+def _info(config: DataConfig, source: Source) -> DatasetInfo:
     num_train, num_validation = split_sizes(config, source.num_examples("train"))
     return DatasetInfo(source.traits.num_classes, source.traits.shape, num_train, num_validation)
 

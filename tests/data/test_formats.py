@@ -170,7 +170,7 @@ def test_mnist_reads_what_was_written(tmp_path: Path, compressed: bool) -> None:
     np.testing.assert_array_equal(dataset.load_test().images.numpy(), test)
 
 
-def test_svhn_agrees_with_torchvision_and_extra_comes_last(tmp_path: Path) -> None:
+def test_svhn_counts_the_zero_as_class_0_and_extra_comes_last(tmp_path: Path) -> None:
     written = write_svhn(tmp_path, {"train": 40, "test": 20, "extra": 60})
     dataset = load_dataset(SvhnConfig(root=str(tmp_path), extra=True))
     expected = np.concatenate([written["train"], written["extra"]])

@@ -31,6 +31,8 @@ def test_validation_is_stratified_and_disjoint(root: str) -> None:
     assert sorted(train + validation) == list(range(100))
     assert torch.bincount(dataset.validation.labels).tolist() == [2] * 10
     assert torch.bincount(dataset.train.labels).tolist() == [8] * 10
+    for split in (dataset.train, dataset.validation):  # in these files, row k is of class k mod 10
+        assert torch.equal(split.labels, split.indices % 10)
 
 
 def test_split_seed_chooses_the_split(root: str) -> None:

@@ -143,6 +143,21 @@ def test_wide_resnet_halves_the_resolution_twice() -> None:
     assert model.blocks(model.conv(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 8, 8)
 
 
+def test_wide_block_by_the_authors_formula() -> None:
+    model = build_model(WideResNetConfig(depth=10, width=1), num_classes=10, input_shape=(3, 32, 32), seed=0)
+    inputs = torch.randn(2, 16, 8, 8)
+    same, wider = model.blocks[0].eval(), model.blocks[1].eval()
+
+    def residual(block: torch.nn.Module, stride: int) -> torch.Tensor:
+        conv2d = torch.nn.functional.conv2d
+        hidden = conv2d(torch.relu(block.bn1(inputs)), block.conv1.weight, stride=stride, padding=1)
+        return conv2d(torch.relu(block.bn2(hidden)), block.conv2.weight, padding=1)
+
+    torch.testing.assert_close(same(inputs), inputs + residual(same, 1))
+    shortcut = wider.shortcut(torch.relu(wider.bn1(inputs)))
+    torch.testing.assert_close(wider(inputs), shortcut + residual(wider, 2))
+
+
 def test_wide_resnet_weights_have_the_variance_of_he() -> None:
     model = build_model(WideResNetConfig(depth=10, width=8), num_classes=10, input_shape=(3, 32, 32), seed=0)
     weight = model.blocks[1].conv2.weight  # 256 -> 256 channels, 3x3: variance 2 / (256 * 9)

@@ -33,6 +33,7 @@ class PickleSource(Source):
         self.traits = traits
         self._folder, self._batches, self._label = folder, batches, label
         self.options = (label,)
+        self._num_examples: dict[SplitName, int] = {}
         missing = [name for names in batches.values() for name in names if not (folder / name).is_file()]
         if missing:
             raise DatasetError(f"{folder / missing[0]}: missing (a part of the data set, in torchvision's format)")
@@ -42,7 +43,9 @@ class PickleSource(Source):
             self.num_examples(split)
 
     def num_examples(self, split: SplitName) -> int:
-        return sum(len(self._load(path)[1]) for path in self.files(split))
+        if split not in self._num_examples:  # the format has no metadata: the files must be read
+            self._num_examples[split] = sum(len(self._load(path)[1]) for path in self.files(split))
+        return self._num_examples[split]
 
     def files(self, split: SplitName) -> Sequence[Path]:
         return [self._folder / name for name in self._batches[split]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,12 +144,9 @@ def _metadata(path: Path) -> pq.FileMetaData:
 
 def _num_classes(paths: Sequence[Path], label: str) -> int:
     """From the hub's description of the label column, or else from the labels."""
-    description: Any = json.loads(
-        (_metadata(paths[0]).schema.to_arrow_schema().metadata or {}).get(b"huggingface", "{}")
-    )
-    names = description.get("info", {}).get("features", {}).get(label, {}).get("names")
-    if names:
-        return len(names)
+    description = (_metadata(paths[0]).schema.to_arrow_schema().metadata or {}).get(b"huggingface", b"{}")
+    with contextlib.suppress(ValueError, LookupError, TypeError):  # another description than the hub's, or none
+        return len(json.loads(description)["info"]["features"][label]["names"])
     largest = max(pa.compute.max(pq.read_table(path, columns=[label])[label]).as_py() or 0 for path in paths)
     return int(largest) + 1
 
