@@ -17,7 +17,7 @@ from samtune.spec.space import SearchSpace
 _OUTCOMES = {"completed": TrialState.COMPLETED, "failed": TrialState.FAILED}
 
 
-class Bridge(ray.tune.Callback):  # type: ignore[misc]  # ray is untyped
+class Bridge(ray.tune.Callback):
     """Keeps the study's records on the driver and tells the callbacks of every change, in order."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Bridge(ray.tune.Callback):  # type: ignore[misc]  # ray is untyped
         return failed >= max(3, 2 * num_groups) and failed == sum(t.state.is_final for t in self._study)
 
 
-class StopWhen(ray.tune.Stopper):  # type: ignore[misc]  # ray is untyped
+class StopWhen(ray.tune.Stopper):
     """Ends Tune's loop when a function says so; asked in every turn."""
 
     def __init__(self, should_stop: Callable[[], bool]) -> None:

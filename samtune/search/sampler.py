@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
@@ -40,7 +41,7 @@ def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> optuna.sa
 def create_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
     """A new Optuna study in a journal file (which optuna-dashboard opens), with the initial points queued."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
         study = optuna.create_study(
@@ -77,7 +78,7 @@ def _suggest(trial: optuna.Trial, key: str, distribution: Distribution) -> Scala
             )
 
 
-class OptunaSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+class OptunaSearcher(Searcher):
     """Asks Optuna for configurations and tells it how they ended.
 
     Completed trials are told with their last value, trials stopped early as PRUNED with all values they reached,

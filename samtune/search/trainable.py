@@ -16,14 +16,14 @@ from samtune.spec.space import SearchSpace
 NO_LIMIT = 2**31
 
 
-class TrialRunner(tune.Trainable):  # type: ignore[misc]  # ray is untyped
+class TrialRunner(tune.Trainable):
     """Runs one trial after another. Its own errors become a final result: an actor that raises is thrown away.
 
     Without a scheduler the workers train to the last epoch without asking; with one, an epoch is begun when the
     scheduler has let the trial pass the one before.
     """
 
-    def setup(self, config: dict[str, Any], *, mailbox: Any, space: SearchSpace) -> None:
+    def setup(self, config: dict[str, Any], *, mailbox: Any, space: SearchSpace) -> None:  # type: ignore[override]
         self._mailbox, self._space = mailbox, space
         self._free_running = space.scheduler.name == "none"
         self._begin(config)

@@ -19,7 +19,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 _UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
 
 
-class GroupTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray is untyped
+class GroupTrainer(DataParallelTrainer):
     """A `TorchTrainer` in all but its imports. Takes the arguments of `DataParallelTrainer`."""
 
     def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
@@ -29,7 +29,7 @@ class GroupTrainer(DataParallelTrainer):  # type: ignore[misc]  # ray is untyped
         return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]
 
 
-class LazyTorchConfig(BackendConfig):  # type: ignore[misc]  # ray is untyped
+class LazyTorchConfig(BackendConfig):
     """`TorchConfig` with its defaults: NCCL where the workers have GPUs, else gloo."""
 
     @property
@@ -37,7 +37,7 @@ class LazyTorchConfig(BackendConfig):  # type: ignore[misc]  # ray is untyped
         return LazyTorchBackend
 
 
-class LazyTorchBackend(Backend):  # type: ignore[misc]  # ray is untyped
+class LazyTorchBackend(Backend):
     """Joins the workers into torch's default process group, and leaves it at the end."""
 
     share_cuda_visible_devices = True
