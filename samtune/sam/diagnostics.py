@@ -41,7 +41,6 @@ class Diagnostics:
         self._num_steps = 0
         self._ascent: list[Tensor] = []
         self._num_ascents = 0
-        self._has_ascent_gradient = False
         self._directions: Tensor | None = None  # sum of the m-groups' unit ε̂ at some coordinates; their number
 
     # -- during a step -----------------------------------------------------------------------------------------------
@@ -76,7 +75,6 @@ class Diagnostics:
             self.add("sharpness", sharpness)
         if group.gradient_norm is not None:
             self.add("gradient_norm", group.gradient_norm)
-            self._has_ascent_gradient = True
         if group.perturbation is None or self._num_steps % SAMPLING_INTERVAL:
             return
         length = vectors.norm(group.perturbation)
@@ -84,11 +82,11 @@ class Diagnostics:
         unit = torch._foreach_mul(list(group.perturbation), vectors.safe_ratio(1.0, length))
         if self._num_steps == 0:
             self._add_direction(unit, counts)
+        self._add_relation_to_weights(group.perturbation, length, weights)
         if self._ascent:
             vectors.add_(self._ascent, unit)
         else:
             self._ascent = list(unit)
-            self._add_relation_to_weights(group.perturbation, length, weights)
         self._num_ascents += 1
 
     @torch.no_grad()
@@ -98,9 +96,7 @@ class Diagnostics:
             pairs = [(u, g) for u, g in zip(self._ascent, gradients, strict=True) if g is not None]
             along = vectors.dot([u for u, _ in pairs], [g for _, g in pairs])
             self.add("gradient_cosine", vectors.safe_ratio(along / self._num_ascents, norm))
-        if not self._has_ascent_gradient:
-            self.add("gradient_norm", norm)
-        self._ascent, self._num_ascents, self._has_ascent_gradient = [], 0, False
+        self._ascent, self._num_ascents = [], 0
         self.add("skipped_steps", (~finite).float())
         self._num_steps += 1
 

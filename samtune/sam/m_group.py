@@ -56,15 +56,20 @@ class MGroup:
 
     def hessian_vector_product(self, vector: list[Tensor]) -> list[Tensor]:
         """H·v, H the Hessian of L_S at the present weights, averaged over the workers that share the group."""
-        loss = self._loss(self._step.model, record=False)
-        gradients = self._local_gradient(loss, create_graph=True)
-        product = torch.autograd.grad(
-            gradients, self._step.parameters, vector, allow_unused=True, materialize_grads=True
-        )
-        self._step.count_pass(2.0)
-        result = list(product)
-        self._unscale_(result)
-        return self._shared(result)
+        step = self._step
+        loss = step.scaled(self._loss(step.model, record=False))
+        gradients = torch.autograd.grad(loss, step.parameters, allow_unused=True, create_graph=True)
+        # The gradient need not depend on the weights: a parameter unused, a loss linear in it.
+        pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
+        product = [torch.zeros_like(parameter) for parameter in step.parameters]
+        if pairs:
+            outputs, directions = zip(*pairs, strict=True)
+            product = list(
+                torch.autograd.grad(outputs, step.parameters, directions, allow_unused=True, materialize_grads=True)
+            )
+        step.count_pass(2.0)
+        self._unscale_(product)
+        return self._shared(product)
 
     def mean_over_workers(self, value: Tensor) -> Tensor:
         """A number of this worker's examples, averaged over the workers that share the group."""
@@ -165,13 +170,10 @@ class MGroup:
             self.losses.append(loss.detach())
         return loss
 
-    def _local_gradient(self, loss: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+    def _local_gradient(self, loss: Tensor) -> list[Tensor]:
         step = self._step
-        gradients = torch.autograd.grad(
-            step.scaled(loss), step.parameters, allow_unused=True, create_graph=create_graph
-        )
-        if not create_graph:
-            step.count_pass()
+        gradients = torch.autograd.grad(step.scaled(loss), step.parameters, allow_unused=True)
+        step.count_pass()
         step.note_used(gradients)
         return [
             torch.zeros_like(parameter) if gradient is None else gradient

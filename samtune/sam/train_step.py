@@ -266,6 +266,8 @@ class TrainStep:
         rule.finish(self, gradients)
         norm = vectors.norm(present)
         finite = torch.isfinite(norm)
+        if not rule.has_ascent_gradient:
+            self.diagnostics.add("gradient_norm", norm)
         self.diagnostics.add_update(gradients, norm, finite)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)

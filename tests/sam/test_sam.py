@@ -146,9 +146,9 @@ def test_rho_schedule(schedule):
         if index % 2 == 0:
             step.begin_epoch(index // 2, 2, steps_per_epoch=2)
         step(*batch(index))
-        found = (
-            step.epoch_metrics()["perturbation_norm"]
-        )  # each epoch_metrics starts a new mean, whose first step is sampled
+        found = step.epoch_metrics()[
+            "perturbation_norm"
+        ]  # each epoch_metrics starts a new mean, whose first step is sampled
         assert found == pytest.approx(0.2 + 0.2 * left[schedule][index], rel=1e-9)
 
 

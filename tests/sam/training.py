@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ class Network(nn.Module):
 
     def __init__(self, *, batch_norm: bool = False, dropout: float = 0.0, unused: bool = False) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Linear(6, 8)]
+        layers: list[nn.Module] = [
+            nn.Linear(6, 8, bias=not batch_norm)
+        ]  # BatchNorm would make the bias's gradient pure rounding
         if batch_norm:
             layers.append(nn.BatchNorm1d(8))
         layers.append(nn.Tanh())
@@ -47,8 +50,8 @@ def batch(step: int, size: int = BATCH_SIZE, dtype: torch.dtype = torch.float64)
     return inputs, targets
 
 
-def examples(count: int) -> tuple[Tensor, Tensor]:
-    return batch(-1, count)
+def examples(count: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return batch(-1, count, dtype)
 
 
 def make_optimizer(model: nn.Module, name: str = "sgd") -> torch.optim.Optimizer:
@@ -88,7 +91,7 @@ def train(
     metrics: dict[str, float] = {}
     shard = size // num_ranks
     for epoch in range(2):
-        step.begin_epoch(epoch, 2, steps_per_epoch=steps // 2, examples=examples)
+        step.begin_epoch(epoch, 2, steps_per_epoch=steps // 2, examples=partial(examples, dtype=dtype))
         for index in range(epoch * (steps // 2), (epoch + 1) * (steps // 2)):
             inputs, targets = batch(index, size, dtype)
             step(inputs[rank * shard : (rank + 1) * shard], targets[rank * shard : (rank + 1) * shard])

@@ -28,6 +28,8 @@ class Rule:
     """
 
     ends_in_backward = True
+    has_ascent_gradient = False
+    """Whether groups know the gradient at w; if not, the metric gradient_norm is that of the update direction."""
 
     def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
         self.config = config
@@ -57,8 +59,5 @@ class Rule:
         """Goes on from `state_dict`."""
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
-        """The rise of the loss, from the losses of the group's forwards in order; None where none was measured.
-
-        The highest of the perturbed points visited stands for the maximum.
-        """
+        """The rise of the loss, from the losses of the group's forwards in order; None where none was measured."""
         return None

@@ -23,6 +23,7 @@ class SAMRule(Rule):
     def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
         super().__init__(config, parameters, seed)
         self.ends_in_backward = not getattr(config, "second_order", False)
+        self.has_ascent_gradient = getattr(config, "ascent", "gradient") == "gradient"
 
     def __call__(self, group: MGroup) -> None:
         if self.config.ascent == "random":
@@ -73,9 +74,8 @@ class SAMRule(Rule):
         group.contribute(full)
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
-        if len(losses) < 2:
-            return None
-        return torch.stack(list(losses[1:])).amax(dim=0) - losses[0]
+        """L(w + ε̂) - L(w) at the end of the ascent, which stands for the maximum over the ball."""
+        return losses[-1] - losses[0] if len(losses) > 1 else None
 
 
 class ASAMRule(SAMRule):

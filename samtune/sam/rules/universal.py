@@ -53,6 +53,7 @@ SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "gradien
 class UniversalRule(Rule):
     """n + 1 forwards and backwards per m-group: at w and at each w + rho·x_i."""
 
+    has_ascent_gradient = True
     config: DirectionsConfig
 
     def __init__(self, config: DirectionsConfig, parameters: Sequence[Tensor], seed: int) -> None:
@@ -72,9 +73,7 @@ class UniversalRule(Rule):
         return cast(Tensor, _find(cast("UniversalConfig", self.config).psi, {"identity": identity})(t))
 
     def __call__(self, group: MGroup) -> None:
-        # The shares are linear in the gradients, so that workers that share a group need not share its gradients,
-        # unless the directions depend on them.
-        gradient = group.gradient(shared=self.sampler not in (gaussian, sphere))
+        gradient = group.gradient()
         group.gradient_norm = vectors.norm(gradient)
         base = group.mean_over_workers(group.losses[0])
         generator = group.generator("directions")
@@ -85,7 +84,7 @@ class UniversalRule(Rule):
             vectors.scale_(direction, group.rho)
             group.perturb(direction)
             if index < count - 1:
-                perturbed = group.gradient(shared=False)
+                perturbed = group.gradient(shared=False)  # enters linearly: the final all-reduce averages it
                 sums.add(group.mean_over_workers(group.losses[-1]), perturbed)
 
         def finish(loss: Tensor) -> Tensor:
