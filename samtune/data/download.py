@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from filelock import FileLock
 
 from samtune.data.sources import open_source
@@ -11,23 +13,29 @@ from samtune.spec.data import DataConfig, DownloadableConfig
 
 
 def download(config: DataConfig) -> None:
-    """Makes sure that the files of a data set are there; one process of a machine downloads, the others wait.
+    """With `download` on, makes sure that the files are there; one process of a machine fetches, the others wait.
 
     Raises:
-        DatasetError: the files are missing and `download` is off, or the download failed.
+        DatasetError: the download failed.
     """
-    if not isinstance(config, DownloadableConfig) or not isinstance(open_source(config), Undownloaded):
+    if not isinstance(config, DownloadableConfig) or not config.download:
         return
-    from torchvision import datasets  # 4 s of import
-
     from samtune.data.sources.official import describe
 
     root, official = root_folder(config.root), describe(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{config.name}.lock"):
-            if isinstance(open_source(config), Undownloaded):
+        if not os.access(root, os.W_OK) and _is_there(config):
+            return
+        with FileLock(root / f".{config.name}.lock"):  # whoever holds it may be in the middle of writing files
+            if not _is_there(config):
+                from torchvision import datasets  # 4 s of import
+
                 for arguments in official.downloads:
                     getattr(datasets, official.torchvision)(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{config.name} could not be downloaded into {root}: {error}") from error
+
+
+def _is_there(config: DataConfig) -> bool:
+    return not isinstance(open_source(config), Undownloaded)

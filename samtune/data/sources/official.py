@@ -112,7 +112,11 @@ def find_official(config: OfficialConfig) -> Source:
     root = root_folder(config.root)
     official = describe(config)
     if (root / official.marker).exists():
-        return official.open(root)
+        try:
+            return official.open(root)
+        except DatasetError:
+            if not config.download:  # else the rest of it can be fetched
+                raise
     for folder in (root, root / official.subfolder, root / "data"):
         shards = [find_shards(folder, split) for split in official.train_splits]
         if shards[0]:
