@@ -12,7 +12,7 @@ from rich.text import Text
 from samtune.records import Scalar, Study, TrialState
 from samtune.terminal.tables import leaderboard
 from samtune.text import first_line, format_metric, format_seconds, set_arguments
-from samtune.tracking import ui_command
+from samtune.tracking import ui_command, ui_page
 
 ERRORS_SHOWN = 5
 
@@ -71,7 +71,8 @@ def print_summary(console: Console, study: Study) -> None:
         console.print(f"  {set_arguments(study.best.config)}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
     console.print("compare the trials in MLflow:", soft_wrap=True)
-    console.print(f"  {ui_command(study)}", soft_wrap=True)
+    for line in dict.fromkeys([ui_command(study), ui_page(study)]):
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def json_summary(study: Study) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def study_end_tags(study: Study) -> dict[str, str]:
 
 
 def study_end_metrics(study: Study) -> dict[str, float]:
+    """What came of the search in numbers; the best objective itself is logged as a curve over the trials."""
     metrics = {
         "num_trials": float(len(study.trials)),
         "num_completed": float(study.count(TrialState.COMPLETED)),
@@ -105,13 +106,9 @@ def study_end_metrics(study: Study) -> dict[str, float]:
         "search_seconds": study.seconds,
     }
     if best := study.best:
-        metrics |= {f"best_{name}": best.metrics[name] for name in _best_metrics(study, best)}
+        others = [name for name in ("val_accuracy", "val_loss", "num_passes") if name != study.objective.metric]
+        metrics |= {f"best_{name}": best.metrics[name] for name in others if name in best.metrics}
     return metrics
-
-
-def _best_metrics(study: Study, best: Trial) -> list[str]:
-    shown = (study.objective.metric, "val_accuracy", "val_loss", "num_passes")
-    return [name for name in dict.fromkeys(shown) if name in best.metrics]
 
 
 def best_yaml(best: Trial) -> str:

@@ -253,8 +253,11 @@ class _StudyRun:
             store.log_table(self._run_id, content.leaderboard_columns(study), "leaderboard.json")
         if study.best:
             store.log_text(self._run_id, content.best_yaml(study.best), "best.yaml")
-        step = sum(trial.state.is_final for trial in study)
-        metrics = [(name, value, now, step) for name, value in content.study_end_metrics(study).items()]
+        # At step 0 the UI draws a single value as a bar; the curve of the best goes on to the last trial.
+        metrics = [(name, value, now, 0) for name, value in content.study_end_metrics(study).items()]
+        if self._curve:
+            name, value, _, _ = self._curve[-1]
+            metrics.append((name, value, now, self._num_ended))
         store.log(self._run_id, metrics=metrics, tags=content.study_end_tags(study))
         store.describe(self._run_id, content.description(study))
         store.end_run(self._run_id, content.study_status(study), now)

@@ -6,10 +6,12 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.records import Study
+
+UI_PORT = 5000
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
@@ -128,13 +130,29 @@ def redact(uri: str) -> str:
 
 
 def ui_command(study: Study) -> str:
-    """The command that opens MLflow's UI on a study's store; for a server, the address of the experiment's page."""
-    uri = study.tracking_uri
-    if is_server(uri):
-        parts = urlsplit(uri)
-        page = f"/experiments/{study.experiment_id}" if study.experiment_id else ""
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path}/", "", page))
-    return f"{_mlflow_executable()} ui --backend-store-uri {shlex.quote(redact(uri))} --port 5000"
+    """The command that starts MLflow's UI on a study's store; for a server, which has one, the page to open."""
+    if is_server(study.tracking_uri):
+        return ui_page(study)
+    uri = shlex.quote(redact(study.tracking_uri))
+    return f"{_mlflow_executable()} ui --backend-store-uri {uri} --port {UI_PORT}"
+
+
+def ui_page(study: Study) -> str:
+    """The address of the page that compares a study's trials, the best first."""
+    base = f"http://127.0.0.1:{UI_PORT}/"
+    if is_server(study.tracking_uri):
+        parts = urlsplit(study.tracking_uri)
+        base = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path}/", "", ""))
+    if study.experiment_id is None:
+        return base
+    query = {"workflowType": "machine_learning"}  # else MLflow's UI looks for traces of language models
+    if study.parent_run_id:
+        query |= {
+            "searchFilter": f"tags.`mlflow.parentRunId`='{study.parent_run_id}'",
+            "orderByKey": f"metrics.`{study.objective.metric}`",
+            "orderByAsc": str(study.objective.mode == "min").lower(),
+        }
+    return f"{base}#/experiments/{study.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def _mlflow_executable() -> str:

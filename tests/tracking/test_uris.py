@@ -10,7 +10,7 @@ import pytest
 from simulated import make_study
 
 from samtune.errors import TrackingError
-from samtune.tracking import default_tracking_uri, resolve_tracking_uri, ui_command
+from samtune.tracking import default_tracking_uri, resolve_tracking_uri, ui_command, ui_page
 from samtune.tracking.uris import database_address, redact, sqlite_path
 
 
@@ -116,10 +116,20 @@ def test_ui_command_names_this_pythons_mlflow_when_the_shell_would_not_find_it(
     assert command.startswith(f"{Path(sys.executable).parent}/mlflow ui ")
 
 
-def test_ui_command_of_a_server_is_the_experiments_page(tmp_path: Path) -> None:
+def test_ui_command_of_a_server_is_the_page_to_open(tmp_path: Path) -> None:
     study = make_study(tmp_path, "https://me:secret@mlflow.example.org/team")
-    study.experiment_id = "7"
-    assert ui_command(study) == "https://mlflow.example.org/team/#/experiments/7"
+    study.experiment_id, study.parent_run_id = "7", "abc"
+    assert ui_command(study) == ui_page(study)
+    assert ui_page(study) == (
+        "https://mlflow.example.org/team/#/experiments/7/runs?workflowType=machine_learning"
+        "&searchFilter=tags.%60mlflow.parentRunId%60%3D%27abc%27&orderByKey=metrics.%60val_accuracy%60&orderByAsc=false"
+    )
+
+
+def test_ui_page_of_a_database_is_on_the_commands_port(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "sqlite:////data/mlflow.db")
+    study.experiment_id = "1"
+    assert ui_page(study) == "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 
 
 def test_the_check_of_a_new_sqlite_file_leaves_a_database_that_opens(tmp_path: Path) -> None:
