@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from filelock import FileLock
 
@@ -20,9 +21,7 @@ def download(config: DataConfig) -> None:
     """
     if not isinstance(config, DownloadableConfig) or not config.download:
         return
-    from samtune.data.sources.official import describe
-
-    root, official = root_folder(config.root), describe(config)
+    root = root_folder(config.root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         if not os.access(root, os.W_OK) and _is_there(config):
@@ -31,10 +30,23 @@ def download(config: DataConfig) -> None:
             if not _is_there(config):
                 from torchvision import datasets  # 4 s of import
 
-                for arguments in official.downloads:
-                    getattr(datasets, official.torchvision)(root, download=True, **arguments)
+                name, calls = _torchvision_calls(config)
+                for arguments in calls:
+                    getattr(datasets, name)(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{config.name} could not be downloaded into {root}: {error}") from error
+
+
+def _torchvision_calls(config: DataConfig) -> tuple[str, tuple[dict[str, Any], ...]]:
+    """The class to call, and the arguments of each call."""
+    from samtune.data.sources.listed import LISTED
+    from samtune.data.sources.official import OfficialConfig, describe
+
+    if isinstance(config, OfficialConfig):
+        official = describe(config)
+        return official.torchvision, official.downloads
+    listed = LISTED[config.name]
+    return listed.torchvision, listed.downloads
 
 
 def _is_there(config: DataConfig) -> bool:

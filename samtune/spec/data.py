@@ -11,6 +11,7 @@ from samtune.spec.base import Config
 Augmentation = Literal["none", "basic", "autoaugment", "randaugment", "trivialaugment"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+OnError = Literal["error", "skip"]
 ImageSize = Annotated[int, Field(ge=4, le=1024)]
 
 
@@ -132,10 +133,23 @@ class FashionMnistConfig(DownloadableConfig):
 class ImageFilesConfig(FileDatasetConfig):
     """What every data set of encoded images of any size has."""
 
+    on_error: OnError = "error"
+    """An image that cannot be decoded: stop, or leave it out with a warning that counts them."""
+
     channels: Literal[1, 3] = 3
     """3: colour, 1: grey; images are converted."""
 
-    on_error: Literal["error", "skip"] = "error"
+
+class ListedImagesConfig(DownloadableConfig):
+    """Photographs of the papers' fine-tuning experiments, in torchvision's folders; see `data/sources/listed.py`."""
+
+    name: Literal["flowers102", "oxford_pets", "stanford_cars", "fgvc_aircraft", "food101"]
+    """Data set."""
+
+    image_size: ImageSize = 224
+    """Side in pixels: each image is resized so that its shorter side fits, and its centre is cropped."""
+
+    on_error: OnError = "error"
     """An image that cannot be decoded: stop, or leave it out with a warning that counts them."""
 
 
@@ -172,6 +186,7 @@ DataConfig = Annotated[
     | SvhnConfig
     | MnistConfig
     | FashionMnistConfig
+    | ListedImagesConfig
     | ImageFolderConfig
     | ParquetConfig,
     Field(discriminator="name"),

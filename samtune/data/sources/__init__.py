@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from samtune.data.sources.base import Source, SplitName
 from samtune.data.sources.traits import Traits
-from samtune.spec.data import DataConfig, DigitsConfig, ImageFolderConfig, ParquetConfig
+from samtune.spec.data import DataConfig, DigitsConfig, ImageFolderConfig, ListedImagesConfig, ParquetConfig
 
 __all__ = ["Source", "SplitName", "Traits", "open_source"]
 
@@ -24,6 +24,10 @@ def open_source(config: DataConfig) -> Source:
             from samtune.data.sources.folder import FolderSource
 
             return FolderSource(config)
+        case ListedImagesConfig():
+            from samtune.data.sources.listed import find_listed
+
+            return find_listed(config)
         case ParquetConfig():
             from samtune.data.sources.parquet import find_parquet
 

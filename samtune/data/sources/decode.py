@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -122,3 +123,15 @@ def size_of(encoded: bytes, where: str) -> tuple[int, int]:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        DamagedImageError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedImageError(f"{path}: cannot be read ({error})") from error

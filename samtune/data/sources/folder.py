@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays, root_folder
-from samtune.data.sources.decode import DamagedImageError, Decoder
+from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 from samtune.spec.data import ImageFolderConfig
@@ -56,7 +56,7 @@ class FolderSource(Source):
     def _encoded(self, split: SplitName) -> Iterator[tuple[str, Callable[[], bytes], int]]:
         numbers = {name: number for number, name in enumerate(self._classes)}
         for path in self._files[split]:
-            yield str(path), partial(_read, path), numbers[path.parent.name]
+            yield str(path), partial(read_image_file, path), numbers[path.parent.name]
 
     def _list(self, folder: Path) -> list[Path]:
         return [
@@ -75,10 +75,3 @@ class FolderSource(Source):
                     raise DatasetError(f"{folder / min(unknown)}: no such class in {root / 'train'}")
                 return self._list(folder)
         return []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DamagedImageError(f"{path}: cannot be read ({error})") from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import SVHN
 from samtune.errors import DatasetError
 
@@ -53,23 +53,14 @@ class SvhnSource(Source):
         return images, labels
 
     def _count(self, path: Path) -> int:
-        shapes = {name: shape for name, shape, _ in _matlab("whosmat", path)}
+        shapes = {name: shape for name, shape, _ in read_matlab("whosmat", path)}
         images, labels = shapes.get("X", ()), shapes.get("y", ())
         if len(images) != 4 or images[:3] != (32, 32, 3) or labels != (images[3], 1):
             raise DatasetError(f"{path}: expected X of 32x32x3xN and y of Nx1 (found {shapes})")
         return int(images[3])
 
     def _load(self, path: Path) -> tuple[Images, Labels]:
-        content = _matlab("loadmat", path, variable_names=["X", "y"])
+        content = read_matlab("loadmat", path, variable_names=["X", "y"])
         images, labels = content["X"].transpose(3, 2, 0, 1), content["y"][:, 0].astype(np.int64) % 10
         check_arrays(images, labels, self.traits, str(path))
         return images, labels
-
-
-def _matlab(function: str, path: Path, **options: Any) -> Any:
-    import scipy.io  # type: ignore[import-untyped,unused-ignore]
-
-    try:
-        return getattr(scipy.io, function)(path, **options)
-    except Exception as error:  # SciPy raises errors of many kinds on damaged files, zlib's among them
-        raise DatasetError(f"{path}: not a readable MATLAB file ({error})") from error
