@@ -6,10 +6,12 @@ augmented in the same way whichever worker, batch or device it is in.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold, random_bits, random_int
+from samtune.data.hashing import fold, random_bits, random_int, random_uniform
 
 
 def crop_and_mirror(images: Tensor, indices: Tensor, key: int, *, padding: int, mirror: bool) -> Tensor:
@@ -32,10 +34,39 @@ def crop_and_mirror(images: Tensor, indices: Tensor, key: int, *, padding: int, 
     # A view of all crops, [b, top, left, C, H, W], of which one per image is copied.
     crops = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
     cropped = crops[torch.arange(len(images), device=images.device), top, left]
-    if not mirror:
-        return cropped
-    flipped = random_bits(fold(key, 2), indices) < 0
-    return torch.where(flipped[:, None, None, None], cropped.flip(3), cropped)
+    return mirror_half(cropped, indices, fold(key, 2)) if mirror else cropped
+
+
+def mirror_half(images: Tensor, indices: Tensor, key: int) -> Tensor:
+    """Mirrors every second image, at random, left to right."""
+    flipped = random_bits(key, indices) < 0
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)
+
+
+def draw_boxes(examples: Tensor, key: int, height: int, width: int) -> Tensor:
+    """Random boxes of 8% to 100% of the image's area and a ratio of 3:4 to 4:3 (Szegedy et al. 2015, as torchvision).
+
+    The first of ten draws that fits; if none does, the whole image.
+
+    Args:
+        examples: int64 [b] on the host: the examples' indices.
+        key: of seed and epoch.
+        height, width: of the images.
+
+    Returns:
+        int64 [b, 4]: (top, left, height, width) of each box.
+    """
+    boxes = torch.tensor([0, 0, height, width]).repeat(len(examples), 1)
+    for attempt in reversed(range(10)):  # an earlier one that fits overwrites
+        area = height * width * (0.08 + 0.92 * random_uniform(fold(key, attempt, 0), examples))
+        ratio = torch.exp(math.log(4 / 3) * (2 * random_uniform(fold(key, attempt, 1), examples) - 1))
+        box_width, box_height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        top = (random_uniform(fold(key, attempt, 2), examples) * (height - box_height + 1)).floor()
+        left = (random_uniform(fold(key, attempt, 3), examples) * (width - box_width + 1)).floor()
+        fits = (box_width <= width) & (box_height <= height)
+        drawn = torch.stack([top, left, box_height, box_width], dim=1).long()
+        boxes = torch.where(fits[:, None], drawn, boxes)
+    return boxes
 
 
 def cutout(inputs: Tensor, indices: Tensor, key: int, *, size: int) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from samtune.data.augment import crop_and_mirror, cutout
+from samtune.data.augment import crop_and_mirror, cutout, draw_boxes, mirror_half
 from samtune.data.dataset import Dataset, Split
 from samtune.data.hashing import fold, random_order
+from samtune.data.image_ops import enlarge_boxes
 from samtune.data.mixing import draw_mix
 from samtune.data.policies import find_policy
 from samtune.spec.data import DataConfig
@@ -101,7 +102,7 @@ class BatchMaker:
         height, width = dataset.input_shape[1:]
         self._padding = round(height / 8)
         self._policy = None
-        if config.augmentation not in ("none", "basic"):
+        if config.augmentation in ("autoaugment", "randaugment", "trivialaugment"):
             self._policy = find_policy(config.augmentation, dataset.traits.policy, height, width)
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,8 +110,13 @@ class BatchMaker:
         rows = self._split.indices[positions]
         images = self._split.source.take(rows, self._device)
         indices = rows.to(self._device, non_blocking=True)
-        if self._config.augmentation != "none":
-            key = fold(self._key, _CROP)
+        key = fold(self._key, _CROP)
+        if self._config.augmentation == "resized_crop":
+            boxes = draw_boxes(rows, key, *images.shape[2:])
+            images = enlarge_boxes(images, boxes.to(self._device, non_blocking=True))
+            if self._mirror:
+                images = mirror_half(images, indices, fold(key, 0))
+        elif self._config.augmentation != "none":
             images = crop_and_mirror(images, indices, key, padding=self._padding, mirror=self._mirror)
         if self._policy is not None:
             images = self._policy(images, rows, fold(self._key, _POLICY))

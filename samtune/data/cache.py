@@ -25,16 +25,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from samtune.data.folders import cache_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName
 from samtune.errors import DatasetError
 
 _VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
 _log = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """`SAMTUNE_CACHE`, or `~/.cache/samtune`."""
-    return Path(os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune").expanduser().absolute()
 
 
 @dataclass(frozen=True)

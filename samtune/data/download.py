@@ -7,8 +7,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from samtune.data.folders import root_folder
 from samtune.data.sources import open_source
-from samtune.data.sources.base import Undownloaded, root_folder
+from samtune.data.sources.base import Undownloaded
 from samtune.errors import DatasetError
 from samtune.spec.data import DataConfig, DownloadableConfig
 

@@ -35,6 +35,36 @@ def sample(images: Tensor, matrix: Tensor) -> Tensor:
     return torch.where(inside[:, None], taken, 0)
 
 
+def enlarge_boxes(images: Tensor, boxes: Tensor) -> Tensor:
+    """Cuts a box out of each image and enlarges it to the image's size, bilinearly.
+
+    Args:
+        images: uint8 [b, C, H, W].
+        boxes: int64 [b, 4]: (top, left, height, width), inside the image.
+
+    Returns:
+        uint8 [b, C, H, W].
+    """
+    batch, channels, height, width = images.shape
+    top, left, box_height, box_width = boxes.unbind(1)
+    result = images.float()
+    for dim, first, length, size in ((2, top, box_height, height), (3, left, box_width, width)):
+        scale = (length.double() / size)[:, None]
+        place = (torch.arange(size, device=images.device, dtype=torch.float64) + 0.5) * scale - 0.5
+        place = place.clamp(min=0)
+        low = place.long()
+        share = (place - low).float()
+        high = torch.minimum(low + 1, length[:, None] - 1)
+        shape = (batch, 1, size, 1) if dim == 2 else (batch, 1, 1, size)
+        expanded = (batch, channels, size, width) if dim == 2 else (batch, channels, height, size)
+        low_values, high_values = (
+            result.gather(dim, (first[:, None] + index).view(shape).expand(expanded)) for index in (low, high)
+        )
+        share = share.view(shape)
+        result = low_values * (1 - share) + high_values * share
+    return result.round().to(torch.uint8)
+
+
 def affine_matrix(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
     """The matrix of `sample` for a geometric operation (shear factor, pixels, or degrees)."""
     match name:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from samtune.spec.base import Config
 
-Augmentation = Literal["none", "basic", "autoaugment", "randaugment", "trivialaugment"]
+Augmentation = Literal["none", "basic", "resized_crop", "autoaugment", "randaugment", "trivialaugment"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 OnError = Literal["error", "skip"]
@@ -38,7 +38,8 @@ class DatasetConfig(Config):
 
     augmentation: Augmentation = "none"
     """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, and mirror at random where a mirror
-    image keeps its class (not digits). The others are basic and then a policy of geometry and colour: autoaugment
+    image keeps its class (not digits). `resized_crop`: enlarge a random box of 8% to 100% of the area, mirror; for
+    photographs. The others are basic and then a policy of geometry and colour: autoaugment
     (Cubuk 2019; learned on CIFAR-10, SVHN or ImageNet), randaugment (Cubuk 2020), trivialaugment (Müller 2021)."""
 
     cutout: Annotated[int, Field(ge=0)] = 0
@@ -63,7 +64,7 @@ class DownloadableConfig(FileDatasetConfig):
     """What every data set that torchvision can fetch has."""
 
     augmentation: Augmentation = "basic"
-    """none, basic (pad, crop, mirror), or basic and then a policy: autoaugment, randaugment, trivialaugment."""
+    """none, basic (pad, crop, mirror), resized_crop, or a policy: autoaugment, randaugment, trivialaugment."""
 
     download: bool = False
     """Fetch the data set from its authors' server into `root` if it is not there."""
@@ -145,6 +146,9 @@ class ListedImagesConfig(DownloadableConfig):
 
     name: Literal["flowers102", "oxford_pets", "stanford_cars", "fgvc_aircraft", "food101"]
     """Data set."""
+
+    augmentation: Augmentation = "resized_crop"
+    """none, basic (pad, crop, mirror), resized_crop, or a policy: autoaugment, randaugment, trivialaugment."""
 
     image_size: ImageSize = 224
     """Side in pixels: each image is resized so that its shorter side fits, and its centre is cropped."""

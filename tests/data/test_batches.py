@@ -57,6 +57,7 @@ def epoch_of(
         {"augmentation": "basic"},
         {"augmentation": "autoaugment", "cutout": 16},
         {"augmentation": "randaugment", "mixup": 1.0},
+        {"augmentation": "resized_crop"},
         {"augmentation": "trivialaugment", "cutmix": 1.0},
         {"mixup": 0.4, "cutmix": 1.0},
     ],

@@ -27,6 +27,7 @@ from dataset_files import (
 )
 
 from samtune.data import check_dataset, dataset_info, eval_batches, load_dataset, train_batches
+from samtune.data.sources import base
 from samtune.errors import DatasetError
 from samtune.spec.data import (
     Cifar10Config,
@@ -228,6 +229,14 @@ def test_images_of_unequal_size_need_an_image_size(tmp_path: Path) -> None:
         load_dataset(ParquetConfig(root=str(tmp_path), validation_fraction=0.5))
     config = ParquetConfig(root=str(tmp_path), validation_fraction=0.5, image_size=6)
     assert load_dataset(config).train.images.shape == (2, 3, 6, 6)
+
+
+def test_large_data_sets_are_decoded_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, {"train/a": 6, "train/b": 6})
+    monkeypatch.setattr(base, "MAX_BYTES_IN_MEMORY", 100)
+    assert isinstance(base.allocate_images(2, (3, 8, 8)), np.memmap)
+    dataset = load_dataset(ImageFolderConfig(root=str(tmp_path), image_size=8))
+    assert dataset.train.source.pixels[:, 0, 0, 0].tolist() == list(range(12))
 
 
 def test_damaged_images_are_skipped_and_counted_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,11 +7,20 @@ from collections import Counter
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode, RandAugment, TrivialAugmentWide
+from torchvision.transforms import (
+    AutoAugment,
+    AutoAugmentPolicy,
+    InterpolationMode,
+    RandAugment,
+    RandomResizedCrop,
+    TrivialAugmentWide,
+)
 from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms.functional import resized_crop
 
+from samtune.data.augment import draw_boxes
 from samtune.data.autoaugment import AUTOAUGMENT
-from samtune.data.image_ops import GEOMETRIC, PIXELWISE
+from samtune.data.image_ops import GEOMETRIC, PIXELWISE, enlarge_boxes
 from samtune.data.policies import ActionTable, find_policy
 
 
@@ -59,6 +68,35 @@ def test_geometry_is_torchvisions_but_for_ties(name: str, size: tuple[int, int])
     expected = torch.stack([apply_with_torchvision(images[row], name, magnitudes[row]) for row in range(40)])
     # Where a place is half-way between two pixels, torchvision's float32 may round to the other one.
     assert (result != expected).double().mean() < 2e-3
+
+
+def test_enlarged_boxes_are_torchvisions_resized_crop() -> None:
+    images = pictures(40, 3, 32, 24)
+    boxes = draw_boxes(torch.arange(40), 0, 32, 24)
+    boxes[:4] = torch.tensor([[0, 0, 32, 24], [31, 23, 1, 1], [3, 5, 7, 11], [0, 0, 2, 24]])
+    result = enlarge_boxes(images, boxes)
+    for row, box in enumerate(boxes.tolist()):
+        expected = resized_crop(images[row], *box, [32, 24], InterpolationMode.BILINEAR, antialias=False)
+        # torchvision's float32 places differ in the last digits, and so may what is rounded.
+        assert (result[row].int() - expected.int()).abs().max() <= 1, box
+        assert (result[row] != expected).double().mean() < 0.02, box
+    assert torch.equal(result[0], images[0])
+
+
+def test_boxes_have_torchvisions_distribution() -> None:
+    boxes = draw_boxes(torch.arange(4000), 7, 64, 48)
+    torch.manual_seed(0)
+    parameters = [
+        RandomResizedCrop.get_params(torch.empty(3, 64, 48), [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)
+    ]
+    theirs = torch.tensor(parameters)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= 64).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 48).all()
+    for column in range(4):
+        ours, reference = boxes[:, column].double(), theirs[:, column].double()
+        assert abs(ours.mean() - reference.mean()) < 5 * reference.std() * (2 / 4000) ** 0.5
+        assert abs(ours.std() / reference.std() - 1) < 0.06
 
 
 def test_operations_do_not_touch_their_input() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from samtune.data.folders import cache_folder
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
+MAX_BYTES_IN_MEMORY = 2 * 2**30  # of images that are being decoded
 SplitName = Literal["train", "test"]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -76,9 +81,17 @@ class Undownloaded(Source):
         raise AssertionError("a data set is downloaded before it is read")
 
 
-def root_folder(root: str) -> Path:
-    """`root` of a configuration as an absolute path."""
-    return Path(root).expanduser().absolute()
+def allocate_images(count: int, shape: tuple[int, int, int]) -> Images:
+    """Room for decoded images, uint8 [count, C, H, W]; a large one is a file without a name, not memory."""
+    if count * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
+        return np.empty((count, *shape), dtype=np.uint8)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # Claimed now: a disk that is full while mapped pages are written would kill the process.
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, count * math.prod(shape))
+        return np.memmap(file, dtype=np.uint8, shape=(count, *shape))
 
 
 def check_arrays(images: Images, labels: Labels, traits: Traits, where: str) -> None:

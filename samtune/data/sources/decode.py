@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels
+from samtune.data.sources.base import Images, Labels, allocate_images
 from samtune.errors import DatasetError
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Decoder:
         Raises:
             DatasetError: an image cannot be decoded (unless these are skipped) or is of another size.
         """
-        images = np.empty((count, *self.shape), dtype=np.uint8)
+        images = allocate_images(count, self.shape)
         labels = np.empty(count, dtype=np.int64)
         row, damaged = 0, []
         for result in self._decoded(encoded):

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays, root_folder
+from samtune.data.folders import root_folder
+from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, Undownloaded, check_arrays, root_folder
+from samtune.data.folders import root_folder
+from samtune.data.sources.base import Images, Labels, Source, SplitName, Undownloaded, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import Traits

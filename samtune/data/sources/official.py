@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samtune.data.sources.base import Source, SplitName, Undownloaded, root_folder
+from samtune.data.folders import root_folder
+from samtune.data.sources.base import Source, SplitName, Undownloaded
 from samtune.data.sources.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, PickleSource
 from samtune.data.sources.idx import IdxSource
 from samtune.data.sources.parquet import ParquetSource, find_shards

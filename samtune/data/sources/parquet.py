@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays, root_folder
+from samtune.data.folders import root_folder
+from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, size_of
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError

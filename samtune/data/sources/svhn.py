@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.sources.base import Images, Labels, Source, SplitName, allocate_images, check_arrays
 from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import SVHN
 from samtune.errors import DatasetError
@@ -42,7 +42,7 @@ class SvhnSource(Source):
         return self._files[split]
 
     def read(self, split: SplitName) -> tuple[Images, Labels]:
-        images = np.empty((self.num_examples(split), *self.traits.shape), dtype=np.uint8)
+        images = allocate_images(self.num_examples(split), self.traits.shape)
         labels = np.empty(len(images), dtype=np.int64)
         start = 0
         for path in self._files[split]:
