@@ -100,9 +100,11 @@ class MGroup:
     def contribute(self, direction: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
         """Adds scale · direction to the update direction, without a backward."""
         step = self._step
+        # Not a 32-bit scalar for 64-bit weights: it would round the scale.
+        wide = torch.promote_types(torch.float32, direction[0].dtype) if direction else torch.float32
+        factor = step.scaled(torch.ones((), dtype=wide, device=step.device)) * scale / step.num_forwards
         if self.gradient_norm is not None:
-            scale = scale * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
-        factor = step.scaled(torch.ones((), device=step.device)) * scale / step.num_forwards
+            factor = factor * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
         step.add_to_gradients(torch._foreach_mul(list(direction), factor))
 
     # -- perturbations -----------------------------------------------------------------------------------------------
