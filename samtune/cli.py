@@ -11,8 +11,7 @@ import typer
 from samtune.errors import SamtuneError, UsageError
 
 if TYPE_CHECKING:
-    from samtune.search.plan import Plan
-    from samtune.spec.space import SearchSpace
+    from samtune.search.tuner import Tuner
 
 app = typer.Typer(
     name="samtune",
@@ -44,102 +43,125 @@ def _root(
 SEARCH, WHERE, OUTPUT = "What to search", "Where it runs and is kept", "Output"
 
 
+def _option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+Space = Annotated[
+    str | None, _option(SEARCH, "A YAML file, or a built-in space by its file name (see `samtune spaces`).")
+]
+Sets = Annotated[
+    list[str] | None,
+    _option(SEARCH, "Set a dotted key, e.g. training.epochs=5. Repeatable.", "--set", metavar="KEY=VALUE"),
+]
+NumTrials = Annotated[int | None, _option(SEARCH, "Configurations to try.")]
+NumWorkers = Annotated[int | None, _option(SEARCH, "Data-parallel workers of one trial.")]
+MaxConcurrent = Annotated[int | None, _option(SEARCH, "Most trials at once.")]
+Seed = Annotated[int | None, _option(SEARCH, "Seeds the sampler and every trial.")]
+Resume = Annotated[
+    str | None, _option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
+]
+Name = Annotated[str | None, _option(WHERE, "Name of the study. Default: the space's name and the time.")]
+StoragePath = Annotated[str | None, _option(WHERE, "Folder for studies. Default: ./samtune-results.")]
+TrackingUri = Annotated[str | None, _option(WHERE, "MLflow tracking URI. Default: sqlite in the storage path.")]
+Experiment = Annotated[str | None, _option(WHERE, "MLflow experiment. Default: the space's name.")]
+Address = Annotated[
+    str | None, _option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
+]
+DryRun = Annotated[bool, _option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
+Json = Annotated[bool, _option(OUTPUT, "One JSON object on stdout, all else on stderr.", "--json")]
+Debug = Annotated[bool, _option(OUTPUT, "Full tracebacks.", "--debug")]
+
+
 @app.command()
 def search(
-    space: Annotated[
-        str,
-        typer.Option(
-            help="A YAML file, or a built-in space by its file name (see `samtune spaces`).", rich_help_panel=SEARCH
-        ),
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set a dotted key, e.g. training.epochs=5. Repeatable.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    num_trials: Annotated[int | None, typer.Option(help="Configurations to try.", rich_help_panel=SEARCH)] = None,
-    num_workers: Annotated[
-        int | None, typer.Option(help="Data-parallel workers of one trial.", rich_help_panel=SEARCH)
-    ] = None,
-    max_concurrent: Annotated[int | None, typer.Option(help="Most trials at once.", rich_help_panel=SEARCH)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seeds the sampler and every trial.", rich_help_panel=SEARCH)] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the study. Default: the space's name and the time.", rich_help_panel=WHERE),
-    ] = None,
-    storage_path: Annotated[
-        str | None, typer.Option(help="Folder for studies. Default: ./samtune-results.", rich_help_panel=WHERE)
-    ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(help="MLflow tracking URI. Default: sqlite in the storage path.", rich_help_panel=WHERE),
-    ] = None,
-    experiment: Annotated[
-        str | None, typer.Option(help="MLflow experiment. Default: the space's name.", rich_help_panel=WHERE)
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            help="Ray cluster: an address, auto, or local. Default: auto if one runs, else local.",
-            rich_help_panel=WHERE,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Validate everything, show the plan, start nothing.", rich_help_panel=OUTPUT),
-    ] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.", rich_help_panel=OUTPUT)
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Full tracebacks.", rich_help_panel=OUTPUT)] = False,
+    space: Space = None,
+    set_: Sets = None,
+    num_trials: NumTrials = None,
+    num_workers: NumWorkers = None,
+    max_concurrent: MaxConcurrent = None,
+    seed: Seed = None,
+    resume: Resume = None,
+    name: Name = None,
+    storage_path: StoragePath = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
+    from samtune.search.tuner import Tuner
     from samtune.spec.space import SearchSpace
 
-    loaded = SearchSpace.from_yaml(space, set_ or [])
-    options: dict[str, Any] = {
-        "num_trials": num_trials,
-        "num_workers": num_workers,
-        "max_concurrent": max_concurrent,
-        "seed": seed,
-        "name": name,
-        "storage_path": storage_path,
-        "tracking_uri": tracking_uri,
-        "experiment": experiment,
-        "address": address,
-    }
-    if dry_run:
-        _dry_run(loaded, options, json_)
+    changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
+    where: dict[str, Any] = {"storage_path": storage_path, "address": address}
+    fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
+    fixed |= {"tracking_uri": tracking_uri, "experiment": experiment}
+    if resume is None and space is None:
+        raise UsageError("--space is required: a YAML file or a built-in space (`samtune spaces` lists them)")
+    loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
+    if resume is not None:
+        given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]
+        if set_ and space is None:
+            given.append("--set")
+        if given:
+            raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
+        tuner = Tuner.resume(resume, space=loaded, **changes, **where)
     else:
-        _search(loaded, options, json_)
+        assert loaded is not None
+        tuner = Tuner(loaded, **changes, **where, **fixed)
+    if dry_run:
+        _dry_run(tuner, json_)
+    else:
+        _search(tuner, json_)
 
 
-def _dry_run(space: SearchSpace, options: dict[str, Any], as_json: bool) -> None:
-    from samtune.search.tuner import Tuner
+def _dry_run(tuner: Tuner, as_json: bool) -> None:
     from samtune.terminal import print_plan
 
-    plan: Plan = Tuner(space, **options).plan()
+    plan = tuner.plan()
     if as_json:
         print(json.dumps(plan.to_dict()))
     else:
         print_plan(plan)
 
 
-def _search(space: SearchSpace, options: dict[str, Any], as_json: bool) -> None:
-    from samtune.search.tuner import Tuner
+def _search(tuner: Tuner, as_json: bool) -> None:
     from samtune.terminal import json_summary, make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)
-    results = Tuner(space, **options, callbacks=[make_display(console)]).fit()
+    tuner.callbacks.append(make_display(console))
+    results = tuner.fit()
     print_summary(console, results.study)
     if as_json:
         print(json.dumps(json_summary(results.study)))
     if results.interrupted:
         raise typer.Exit(130)
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    storage_path: StoragePath = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a running or ended study, without touching it."""
+    from samtune.search.journal import is_running, read_journal
+    from samtune.search.tuner import study_folder
+    from samtune.terminal import json_summary, make_console, print_status
+
+    folder = study_folder(storage_path, name)
+    study = read_journal(folder)
+    running = is_running(folder)
+    if running:
+        study.ended_at = None
+    if json_:
+        print(json.dumps({**json_summary(study), "running": running}))
+    else:
+        print_status(make_console(stderr=False), study, running=running)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from samtune.errors import SpaceError
 from samtune.records import Callback, Scalar, Study, Trial, TrialState
 from samtune.search.sampler import OptunaSearcher
 from samtune.spec.space import SearchSpace
+from samtune.storage import delete_folder, join
 
 _OUTCOMES = {"completed": TrialState.COMPLETED, "failed": TrialState.FAILED}
 
@@ -31,6 +32,16 @@ class Bridge(ray.tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id in self._trials:
             return  # starts again after its Trainable was lost
+        record = self._searcher.resumed.get(trial.trial_id)
+        if record is None:
+            record = self._new_record(trial)
+            self._study.trials.append(record)
+        record.state, record.error, record.traceback, record.ended_at = TrialState.RUNNING, None, None, None
+        self._trials[trial.trial_id] = record
+        for callback in self._callbacks:
+            callback.on_trial_start(self._study, record)
+
+    def _new_record(self, trial: Any) -> Trial:
         config: dict[str, Scalar] = dict(trial.config)
         record = Trial(
             number=self._searcher.numbers[trial.trial_id],
@@ -46,10 +57,7 @@ class Bridge(ray.tune.Callback):
             record.params, record.num_epochs = spec.params(), spec.training.epochs
         except SpaceError:
             record.params = dict(config)  # the Trainable fails it with the reason
-        self._trials[trial.trial_id] = record
-        self._study.trials.append(record)
-        for callback in self._callbacks:
-            callback.on_trial_start(self._study, record)
+        return record
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -83,6 +91,8 @@ class Bridge(ray.tune.Callback):
         record.state, record.error, record.traceback = state, error, traceback
         record.ended_at = time.time()
         self._mailbox.end.remote(trial_id)
+        if state is not TrialState.INTERRUPTED:
+            delete_folder(join(self._study.storage_path, "checkpoints", record.id))
         for callback in self._callbacks:
             callback.on_trial_end(self._study, record)
 

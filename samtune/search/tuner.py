@@ -11,18 +11,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from samtune.data import check_dataset
 from samtune.errors import RunError, UsageError
 from samtune.records import Callback, Objective, Study, TrialState
 from samtune.search.cluster import cluster_nodes, connected, local_node
+from samtune.search.journal import Journal, read_journal
 from samtune.search.plan import Plan, make_plan
 from samtune.search.results import Results
+from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
+from samtune.spec.trial import flatten
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 
 DEFAULT_STORAGE = "samtune-results"
+SPACE_FILE = "space.yaml"
+INTERRUPTED = "interrupted"
 
 
 class Tuner:
@@ -73,6 +78,7 @@ class Tuner:
         self.experiment = experiment or space.name
         self.address = address
         self.callbacks = list(callbacks)
+        self._earlier: Study | None = None
         self._stop: str | None = None
 
     def plan(self) -> Plan:
@@ -83,6 +89,54 @@ class Tuner:
     def stop(self, reason: str = "stopped") -> None:
         """Ends the running search from a callback, a signal handler or another thread; what is finished is kept."""
         self._stop = self._stop or reason
+
+    @classmethod
+    def resume(
+        cls,
+        name: str,
+        *,
+        storage_path: str | Path | None = None,
+        num_trials: int | None = None,
+        space: SearchSpace | None = None,
+        max_concurrent: int | None = None,
+        address: str | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """A tuner that goes on with a study whose driver has ended, however it ended; call `fit` on it.
+
+        Finished trials keep their results, interrupted ones go on from their last checkpoint, and the trials that are
+        missing are run.
+
+        Args:
+            name: of the study in `storage_path`.
+            num_trials: how many trials the study shall have in all, if more than before.
+            space: must be the study's own (but for num_trials); default: the stored one.
+
+        Raises:
+            UsageError: there is no such study, or the space is another.
+        """
+        folder = study_folder(storage_path, name)
+        study = read_journal(folder)
+        data, source = parse_yaml(study.space_yaml, str(folder / SPACE_FILE))
+        stored = SearchSpace.from_dict(data, source=source)
+        if space is not None:
+            _check_same(name, stored, space)
+        num_trials = study.num_trials if num_trials is None else num_trials
+        if num_trials < study.num_trials:
+            raise UsageError(f"--num-trials {num_trials}: study {name} has {study.num_trials} trials; it can only grow")
+        tuner = cls(
+            stored,
+            num_trials=num_trials,
+            max_concurrent=max_concurrent,
+            name=name,
+            storage_path=folder.parent,
+            tracking_uri=study.tracking_uri,
+            experiment=study.experiment,
+            address=address,
+            callbacks=callbacks,
+        )
+        tuner._earlier = study
+        return tuner
 
     def fit(self) -> Results:
         """Runs the search.
@@ -96,107 +150,63 @@ class Tuner:
         """
         check_dataset(self.space.data)
         folder = self.storage_path / self.name
-        if folder.exists():
-            raise UsageError(f"--name {self.name}: a study of that name is in {self.storage_path} already")
+        if self._earlier is None and folder.exists():
+            raise UsageError(
+                f"--name {self.name}: a study of that name is in {self.storage_path} already "
+                f"(--resume {self.name} goes on with it)"
+            )
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
         with connected(self.address):
             plan = make_plan(self.space, cluster_nodes())
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
-            folder.mkdir(parents=True)
-            self.study = study = self._new_study(plan, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            journal = Journal(folder)
+            self.study = study = self._make_study(plan, folder)
             with self._interruptible():
-                self._search(study, plan, folder, [tracker, *self.callbacks])
-        interrupted = self._stop == "interrupted"
+                self._search(study, plan, [journal, tracker, *self.callbacks])
+        interrupted = self._stop == INTERRUPTED
         if not interrupted and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
             first = next((trial for trial in study if trial.error), None)
             raise RunError(f"no trial succeeded; the first failed with: {first.error if first else 'nothing was run'}")
         return Results(study, interrupted=interrupted)
 
-    def _search(self, study: Study, plan: Plan, folder: Path, callbacks: list[Callback]) -> None:
+    def _search(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
         from samtune.workers.group import WorkerPool
 
         for callback in callbacks:
             callback.on_study_start(study)
-        (folder / "space.yaml").write_text(study.space_yaml, encoding="utf-8")
+        callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
         pool = WorkerPool(
             num_groups=plan.num_groups,
             num_workers=plan.num_workers,
             cpus_per_worker=plan.cpus_per_worker,
             gpus_per_worker=plan.gpus_per_worker,
-            storage_path=str(folder / "ray" / "train"),
+            storage_path=study.storage_path,
+            checkpoint=self.space.checkpoint,
+            max_failures=self.space.max_failures,
         )
         pool.start()
         self._say(
             f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
             f"worker{'s' * (plan.num_workers > 1)}"
         )
-        watcher = threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True)
-        watcher.start()
+        threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True).start()
         try:
-            self._tune(study, plan, folder, pool, callbacks)
+            from samtune.search.tune_loop import run_trials  # while the groups start
+
+            self._stop = run_trials(study, self.space, plan, pool, callbacks, lambda: self._stop) or self._stop
         finally:
             pool.close(timeout=3.0 if self._stop else 10.0)
             study.ended_at = time.time()
             for callback in callbacks:
                 callback.on_study_end(study)
 
-    def _tune(self, study: Study, plan: Plan, folder: Path, pool: Any, callbacks: list[Callback]) -> None:
-        """Runs Tune's loop over the trials."""
-        from ray import tune
-
-        from samtune.search.bridge import Bridge, StopWhen
-        from samtune.search.sampler import OptunaSearcher, create_study
-        from samtune.search.schedulers import build_scheduler
-        from samtune.search.trainable import TrialRunner
-
-        searcher = OptunaSearcher(
-            self.space, create_study(self.space, self.name, folder / "optuna.journal", plan.num_groups > 1)
-        )
-        bridge = Bridge(study, self.space, searcher, pool.mailbox, callbacks)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(TrialRunner, mailbox=pool.mailbox, space=self.space),
-                # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
-                tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
-            ),
-            tune_config=tune.TuneConfig(
-                num_samples=self.space.num_trials,
-                search_alg=searcher,
-                scheduler=build_scheduler(self.space, plan.epochs[1]),
-                metric=self.space.objective.metric,
-                mode=self.space.objective.mode,
-                max_concurrent_trials=plan.num_groups,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(folder / "ray"),
-                verbose=0,
-                callbacks=[bridge],
-                stop=StopWhen(lambda: self._should_stop(bridge, pool)),
-                failure_config=tune.FailureConfig(max_failures=3),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            bridge.end_all(TrialState.INTERRUPTED, self._stop or "the search ended")
-
-    def _should_stop(self, bridge: Any, pool: Any) -> bool:
-        """Asked by Tune in every turn of its loop."""
-        if bridge.hopeless(pool.num_groups):
-            self.stop("every trial failed")
-        if self._stop is not None and not bridge.stopping:
-            bridge.stopping = True
-            pool.mailbox.close.remote()  # Trainables wait for records: they are told that none will come
-        return self._stop is not None
-
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _new_study(self, plan: Plan, folder: Path) -> Study:
-        return Study(
+    def _make_study(self, plan: Plan, folder: Path) -> Study:
+        """A new study, or the earlier one with what may change."""
+        study = Study(
             name=self.name,
             objective=Objective(self.space.objective.metric, self.space.objective.mode),
             num_trials=self.space.num_trials,
@@ -208,6 +218,11 @@ class Tuner:
             command=" ".join(["samtune", *sys.argv[1:]] if sys.argv[0].endswith("samtune") else sys.argv),
             versions=_versions(),
         )
+        if self._earlier is not None:
+            study.trials = self._earlier.trials
+            study.parent_run_id = self._earlier.parent_run_id
+        (folder / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
+        return study
 
     def _say(self, message: str) -> None:
         study = getattr(self, "study", None)
@@ -238,9 +253,9 @@ class Tuner:
             return
 
         def on_signal(number: int, frame: Any) -> None:
-            if self._stop == "interrupted":
+            if self._stop == INTERRUPTED:
                 raise KeyboardInterrupt
-            self._stop = "interrupted"
+            self._stop = INTERRUPTED
             self._say("interrupted: stopping the workers (once more to stop at once)")
 
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -251,6 +266,11 @@ class Tuner:
                 signal.signal(number, handler)
 
 
+def study_folder(storage_path: str | Path | None, name: str) -> Path:
+    """Where the study of that name is kept."""
+    return _local_folder(storage_path or DEFAULT_STORAGE) / name
+
+
 def _local_folder(path: str | Path) -> Path:
     if "://" in str(path):
         raise UsageError(f"--storage-path {path}: must be a folder on this machine's file system")
@@ -258,6 +278,18 @@ def _local_folder(path: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
     return folder
+
+
+def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
+    """A study has one space: a changed one would mix results that cannot be compared."""
+    old, new = flatten(stored.model_dump()), flatten(given.model_dump())
+    different = [
+        f"{key}: {old.get(key, 'absent')!r} in the study, {new.get(key, 'absent')!r} now"
+        for key in dict.fromkeys([*old, *new])
+        if key != "num_trials" and old.get(key, "absent") != new.get(key, "absent")
+    ]
+    if different:
+        raise UsageError(f"--resume {name}: the space is not the study's: {'; '.join(different)}")
 
 
 def _versions() -> dict[str, str]:

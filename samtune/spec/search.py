@@ -77,3 +77,12 @@ class ResourcesConfig(Config):
     """CPU cores of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     """GPUs of one worker; auto: 1 where the cluster has GPUs, else 0."""
+
+
+class CheckpointConfig(Config):
+    """When a running trial is saved, so that it can go on after a lost worker or a resumed search."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between checkpoints."""
+    min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Least time between two checkpoints: what costs less to repeat is not saved."""

@@ -20,6 +20,7 @@ from samtune.spec.distributions import Choice, Distribution, Int, parse_distribu
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
 from samtune.spec.search import (
+    CheckpointConfig,
     NoSchedulerConfig,
     ObjectiveConfig,
     ResourcesConfig,
@@ -65,6 +66,9 @@ class SearchSpace(Config):
     scheduler: SchedulerConfig = NoSchedulerConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a trial may lose its workers and go on; one more fails it."""
     num_trials: Annotated[int, Field(ge=1)] = 16
     """Configurations to try."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None

@@ -15,6 +15,7 @@ from samtune.models import build_model
 from samtune.sam import TrainStep
 from samtune.spec.training import TrainingConfig
 from samtune.spec.trial import TrialSpec
+from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.schedule import learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
@@ -37,6 +38,8 @@ class TrialRun:
 
     def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
+        self.history: list[dict[str, float]] = []
+        """The metrics of all finished epochs, those before a restore included."""
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.data)
@@ -56,6 +59,43 @@ class TrialRun:
             seed=spec.seed,
             precision=training.precision,
             clip_norm=training.clip_norm,
+        )
+
+    def restore(self, checkpoints: CheckpointFolder) -> None:
+        """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
+
+        Raises:
+            RuntimeError: the workers do not see the same checkpoint.
+        """
+        state = checkpoints.load(self.device)
+        epoch = 0 if state is None else int(state["epoch"])
+        if self.num_workers > 1:
+            seen = torch.tensor([epoch, -epoch], device=self.device)
+            dist.all_reduce(seen, dist.ReduceOp.MAX)
+            if seen[0] != -seen[1]:
+                raise RuntimeError(
+                    f"the workers see different checkpoints in {checkpoints.uri}, of epochs {-seen[1]} to {seen[0]}: "
+                    "the storage path must be shared by all nodes"
+                )
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.train_step.load_state_dict(state["train_step"])
+            self.history = state["history"]
+
+    def save(self, checkpoints: CheckpointFolder) -> None:
+        """Saves the state after the last finished epoch; call it on one rank, they all have the same.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        checkpoints.save(
+            len(self.history),
+            {
+                "epoch": len(self.history),
+                "model": self.model.state_dict(),
+                "train_step": self.train_step.state_dict(),
+                "history": self.history,
+            },
         )
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -102,7 +142,7 @@ class TrialRun:
             raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
         self.train_step.average_running_statistics()
         val_loss, val_accuracy = self.evaluate(self.dataset.validation)
-        return {
+        record = {
             "epoch": float(epoch),
             **metrics,
             "val_loss": val_loss,
@@ -112,6 +152,8 @@ class TrialRun:
             "train_seconds": train_seconds,
             "epoch_seconds": time.perf_counter() - started,
         }
+        self.history.append(record)
+        return record
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[float, float]:

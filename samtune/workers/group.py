@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from samtune.spec.search import CheckpointConfig
+from samtune.storage import join
 from samtune.workers.loop import LoopConfig, worker_loop
 from samtune.workers.mailbox import Failure, Mailbox
 
@@ -28,7 +30,9 @@ class WorkerPool:
 
     Args:
         num_groups: how many groups; the caller has checked that the cluster can hold them all.
-        storage_path: folder for Ray Train's own files, readable from every node.
+        storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
+        checkpoint: when trials are saved.
+        max_failures: how often a trial may lose its workers and go on.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class WorkerPool:
         cpus_per_worker: float,
         gpus_per_worker: float,
         storage_path: str,
+        checkpoint: CheckpointConfig | None = None,
         max_failures: int = 3,
     ) -> None:
         import ray
@@ -47,7 +52,7 @@ class WorkerPool:
             os.environ.setdefault(name, value)
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
-        self._storage_path = storage_path
+        self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.mailbox: Any = (
             ray.remote(Mailbox)
             .options(num_cpus=0, max_concurrency=100_000)
@@ -72,17 +77,24 @@ class WorkerPool:
 
         from samtune.workers.trainer import GroupTrainer
 
+        loop = LoopConfig(
+            mailbox=self.mailbox,
+            group=index,
+            threads=max(1, int(self._cpus)),
+            checkpoint_root=join(self._storage_path, "checkpoints"),
+            checkpoint=self._checkpoint,
+        )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         try:
             GroupTrainer(
                 worker_loop,
-                train_loop_config={"loop": LoopConfig(self.mailbox, index, threads=max(1, int(self._cpus)))},
+                train_loop_config={"loop": loop},
                 scaling_config=ScalingConfig(
                     num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
                 ),
                 run_config=RunConfig(
                     name=f"group-{index}",
-                    storage_path=self._storage_path,
+                    storage_path=join(self._storage_path, "ray", "train"),
                     # How often one trial may lose its workers is the mailbox's affair; the group itself never gives up.
                     failure_config=FailureConfig(max_failures=-1),
                 ),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from samtune.spec.search import CheckpointConfig
+from samtune.storage import join
 from samtune.workers.mailbox import Assignment, Failure, Reply
 
 
@@ -18,11 +21,15 @@ class LoopConfig:
         mailbox: the mailbox's actor handle.
         group: index of this group.
         threads: CPU threads that torch may use in each worker.
+        checkpoint_root: folder of all trials' checkpoints, a path or URI that every worker reaches.
+        checkpoint: when to save.
     """
 
     mailbox: Any
     group: int
     threads: int
+    checkpoint_root: str
+    checkpoint: CheckpointConfig
 
 
 def worker_loop(config: dict[str, LoopConfig]) -> None:
@@ -104,15 +111,25 @@ def _failure(error: Exception) -> Failure:
 
 
 def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> None:
+    """Trains epoch by epoch from the newest checkpoint on, until the mailbox says that it is enough."""
     import ray
 
-    for epoch in range(1, assignment.spec.training.epochs + 1):
-        record = run.train_epoch(epoch)
+    from samtune.train.checkpoint import CheckpointFolder
+
+    checkpoints = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
+    run.restore(checkpoints)
+    last, saved_at, num_sent = assignment.spec.training.epochs, time.monotonic(), 0
+    for epoch in range(len(run.history) + 1, last + 1):
+        run.train_epoch(epoch)
+        due = epoch % loop.checkpoint.every_epochs == 0 and time.monotonic() - saved_at >= loop.checkpoint.min_seconds
+        if rank == 0 and due and epoch < last:
+            run.save(checkpoints)
+            saved_at = time.monotonic()
+        # At first with those before a restore: the search may have died before it heard of them.
+        records, num_sent = (run.history[num_sent:] if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
         while answer is Reply.ASK_AGAIN:
-            question = loop.mailbox.epoch_done.remote(
-                loop.group, assignment.number, epoch, record if rank == 0 else None
-            )
-            answer = ray.get(question)
+            answer = ray.get(loop.mailbox.epoch_done.remote(loop.group, assignment.number, epoch, records))
+            records = None
         if answer is Reply.END:
             return

@@ -45,10 +45,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one."""
+    """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
+
+    `key` names the trial's checkpoints; it stays the same when the trial goes on in a resumed search.
+    """
 
     number: int
     trial_id: str
+    key: str
     spec: TrialSpec
     attempt: int
 
@@ -69,6 +73,7 @@ class _Work:
 
     number: int
     trial_id: str
+    key: str
     spec: TrialSpec
     target: int  # the workers may train up to this epoch before they must wait
     handed_out: bool = False
@@ -106,6 +111,7 @@ class Mailbox:
         self._num_workers = num_workers
         self._max_failures = max_failures
         self._trials: dict[str, _Work] = {}
+        self._keys: dict[str, str] = {}
         self._groups: dict[int, _Group] = {}
         self._last_number = 0
         self._closed = False
@@ -119,7 +125,8 @@ class Mailbox:
         """Posts a trial for the next idle group. Posting it again changes nothing."""
         if trial_id not in self._trials:
             self._last_number += 1
-            self._trials[trial_id] = _Work(self._last_number, trial_id, spec, target)
+            key = self._keys.get(trial_id, trial_id)
+            self._trials[trial_id] = _Work(self._last_number, trial_id, key, spec, target)
             self._hand_out()
             await self._announce()
 
@@ -179,19 +186,21 @@ class Mailbox:
             return Reply.ASK_AGAIN
         if work.attempt == 0:
             work.attempt, work.started_at = 1, time.time()
-        return Assignment(work.number, work.trial_id, work.spec, work.attempt)
+        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
-    async def epoch_done(self, group_index: int, number: int, epoch: int, record: dict[str, float] | None) -> Reply:
+    async def epoch_done(
+        self, group_index: int, number: int, epoch: int, records: list[dict[str, float]] | None
+    ) -> Reply:
         """A rank has finished an epoch. Every rank gets the same answer for the same epoch.
 
         Args:
-            record: the epoch's metrics, from rank 0; None from the others.
+            records: the epochs' metrics not sent before, from rank 0; None from the others. Known ones are dropped.
         """
         work = self._groups[group_index].work
         if work is None or work.number != number:
             return Reply.END
-        if record is not None and epoch == len(work.records) + 1 and work.outcome is None:
-            work.records.append(record)
+        if records is not None and work.outcome is None:
+            work.records += [record for record in records if record["epoch"] > len(work.records)]
             if epoch >= work.spec.training.epochs:
                 work.outcome = Outcome.COMPLETED
             await self._announce()
@@ -240,6 +249,10 @@ class Mailbox:
         await self._announce()
 
     # -- the driver's questions --------------------------------------------------------------------------------------
+
+    async def go_on(self, trial_id: str, key: str) -> None:
+        """The trial that will be posted under this id goes on from the checkpoints of `key`."""
+        self._keys[trial_id] = key
 
     async def group_lost(self, group_index: int, failure: Failure) -> None:
         """The group cannot be started or kept alive; no further trial is given to it."""

@@ -1,0 +1,183 @@
+"""The journal of a study: every event, appended and synced as it happens. The truth when a search is resumed.
+
+One JSON object a line. The file is locked while its search runs, so nobody resumes a running search, and `status`
+knows whether one is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from samtune.errors import UsageError
+from samtune.records import Callback, Objective, Study, Trial, TrialState
+
+FILE_NAME = "journal.jsonl"
+
+_STUDY_FIELDS = ("name", "num_trials", "space_yaml", "plan", "storage_path", "tracking_uri", "experiment", "command")
+
+
+class Journal(Callback):
+    """Writes the journal of a search. The first of all callbacks: what others are told is on disk already.
+
+    Args:
+        folder: of the study; exists.
+
+    Raises:
+        UsageError: another process runs this study.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[str] = (folder / FILE_NAME).open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise UsageError(f"study {folder.name} is running already: {folder / FILE_NAME} is locked") from error
+        _drop_torn_line(folder / FILE_NAME)
+
+    def on_study_start(self, study: Study) -> None:
+        fields = {name: getattr(study, name) for name in _STUDY_FIELDS}
+        self._write(
+            "study",
+            **fields,
+            objective=asdict(study.objective),
+            versions=study.versions,
+            experiment_id=study.experiment_id,
+            parent_run_id=study.parent_run_id,
+            started_at=study.started_at,
+            pid=os.getpid(),
+        )
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        self._write(
+            "trial",
+            id=trial.id,
+            number=trial.number,
+            config=trial.config,
+            params=trial.params,
+            num_epochs=trial.num_epochs,
+            started_at=trial.started_at,
+        )
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        self._write("epoch", sync=False, id=trial.id, metrics=metrics)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        self._write(
+            "end",
+            id=trial.id,
+            state=trial.state,
+            error=trial.error,
+            traceback=trial.traceback,
+            started_at=trial.started_at,
+            ended_at=trial.ended_at,
+        )
+
+    def on_study_end(self, study: Study) -> None:
+        self._write("study_end")
+        self.close()
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._file.close()
+
+    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+        self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
+
+
+def read_journal(folder: Path) -> Study:
+    """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
+
+    Raises:
+        UsageError: there is no study in the folder, or its journal is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no study of that name: {path} does not exist{_near(folder)}") from error
+    study: Study | None = None
+    trials: dict[str, Trial] = {}
+    for index, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            if index == len(lines) - 1:
+                break  # the driver died while it wrote this line
+            raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
+        if entry["event"] == "study":
+            study = _study(entry)
+        else:
+            _apply(entry, trials)
+        if study is not None:
+            study.ended_at = entry["time"]  # as far as is known
+    if study is None:
+        raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
+    study.trials = list(trials.values())
+    return study
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the journal of this study."""
+    with (folder / FILE_NAME).open("r", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(path, complete)
+
+
+def _study(entry: dict[str, Any]) -> Study:
+    return Study(
+        **{name: entry[name] for name in _STUDY_FIELDS},
+        objective=Objective(**entry["objective"]),
+        versions=entry["versions"],
+        experiment_id=entry["experiment_id"],
+        parent_run_id=entry["parent_run_id"],
+        started_at=entry["started_at"],
+    )
+
+
+def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
+    """One event on a trial."""
+    event = entry["event"]
+    if event == "trial":
+        fields = {name: entry[name] for name in ("id", "number", "config", "params", "num_epochs", "started_at")}
+        known = trials.get(entry["id"])
+        if known is None:
+            trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING)
+        else:
+            known.state, known.ended_at, known.error, known.traceback = TrialState.RUNNING, None, None, None
+    elif event == "epoch":
+        trial = trials[entry["id"]]
+        if entry["metrics"]["epoch"] == len(trial.history) + 1:
+            trial.history.append(entry["metrics"])
+    elif event == "end":
+        trial = trials[entry["id"]]
+        trial.error, trial.traceback = entry["error"], entry["traceback"]
+        trial.started_at, trial.ended_at = entry["started_at"], entry["ended_at"]
+        trial.state = TrialState(entry["state"])
+
+
+def _near(folder: Path) -> str:
+    from samtune.spec.source import did_you_mean
+
+    others = sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
+    return did_you_mean(folder.name, others)

@@ -1,0 +1,91 @@
+"""Tune's loop over the trials of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from samtune.records import Callback, Study, TrialState
+from samtune.search.bridge import Bridge, StopWhen
+from samtune.search.plan import Plan
+from samtune.search.sampler import OptunaSearcher, is_over, open_study
+from samtune.search.schedulers import build_scheduler
+from samtune.search.trainable import TrialRunner
+from samtune.spec.space import SearchSpace
+from samtune.workers.group import WorkerPool
+
+_TRAINABLE_FAILURES = 3  # the light actors between Tune and the mailbox; losing one loses nothing
+
+
+def run_trials(
+    study: Study,
+    space: SearchSpace,
+    plan: Plan,
+    pool: WorkerPool,
+    callbacks: Sequence[Callback],
+    stop_reason: Callable[[], str | None],
+) -> str | None:
+    """Runs the trials that the study still lacks.
+
+    Args:
+        stop_reason: asked in every turn of Tune's loop; a text ends the search in order.
+
+    Returns:
+        Why the search ended before all trials were done, or None.
+    """
+    num_left = study.num_trials - sum(is_over(trial) for trial in study)
+    if num_left <= 0:
+        return None
+    folder = Path(study.storage_path)
+    optuna_study = open_study(space, study.name, folder / "optuna.journal", plan.num_groups > 1)
+    searcher = OptunaSearcher(
+        space,
+        optuna_study,
+        earlier=study.trials,
+        go_on=lambda new_id, old_id: ray.get(pool.mailbox.go_on.remote(new_id, old_id)),
+    )
+    bridge = Bridge(study, space, searcher, pool.mailbox, callbacks)
+    reason: str | None = None
+
+    def should_stop() -> bool:
+        nonlocal reason
+        if reason is None:
+            reason = stop_reason() or ("every trial failed" if bridge.hopeless(plan.num_groups) else None)
+            if reason is not None:
+                bridge.stopping = searcher.closing = True
+                pool.mailbox.close.remote()  # Trainables wait for records: they are told that none will come
+        return reason is not None
+
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(TrialRunner, mailbox=pool.mailbox, space=space),
+            # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
+            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=num_left,
+            search_alg=searcher,
+            scheduler=build_scheduler(space, plan.epochs[1]),
+            metric=space.objective.metric,
+            mode=space.objective.mode,
+            max_concurrent_trials=plan.num_groups,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{len(study.trials):06d}",
+            storage_path=str(folder / "ray"),
+            verbose=0,
+            callbacks=[bridge],
+            stop=StopWhen(should_stop),
+            failure_config=tune.FailureConfig(max_failures=_TRAINABLE_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        bridge.end_all(TrialState.INTERRUPTED, reason or "the search ended")
+    return reason

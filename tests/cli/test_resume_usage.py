@@ -1,0 +1,86 @@
+"""What `--resume` and `status` refuse."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+from command import Run
+
+from samtune import SearchSpace
+from samtune.search.journal import FILE_NAME
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A study of one trial that its driver left behind."""
+    folder = tmp_path / "samtune-results" / "mine"
+    folder.mkdir(parents=True)
+    study = {
+        "event": "study",
+        "time": 1.0,
+        "name": "mine",
+        "num_trials": 16,
+        "space_yaml": SearchSpace.from_yaml("digits.yaml").to_yaml(),
+        "plan": {},
+        "storage_path": str(folder),
+        "tracking_uri": f"sqlite:///{tmp_path}/samtune-results/mlflow.db",
+        "experiment": "digits",
+        "command": "samtune search",
+        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "versions": {},
+        "experiment_id": None,
+        "parent_run_id": None,
+        "started_at": 0.0,
+    }
+    trial = {"event": "trial", "time": 2.0, "id": "a", "number": 0, "config": {}, "params": {}, "num_epochs": 12}
+    lines = [study, {**trial, "started_at": 1.0}, {"event": "epoch", "time": 3.0, "id": "a", "metrics": {"epoch": 1.0}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / FILE_NAME).write_text(text + '{"event": "epo')  # the driver died while it wrote
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "--resume", "mien"), "no study of that name"),
+        (("search", "--resume", "mien"), "did you mean 'mine'?"),
+        (("search", "--resume", "mine", "--num-trials", "8"), "study mine has 16 trials; it can only grow"),
+        (("search", "--resume", "mine", "--seed", "3"), "the study has its own --seed; leave it out"),
+        (("search", "--resume", "mine", "--set", "seed=3"), "the study has its own --set; leave it out"),
+        (
+            ("search", "--resume", "mine", "--space", "digits.yaml", "--set", "training.epochs=3"),
+            "the space is not the study's: training.epochs: 12 in the study, 3 now",
+        ),
+        (("search",), "--space is required"),
+        (("status", "mien"), "no study of that name"),
+    ],
+)
+def test_what_cannot_be_resumed_is_one_line_and_exit_code_2(
+    samtune: Run, stored: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = samtune(*arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert message in line
+
+
+def test_a_running_study_is_shown_but_not_resumed(samtune: Run, stored: Path) -> None:
+    with (stored / FILE_NAME).open("a") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        shown = samtune("status", "mine")
+        refused = samtune("search", "--resume", "mine")
+    assert "mine: running: trial 0 is at epoch 1 of 12" in shown.stdout
+    assert refused.returncode == 2
+    assert "study mine is running already" in refused.stderr
+    assert "mine: stopped after 0 of 16 trials" in samtune("status", "mine").stdout
+
+
+def test_a_damaged_journal_names_the_line(samtune: Run, stored: Path) -> None:
+    journal = stored / FILE_NAME
+    journal.write_text("{broken\n" + journal.read_text())
+    done = samtune("status", "mine")
+    assert done.returncode == 2
+    assert f"{FILE_NAME}:1: the journal is damaged" in done.stderr
