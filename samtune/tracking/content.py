@@ -19,6 +19,7 @@ from samtune.text import (
     set_arguments,
     short_names,
 )
+from samtune.tracking.uris import redact_text
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
 DESCRIBED_TRIALS = 10
@@ -80,7 +81,7 @@ def study_tags(study: Study) -> dict[str, str]:
         "samtune.study": study.name,
         "samtune.kind": "search",
         "samtune.state": str(TrialState.RUNNING),
-        "samtune.command": study.command[:MAX_TAG],
+        "samtune.command": redact_text(study.command)[:MAX_TAG],
         "samtune.objective": f"{study.objective.mode} {study.objective.metric}",
         "samtune.storage_path": study.storage_path,
         "samtune.version": study.versions.get("samtune", ""),
@@ -166,7 +167,7 @@ def description(study: Study) -> str:
         ]
     if study.trials:
         lines += [*_markdown_table(study), ""]
-    lines += ["Command:", "", "```", study.command, "```", ""]
+    lines += ["Command:", "", "```", redact_text(study.command), "```", ""]
     lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in study.versions.items()))
     return "\n".join(lines)[:MAX_TAG]
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 # MLflow reads these when it is imported. The user's own setting wins; a search reports to nobody unasked.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Else MLflow prints two lines to stdout for every run that ends on a server: stdout is the search's own.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
@@ -29,7 +31,7 @@ from mlflow.utils.mlflow_tags import (
 
 from samtune.errors import TrackingError
 from samtune.text import first_line
-from samtune.tracking.uris import database_address, is_server, redact, sqlite_path
+from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
 TRIAL_ID_TAG = "samtune.trial_id"
 # What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
@@ -274,11 +276,11 @@ def _network_reason(text: str) -> str:
         "timed out": f"nothing within {CONNECT_SECONDS} seconds",
         "timeout": f"nothing within {CONNECT_SECONDS} seconds",
     }
-    return next((reason for sign, reason in reasons.items() if sign in text), first_line(text)[:200])
+    return next((reason for sign, reason in reasons.items() if sign in text), redact_text(first_line(text))[:200])
 
 
 def _one_line(error: BaseException) -> str:
-    return first_line(str(error))[:300] or type(error).__name__
+    return redact_text(first_line(str(error)))[:300] or type(error).__name__
 
 
 def _user() -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from samtune.tracking.store import KnownRun, Store
     from samtune.tracking.writer import Writer
 
+QUIET_SECONDS = 2.0  # a wait at the end that is longer is announced
+
 
 class MlflowTracker(Callback):
     """Writes a search to MLflow without ever holding it up.
@@ -30,7 +32,8 @@ class MlflowTracker(Callback):
         tracking_uri: absolute, see `resolve_tracking_uri` and `default_tracking_uri`.
         experiment: name of the MLflow experiment; created when it does not exist.
         warn: told in one line when the store stops answering, answers again, or refuses something, and at the end
-            what could not be written. Called from the writer's thread and from `on_study_end`.
+            that there is something to wait for and what could not be written. Bad news start with "warning:".
+            Called from the writer's thread and from `on_study_end`.
         patience: seconds that `on_study_end` waits for a store that makes no progress.
     """
 
@@ -141,6 +144,8 @@ class MlflowTracker(Callback):
             return
         self._study_run.ended = True
         self._writer.put(self._study_run)
+        if left := self._writer.drain(QUIET_SECONDS):
+            self._warn(f"writing the last {left} runs to MLflow" if left > 1 else "writing the last run to MLflow")
         self.unsent = self._writer.close(self._patience)
         self._writer = None
         if self.unsent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -117,6 +118,11 @@ def database_address(uri: str) -> tuple[str, int] | None:
     if scheme not in _DATABASES or not (host := _host(uri)):
         return None
     return host, urlsplit(uri).port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[scheme]
+
+
+def redact_text(text: str) -> str:
+    """A command line or a message, without the passwords of the URIs in it."""
+    return re.sub(r"(://[^/\s:@'\"]*):[^@\s'\"]*@", r"\1:***@", text)
 
 
 def redact(uri: str) -> str:

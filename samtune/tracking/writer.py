@@ -53,6 +53,16 @@ class Writer:
             self._waiting.setdefault(id(record), (record, time.monotonic()))
             self._condition.notify_all()
 
+    def drain(self, seconds: float) -> int:
+        """Stops collecting, waits a moment, and returns how many records are still to be written."""
+        until = time.monotonic() + seconds
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+            while self._pending() and (left := until - time.monotonic()) > 0:
+                self._condition.wait(left)
+            return len(self._pending())
+
     def close(self, patience: float) -> list[str]:
         """Waits until all is written, as long as there is progress, and ends the thread.
 
