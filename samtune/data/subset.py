@@ -8,6 +8,9 @@ from torch import Tensor
 from samtune.data.hashing import fold, random_int, random_order
 from samtune.spec.data import DataConfig
 
+# Streams of random numbers, apart from those of the batches.
+_SUBSET, _VALIDATION, _NOISY, _NEW_LABEL = range(1000, 1004)
+
 
 def stratified_order(labels: Tensor, *key: int) -> Tensor:
     """An order of all rows of which every prefix is stratified.
@@ -50,8 +53,8 @@ def select_rows(config: DataConfig, labels: Tensor, num_train: int, num_validati
         num_train, num_validation: how many of each.
     """
     first = labels[: round(len(labels) * config.fraction)]
-    used, _ = split_rows(first, num_train + num_validation, config.split_seed, 0)
-    validation, train = split_rows(labels[used], num_validation, config.split_seed, 1)
+    used, _ = split_rows(first, num_train + num_validation, config.split_seed, _SUBSET)
+    validation, train = split_rows(labels[used], num_validation, config.split_seed, _VALIDATION)
     return used[train], used[validation]
 
 
@@ -71,11 +74,11 @@ def flip_labels(labels: Tensor, rows: Tensor, rate: float, num_classes: int, see
     Returns:
         The new labels, int64 [N], and the ascending positions of those that changed, int64 [round(rate * N)].
     """
-    order = random_order(fold(seed, 2), rows)
+    order = random_order(fold(seed, _NOISY), rows)
     flipped = order[: round(rate * len(labels))].sort().values
     if len(flipped) == 0:
         return labels, flipped
-    shift = 1 + random_int(fold(seed, 3), rows[flipped], num_classes - 1)
+    shift = 1 + random_int(fold(seed, _NEW_LABEL), rows[flipped], num_classes - 1)
     noisy = labels.clone()
     noisy[flipped] = (labels[flipped] + shift) % num_classes
     return noisy, flipped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -28,34 +30,42 @@ def projection(in_channels: int, channels: int, stride: int) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
 
-class BasicBlock(nn.Module):
-    """conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut, ReLU."""
+class ResidualBlock(nn.Module):
+    """ReLU of the residual plus the shortcut. `expansion`: output channels for each of the inner layers' channels."""
+
+    expansion: ClassVar[int]
+
+    def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.residual, self.shortcut = residual, shortcut
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.relu(self.residual(inputs) + self.shortcut(inputs))
+
+
+class BasicBlock(ResidualBlock):
+    """conv3x3-BN-ReLU-conv3x3-BN."""
 
     expansion = 1
 
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
+        residual = nn.Sequential(
             nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
         )
-        self.shortcut = shortcut
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.relu(self.residual(inputs) + self.shortcut(inputs))
+        super().__init__(residual, shortcut)
 
 
-class Bottleneck(nn.Module):
-    """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN with four times the channels, plus the shortcut, ReLU."""
+class Bottleneck(ResidualBlock):
+    """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN with four times the channels."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, channels: int, stride: int, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
+        residual = nn.Sequential(
             nn.Conv2d(in_channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
@@ -65,10 +75,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(channels, 4 * channels, 1, bias=False),
             nn.BatchNorm2d(4 * channels),
         )
-        self.shortcut = shortcut
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.relu(self.residual(inputs) + self.shortcut(inputs))
+        super().__init__(residual, shortcut)
 
 
 class SmallImageResNet(nn.Module):

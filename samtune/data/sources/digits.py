@@ -37,7 +37,7 @@ class DigitsSource(Source):
 
         digits = load_digits()
         labels = digits.target.astype(np.int64)
-        test, train = split_rows(torch.from_numpy(labels), NUM_TEST, 0)
+        test, train = split_rows(torch.from_numpy(labels), NUM_TEST, NUM_EXAMPLES)
         rows = (test if split == "test" else train).numpy()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # 17 grey levels
         return np.ascontiguousarray(images[rows]), labels[rows]

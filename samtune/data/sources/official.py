@@ -36,7 +36,8 @@ class Official:
         columns: image and label column of the hub's files.
         subfolder: of the hub's repository that holds its files.
         sizes: official numbers of training and test examples.
-        torchvision: class that downloads it, and the arguments of each call.
+        torchvision, downloads: the class that downloads it, and the arguments of each call.
+        train_splits: of the hub's files that make the training set.
     """
 
     traits: Traits
@@ -55,23 +56,23 @@ def describe(config: OfficialConfig) -> Official:
     match config:
         case Cifar10Config():
             return Official(
-                CIFAR10,
-                "cifar-10-batches-py",
-                lambda root: PickleSource(CIFAR10, root / "cifar-10-batches-py", CIFAR10_BATCHES, "labels"),
-                ("img", "label"),
-                "plain_text",
-                (50_000, 10_000),
-                "CIFAR10",
+                traits=CIFAR10,
+                marker="cifar-10-batches-py",
+                open=lambda root: PickleSource(CIFAR10, root / "cifar-10-batches-py", CIFAR10_BATCHES, "labels"),
+                columns=("img", "label"),
+                subfolder="plain_text",
+                sizes=(50_000, 10_000),
+                torchvision="CIFAR10",
             )
         case Cifar100Config():
             return Official(
-                CIFAR100,
-                "cifar-100-python",
-                lambda root: PickleSource(CIFAR100, root / "cifar-100-python", CIFAR100_BATCHES, "fine_labels"),
-                ("img", "fine_label"),
-                "cifar100",
-                (50_000, 10_000),
-                "CIFAR100",
+                traits=CIFAR100,
+                marker="cifar-100-python",
+                open=lambda root: PickleSource(CIFAR100, root / "cifar-100-python", CIFAR100_BATCHES, "fine_labels"),
+                columns=("img", "fine_label"),
+                subfolder="cifar100",
+                sizes=(50_000, 10_000),
+                torchvision="CIFAR100",
             )
         case MnistConfig():
             return _mnist(MNIST, "MNIST", "mnist")
@@ -80,27 +81,27 @@ def describe(config: OfficialConfig) -> Official:
         case SvhnConfig(extra=extra):
             splits = ("train", "extra") if extra else ("train",)
             return Official(
-                SVHN,
-                "train_32x32.mat",
-                lambda root: SvhnSource(root, extra=extra),
-                ("image", "label"),
-                "cropped_digits",
-                (73_257 + 531_131 * extra, 26_032),
-                "SVHN",
-                tuple({"split": split} for split in (*splits, "test")),
-                splits,
+                traits=SVHN,
+                marker="train_32x32.mat",
+                open=lambda root: SvhnSource(root, extra=extra),
+                columns=("image", "label"),
+                subfolder="cropped_digits",
+                sizes=(73_257 + 531_131 * extra, 26_032),
+                torchvision="SVHN",
+                downloads=tuple({"split": split} for split in (*splits, "test")),
+                train_splits=splits,
             )
 
 
 def _mnist(traits: Traits, name: str, subfolder: str) -> Official:
     return Official(
-        traits,
-        f"{name}/raw",
-        lambda root: IdxSource(traits, root / name / "raw"),
-        ("image", "label"),
-        subfolder,
-        (60_000, 10_000),
-        name,
+        traits=traits,
+        marker=f"{name}/raw",
+        open=lambda root: IdxSource(traits, root / name / "raw"),
+        columns=("image", "label"),
+        subfolder=subfolder,
+        sizes=(60_000, 10_000),
+        torchvision=name,
     )
 
 
