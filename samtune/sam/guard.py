@@ -23,17 +23,25 @@ def step_if(finite: Tensor, optimizer: Optimizer) -> None:
         if finite:
             optimizer.step()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
-        optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        _fused_step(finite, optimizer)
     else:
-        tensors = _tensors(optimizer)
-        before = [tensor.clone() for tensor in tensors]
+        _select_step(finite, optimizer)
+
+
+def _fused_step(finite: Tensor, optimizer: Optimizer) -> None:
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+    try:
         optimizer.step()
-        select_(finite, tensors, before)
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _select_step(finite: Tensor, optimizer: Optimizer) -> None:
+    tensors = _tensors(optimizer)
+    before = [tensor.clone() for tensor in tensors]
+    optimizer.step()
+    select_(finite, tensors, before)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ def test_asam(p, m):
 
 @pytest.mark.parametrize("p", [2.0, math.inf])
 def test_asam_does_not_see_a_rescaling_of_two_relu_layers(p):
-    """The first layer times c, the second by c: the same function, and (eta = 0) the same perturbed loss. Not so SAM."""
+    """The first layer times c, the second by c: the same function, and with eta = 0 the same perturbed loss."""
 
     def sharpness(method, c):
         torch.manual_seed(0)
