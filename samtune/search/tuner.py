@@ -186,13 +186,14 @@ class Tuner:
             checkpoint=self.space.checkpoint,
             max_failures=self.space.max_failures,
         )
-        pool.start()
-        self._say(
-            f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
-            f"worker{'s' * (plan.num_workers > 1)}"
-        )
-        threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True).start()
         try:
+            pool.start()
+            self._say(
+                f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
+                f"worker{'s' * (plan.num_workers > 1)}"
+            )
+            threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True).start()
+
             from samtune.search.tune_loop import run_trials  # while the groups start
 
             self._stop = run_trials(study, self.space, plan, pool, callbacks, lambda: self._stop) or self._stop

@@ -99,7 +99,7 @@ def test_a_killed_search_completes_exactly_its_trials_however_often_it_is_killed
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(tmp_path: Path) -> None:
     space = ("--space", "digits.yaml", "--num-trials", "1", *SMALL)
-    whole = run_samtune("search", *space, "--name", "whole", "--json", cwd=tmp_path)
+    whole = run_samtune("search", *space, "--name", "whole", "--experiment", "other", "--json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     kill_after(tmp_path, (*space, "--name", "study"), lines=5)  # study twice, trial, two epochs
     folder = tmp_path / "samtune-results" / "study"
