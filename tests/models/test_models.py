@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from samtune.models import build_model
+from samtune.models.shake_shake import SkipConnection
 from samtune.spec.model import (
     CifarResNetConfig,
     DigitsCnnConfig,
@@ -199,6 +200,7 @@ def test_own_networks_do_not_import_torchvision() -> None:
     code = """
 import sys
 from samtune.models import build_model
+from samtune.models.shake_shake import SkipConnection
 from samtune.spec.model import *
 for config in (DigitsCnnConfig(), MlpConfig(), WideResNetConfig(depth=10, width=1), CifarResNetConfig(depth=8),
                ResNetConfig(), ShakeShakeConfig(width=2), PyramidNetConfig(depth=11, shake_drop=0.5)):
@@ -222,3 +224,33 @@ def test_shortcuts_of_cifar_resnets_have_no_parameters() -> None:
     assert shortcut.shape == (2, 32, 16, 16)
     assert torch.equal(shortcut[:, :16], inputs[:, :, ::2, ::2])
     assert (shortcut[:, 16:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        WideResNetConfig(depth=10, width=1),
+        CifarResNetConfig(depth=8),
+        ResNetConfig(),
+        ShakeShakeConfig(width=4),
+        PyramidNetConfig(depth=11, alpha=3),
+    ],
+    ids=lambda config: config.name,
+)
+def test_last_layer_sees_means_of_rectified_features(config: ModelConfig) -> None:
+    model = build_model(config, num_classes=10, input_shape=(3, 16, 16), seed=0)
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(torch.randn(4, 3, 16, 16))
+    assert seen[0].ndim == 2
+    assert (seen[0] >= 0).all()
+
+
+def test_second_half_of_a_shake_shake_shortcut_sees_the_image_moved_by_a_pixel() -> None:
+    torch.manual_seed(0)
+    skip = SkipConnection(2, 4, stride=2).eval()  # a fresh BatchNorm in evaluation divides by sqrt(1 + 1e-5)
+    inputs = torch.randn(1, 2, 6, 6)
+    active = inputs.clamp(min=0)
+    straight = torch.einsum("oi,nihw->nohw", skip.straight.weight[:, :, 0, 0], active[:, :, 0::2, 0::2])
+    moved = torch.einsum("oi,nihw->nohw", skip.moved.weight[:, :, 0, 0], active[:, :, 1::2, 1::2])
+    torch.testing.assert_close(skip(inputs), torch.cat([straight, moved], dim=1) / (1 + 1e-5) ** 0.5)
