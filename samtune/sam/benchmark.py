@@ -7,6 +7,7 @@ The limit is what no SAM can beat: two forwards and backwards and one step of SG
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import tempfile
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -60,7 +62,7 @@ class Setting:
         model = model.to(self.device)
         inputs = torch.randn(self.batch_size, *shape, device=self.device)
         if len(shape) == 3:
-            model, inputs = model.to(memory_format=layout), inputs.to(memory_format=layout)  # type: ignore[call-overload]
+            model, inputs = model.to(memory_format=layout), inputs.to(memory_format=layout)
         return model, inputs, torch.randint(0, classes, (self.batch_size,), device=self.device)
 
 
@@ -207,36 +209,49 @@ def format_table(seconds: dict[str, list[float]]) -> str:
 
 def count_collectives(setting: Setting) -> str:
     """All-reduces per step of SGD and SAM over two gloo ranks on this machine, as text."""
-    setting = replace(setting, device=torch.device("cpu"), precision="fp32", batch_size=8)
+    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_count_on_rank, args=(setting, folder), nprocs=2)  # type: ignore[no-untyped-call]
+        ranks = [context.Process(target=_count_on_rank, args=(rank, setting, folder)) for rank in range(2)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
         return (Path(folder) / "table").read_text(encoding="utf-8")
 
 
 def _count_on_rank(rank: int, setting: Setting, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    counts = collectives_per_step(rank, 2, setting)
+    if rank == 0:
+        lines = [f"{name:46} {number:3} all-reduces {size:12,} bytes" for name, (number, size) in counts.items()]
+        (Path(folder) / "table").write_text("\n".join(lines), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def collectives_per_step(rank: int, num_ranks: int, setting: Setting) -> dict[str, tuple[int, int]]:
+    """Number and bytes of the all-reduces of a step, on a rank of a gloo group, with 4 examples per worker."""
+    size = 4 * num_ranks
+    setting = replace(setting, device=torch.device("cpu"), precision="fp32", batch_size=size)
     methods: dict[str, MethodConfig] = {
         "SGD": BaseOptimizerConfig(),
         "SAM, m = b": SAMConfig(),
         "SAM, m = b/4": SAMConfig(m=1),
         "SAM, m = global": SAMConfig(m="global"),
     }
-    lines = []
+    counts = {}
     for name, method in methods.items():
         model, inputs, targets = setting.build()
         optimizer = torch.optim.SGD(model.parameters(), **SGD_OPTIONS)
         model.eval()  # BatchNorm over a single example
-        step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, method, batch_size=8, num_workers=2, rank=rank)
-        half = slice(4 * rank, 4 * rank + 4)
-        for _ in range(3):  # DistributedDataParallel rebuilds its buckets after the first step
-            step(inputs[half], targets[half])
-        sizes = all_reduce_sizes(lambda step=step, x=inputs[half], y=targets[half]: step(x, y))  # type: ignore[misc]
-        lines.append(f"{name:46} {len(sizes):3} all-reduces {4 * sum(sizes):12,} bytes")
-    if rank == 0:
-        (Path(folder) / "table").write_text("\n".join(lines), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+        options = {"batch_size": size, "num_workers": num_ranks, "rank": rank}
+        step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, method, **options)
+        shard = inputs[4 * rank : 4 * rank + 4], targets[4 * rank : 4 * rank + 4]
+        for _ in range(2):  # DistributedDataParallel rebuilds its buckets after the first step
+            step(*shard)
+        sizes = all_reduce_sizes(partial(step, *shard))
+        counts[name] = (len(sizes), 4 * sum(sizes))
+    return counts
 
 
 # -- command -----------------------------------------------------------------------------------------------------------

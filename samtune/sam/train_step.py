@@ -90,6 +90,7 @@ class TrainStep:
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._distributed: nn.parallel.DistributedDataParallel | None = None
+        self._model_parameters = list(model.parameters())  # the optimizer need not hold all of them
         self._used = [False] * len(self.parameters)
         self._calls = 0
         self._epoch, self._num_epochs, self._steps_per_epoch, self._steps_in_epoch = 0, 1, 1, 0
@@ -227,7 +228,7 @@ class TrainStep:
         return float(self.method.rho_at(min(1.0, epochs_done / self._num_epochs)))
 
     def _clear_gradients(self) -> None:
-        for parameter in self.model.parameters():
+        for parameter in self._model_parameters:
             parameter.grad = None
 
     def _diagnose(self, group: MGroup, rule: Rule) -> None:
@@ -244,7 +245,7 @@ class TrainStep:
         """DistributedDataParallel around the model. It must be told if the loss does not depend on some parameter."""
         with self.statistics.frozen(), self.autocast():
             loss = self.loss_fn(self.model(inputs), targets)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
         unused = not _depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
