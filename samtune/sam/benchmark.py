@@ -244,7 +244,7 @@ def collectives_per_step(rank: int, num_ranks: int, setting: Setting) -> dict[st
         model, inputs, targets = setting.build()
         optimizer = torch.optim.SGD(model.parameters(), **SGD_OPTIONS)
         model.eval()  # BatchNorm over a single example
-        options = {"batch_size": size, "num_workers": num_ranks, "rank": rank}
+        options: dict[str, Any] = {"batch_size": size, "num_workers": num_ranks, "rank": rank}
         step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, method, **options)
         shard = inputs[4 * rank : 4 * rank + 4], targets[4 * rank : 4 * rank + 4]
         for _ in range(2):  # DistributedDataParallel rebuilds its buckets after the first step

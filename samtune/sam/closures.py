@@ -30,6 +30,13 @@ def gradients_stay_local() -> Iterator[None]:
 
 
 @contextmanager
+def true_gradient(on: bool) -> Iterator[None]:
+    """Inside, modules with an attribute `true_gradient` (Shake-Shake, ShakeDrop) have it set: see `ModelNoise`."""
+    with _during_forward(lambda module: ("true_gradient", on) if hasattr(module, "true_gradient") else None):
+        yield
+
+
+@contextmanager
 def frozen_statistics() -> Iterator[None]:
     """Inside, normalisation layers in training normalise with their batch's statistics and keep their running ones."""
 

@@ -89,11 +89,8 @@ class MGroup:
             scale: a number, or a function that gives it from the loss.
         """
         step = self._step
-        loss = self._loss(step.outer_module(self._index))
+        loss = self._loss(step.outer_module(self._index), ascent=False)
         factor = scale(loss.detach()) if callable(scale) else scale
-        if self.gradient_norm is not None:
-            # A gradient that is not finite must stop all workers: as NaN in the average it reaches them.
-            factor = factor * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
         step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
         step.count_pass()
 
@@ -103,8 +100,6 @@ class MGroup:
         # Not a 32-bit scalar for 64-bit weights: it would round the scale.
         wide = torch.promote_types(torch.float32, direction[0].dtype) if direction else torch.float32
         factor = step.scaled(torch.ones((), dtype=wide, device=step.device)) * scale / step.num_forwards
-        if self.gradient_norm is not None:
-            factor = factor * torch.where(torch.isfinite(self.gradient_norm), 1.0, torch.nan)
         step.add_to_gradients(torch._foreach_mul(list(direction), factor))
 
     # -- perturbations -----------------------------------------------------------------------------------------------
@@ -155,8 +150,9 @@ class MGroup:
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
-    def _loss(self, module: nn.Module, *, record: bool = True) -> Tensor:
+    def _loss(self, module: nn.Module, *, ascent: bool = True, record: bool = True) -> Tensor:
         step = self._step
+        step.noise.use_true_gradient(ascent)
         first = not self.losses
         statistics = step.statistics.update(self._index, step.num_forwards) if first else step.statistics.frozen()
         layout = step.layout

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 def derive_seed(*key: int | str) -> int:
@@ -34,10 +35,17 @@ def _default_generators(device: torch.device) -> list[torch.Generator]:
 
 
 class ModelNoise:
-    """The default generators of a device, lent to the forwards of a step and given back as they were."""
+    """The default generators of a device, lent to the forwards of a step and given back as they were.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        model: modules in it that have an attribute `true_gradient` (Shake-Shake, ShakeDrop) are told by it whether a
+            forward belongs to the ascent, whose backward uses the forward's coefficients, as in the SAM authors' code.
+    """
+
+    def __init__(self, device: torch.device, model: nn.Module | None = None) -> None:
         self._generators = _default_generators(device)
+        modules = [] if model is None else model.modules()
+        self._shaking = [module for module in modules if hasattr(module, "true_gradient")]
 
     @contextmanager
     def borrowed(self) -> Iterator[None]:
@@ -56,6 +64,11 @@ class ModelNoise:
         """Goes back to `state`."""
         for generator, value in zip(self._generators, state, strict=True):
             generator.set_state(value)
+
+    def use_true_gradient(self, on: bool) -> None:
+        """Tells the modules concerned whether the next forward belongs to the ascent."""
+        for module in self._shaking:
+            setattr(module, "true_gradient", on)  # noqa: B010
 
     def seed(self, *key: int | str) -> None:
         """Before each forward: the same key gives the same dropout masks, stochastic depth and shake noise."""

@@ -80,7 +80,7 @@ class TrainStep:
         self.layout = self._plain_layout
         self.weights = Weights(self.parameters)
         self.statistics = RunningStatistics(model)
-        self.noise = ModelNoise(self.device)
+        self.noise = ModelNoise(self.device, model)
         self.diagnostics = Diagnostics(self.parameters, self.device)
         self.num_steps = 0
         """Steps of the optimizer so far, skipped ones included."""

@@ -190,7 +190,7 @@ class LookSAMConfig(PerturbedConfig):
 
 
 class MomentumSAMConfig(PerturbedConfig):
-    """Momentum-SAM (Becker et al., 2024): ascends along the base optimizer's momentum. 1 pass."""
+    """Momentum-SAM (Becker et al., 2024): perturbs along the base optimizer's momentum. 1 pass."""
 
     rule: ClassVar[str] = "samtune.sam.rules.variants:MomentumSAMRule"
 

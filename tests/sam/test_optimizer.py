@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 from reference import flat_weights, groups
+from test_sam import Shake
 from torch import nn
 from torch.testing import assert_close
 from training import BATCH_SIZE, batch, make_network
@@ -98,6 +99,14 @@ def test_dropout_uses_the_same_mask_in_both_runs_and_another_in_the_next_step():
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[2], masks[3])
     assert not torch.equal(masks[0], masks[2])
+
+
+def test_shake_modules_are_told_which_run_is_the_ascent():
+    model = make_network()
+    model.layers.append(shake := Shake())
+    run(SAM(model.parameters(), torch.optim.SGD, lr=0.1), model, range(2))
+    assert shake.told == [True, False, True, False]
+    assert shake.true_gradient is False
 
 
 def test_groups_with_a_rho_of_their_own():

@@ -204,6 +204,32 @@ def test_dropout_uses_the_same_mask_in_all_passes_of_a_group(method):
     assert all(not torch.equal(a, b) for i, a in enumerate(first) for b in first[:i])  # groups and steps differ
 
 
+class Shake(nn.Module):
+    """Records what it is told about each forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.true_gradient = False
+        self.told = []
+
+    def forward(self, inputs):
+        self.told.append(self.true_gradient)
+        return inputs
+
+
+def test_shake_modules_are_told_which_forwards_belong_to_the_ascent():
+    def told(method):
+        model = make_network()
+        model.layers.append(shake := Shake())
+        update_direction(method, model=model)
+        return shake.told
+
+    assert told(SAMConfig()) == [True, False]
+    assert told(SAMConfig(m=8)) == [True, False, True, False]
+    assert told(SAMConfig(ascent_steps=2)) == [True, True, False]
+    assert told(BaseOptimizerConfig()) == [False]
+
+
 def test_the_callers_random_numbers_are_left_alone():
     model = make_network(dropout=0.5)
     torch.manual_seed(5)

@@ -224,7 +224,7 @@ def test_looksam_reuses_the_part_of_sams_direction_orthogonal_to_the_gradient(m)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_momentum_sam_ascends_along_the_momentum_buffer(optimizer):
+def test_momentum_sam_looks_ahead_along_the_momentum_buffer(optimizer):
     model = make_network()
     if optimizer == "sgd":
         base, key = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), "momentum_buffer"
@@ -243,7 +243,7 @@ def test_momentum_sam_ascends_along_the_momentum_buffer(optimizer):
     close(buffer(), first * gradient)
     before, w = buffer(), flat_weights(model)
     step(*batch(0))
-    perturbed = reference.gradient(w + 0.4 * before / before.norm())
+    perturbed = reference.gradient(w - 0.4 * before / before.norm())
     expected = 0.9 * before + (perturbed if optimizer == "sgd" else 0.1 * perturbed)
     close(buffer(), expected)
 

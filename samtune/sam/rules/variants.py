@@ -89,10 +89,11 @@ class LookSAMRule(SAMRule):
 
 
 class MomentumSAMRule(Rule):
-    """Becker et al., 2024: ε̂ = rho·v/‖v‖₂, v the base optimizer's momentum (for AdamW its first moment).
+    """Becker et al., 2024: ε̂ = -rho·v/‖v‖₂, v the base optimizer's momentum buffer (for AdamW its first moment).
 
-    v is a mean of past gradients, so +v ascends. It is the same on all workers; weight decay is in it where the base
-    optimizer (SGD) puts it there. Without a v yet, the first step is the base optimizer's.
+    v sums past gradients, so that ε̂ points where the next update goes, as in Nesterov's method but by a fixed length:
+    the authors' choice (their code subtracts the buffer), though +v is the ascent to first order. ε̂ is the same on all
+    workers; weight decay is in v where the base optimizer (SGD) puts it there. The first step, without a v, is at w.
     """
 
     def check(self, optimizer: Optimizer) -> None:
@@ -101,6 +102,6 @@ class MomentumSAMRule(Rule):
 
     def __call__(self, group: MGroup) -> None:
         perturbation = group.momentum()
-        vectors.dual_norm_(perturbation, group.rho)
+        vectors.scale_(perturbation, vectors.safe_ratio(-group.rho, vectors.norm(perturbation)))
         group.perturb(perturbation)
         group.descend()
