@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -19,63 +19,55 @@ def _several_workers() -> bool:
 
 
 @contextmanager
-def gradients_stay_local() -> Iterator[None]:
-    """Inside, DistributedDataParallel's forwards prepare no all-reduce (its `no_sync` must cover the forward)."""
+def ascent_run(*, local: bool) -> Iterator[None]:
+    """Around the closure's run at w: shake modules use the true gradient (see `ModelNoise`).
 
-    def disable(module: nn.Module) -> tuple[str, Any] | None:
-        return ("require_backward_grad_sync", False) if isinstance(module, DistributedDataParallel) else None
-
-    with _during_forward(disable):
-        yield
-
-
-@contextmanager
-def true_gradient(on: bool) -> Iterator[None]:
-    """Inside, modules with an attribute `true_gradient` (Shake-Shake, ShakeDrop) have it set: see `ModelNoise`."""
-    with _during_forward(lambda module: ("true_gradient", on) if hasattr(module, "true_gradient") else None):
-        yield
-
-
-@contextmanager
-def frozen_statistics() -> Iterator[None]:
-    """Inside, normalisation layers in training normalise with their batch's statistics and keep their running ones."""
-
-    def freeze(module: nn.Module) -> tuple[str, Any] | None:
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
-            return "track_running_stats", False
-        return None
-
-    with _during_forward(freeze):
-        yield
-
-
-@contextmanager
-def _during_forward(choose: Callable[[nn.Module], tuple[str, Any] | None]) -> Iterator[None]:
-    """Inside, every module that `choose` gives an (attribute, value) for has that value while its forward runs.
-
-    An optimizer does not know the model; the modules that the closure calls show up here.
+    Args:
+        local: DistributedDataParallel's forwards prepare no all-reduce (its `no_sync` must cover the forward).
     """
-    changed: list[tuple[nn.Module, str, Any]] = []
 
-    def before(module: nn.Module, inputs: Any) -> None:
-        change = choose(module)
-        if change is not None:
-            name, value = change
-            changed.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
+    def change(module: nn.Module) -> tuple[str, bool] | None:
+        if isinstance(module, DistributedDataParallel) and local:
+            return "require_backward_grad_sync", False
+        return ("true_gradient", True) if hasattr(module, "true_gradient") else None
 
-    def after(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if changed and changed[-1][0] is module:
-            _, name, value = changed.pop()
-            setattr(module, name, value)
+    with _changing_modules(change):
+        yield
 
-    handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after)]
+
+@contextmanager
+def descent_run() -> Iterator[None]:
+    """Around the closure's run at w + ε̂: running statistics stay, batch statistics normalise."""
+
+    def change(module: nn.Module) -> tuple[str, bool] | None:
+        if isinstance(module, _NormBase) and module.training:
+            return "track_running_stats", False
+        return ("true_gradient", False) if hasattr(module, "true_gradient") else None
+
+    with _changing_modules(change):
+        yield
+
+
+@contextmanager
+def _changing_modules(change: Callable[[nn.Module], tuple[str, bool] | None]) -> Iterator[None]:
+    """Inside, a module for which `change` gives (attribute, value) has that value from its first forward on.
+
+    An optimizer does not know the model; the modules that the closure calls show up in a hook.
+    """
+    changed: list[tuple[nn.Module, str, bool]] = []
+
+    def before_forward(module: nn.Module, inputs: Any) -> None:
+        found = change(module)
+        if found is not None and getattr(module, found[0]) != found[1]:
+            changed.append((module, found[0], not found[1]))
+            setattr(module, *found)
+
+    handle = register_module_forward_pre_hook(before_forward)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for module, name, value in reversed(changed):  # a forward raised
+        handle.remove()
+        for module, name, value in changed:
             setattr(module, name, value)
 
 

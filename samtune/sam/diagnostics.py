@@ -16,7 +16,7 @@ from samtune.sam import vectors
 if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
 
-SAMPLING_INTERVAL = 8  # steps; what needs a further look at all weights is measured on one step of so many
+SAMPLING_INTERVAL = 16  # steps; what needs a further look at all weights is measured on one step of so many
 MAX_COORDINATES = 2**16  # of ε̂, that are compared between m-groups
 LOST_SHARE_WARNING = 0.1
 
@@ -78,7 +78,7 @@ class Diagnostics:
         if group.perturbation is None or self._num_steps % SAMPLING_INTERVAL:
             return
         length = vectors.norm(group.perturbation)
-        self.add("perturbation_norm", vectors.norm(group.perturbation, p))
+        self.add("perturbation_norm", length if p == 2 else vectors.norm(group.perturbation, p))
         unit = torch._foreach_mul(list(group.perturbation), vectors.safe_ratio(1.0, length))
         if self._num_steps == 0:
             self._add_direction(unit, counts)
@@ -111,9 +111,10 @@ class Diagnostics:
         self, perturbation: Sequence[Tensor], length: Tensor, weights: Sequence[Tensor]
     ) -> None:
         self.add("relative_perturbation", vectors.safe_ratio(length, vectors.norm(weights)))
-        moved = torch.stack([(e != 0).sum() for e in perturbation]).sum()
-        lost = torch.stack([((e != 0) & (w + e == w)).sum() for e, w in zip(perturbation, weights, strict=True)]).sum()
-        self.add("lost_perturbation", lost / moved.clamp(min=1))
+        change = torch._foreach_add(list(weights), list(perturbation))
+        torch._foreach_sub_(change, list(weights))
+        wanted, made = vectors.count_nonzero(perturbation), vectors.count_nonzero(change)
+        self.add("lost_perturbation", (wanted - made) / wanted.clamp(min=1))
 
     # -- at the end of an epoch --------------------------------------------------------------------------------------
 

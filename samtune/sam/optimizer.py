@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
-from samtune.sam.closures import LocalGradients, frozen_statistics, gradients_stay_local, true_gradient
+from samtune.sam.closures import LocalGradients, ascent_run, descent_run
 from samtune.sam.guard import step_if
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.sam import adaptive_perturbation
@@ -95,13 +94,12 @@ class SAM(Optimizer):
         run = torch.enable_grad()(closure)
         noise = ModelNoise(self._device())
         before = noise.state()
-        stay_local = gradients_stay_local() if self._m == "worker" else nullcontext()
-        with stay_local, true_gradient(True), self._local.recording(False):
+        with ascent_run(local=self._m == "worker"), self._local.recording(False):
             loss = run()
         self._perturb([p.grad for p in self._weights.parameters])
         try:
             noise.set_state(before)
-            with frozen_statistics(), true_gradient(False), self._local.recording(False):
+            with descent_run(), self._local.recording(False):
                 run()
         finally:
             self._weights.restore()

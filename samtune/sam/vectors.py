@@ -25,14 +25,26 @@ def _total(values: Sequence[Tensor], vector: Vector) -> Tensor:
 
 def norm(vector: Vector, q: float = 2.0) -> Tensor:
     """The q-norm over all entries, a scalar tensor."""
-    full = [tensor for tensor in vector if tensor.numel()]
-    if not full:
+    parts = _norms(vector, q)
+    if not parts:
         return torch.zeros(())
-    # 16-bit tensors are summed in 32 bits.
-    wide = torch.float32 if full[0].dtype in (torch.float16, torch.bfloat16) else None
-    parts = torch._foreach_norm(full, q, dtype=wide)
     total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]), q)
     return total
+
+
+def _norms(vector: Vector, q: float) -> Sequence[Tensor]:
+    """The q-norm of each tensor that is not empty. 16-bit tensors are summed in 32 bits."""
+    full = [tensor for tensor in vector if tensor.numel()]
+    if not full:
+        return []
+    wide = torch.float32 if full[0].dtype in (torch.float16, torch.bfloat16) else None
+    return torch._foreach_norm(full, q, dtype=wide)
+
+
+def count_nonzero(vector: Vector) -> Tensor:
+    """The number of entries that are not 0, a scalar tensor."""
+    counts = _norms(vector, 0.0)
+    return torch.stack(list(counts)).double().sum() if counts else torch.zeros((), dtype=torch.float64)
 
 
 def dot(a: Vector, b: Vector) -> Tensor:

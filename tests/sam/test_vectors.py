@@ -111,6 +111,12 @@ def test_project():
     assert_close(vector[0], torch.tensor([1.0, -0.5, -1.0]))
 
 
+def test_count_nonzero():
+    assert vectors.count_nonzero([torch.tensor([0.0, 1e-30, -2.0]), torch.zeros(2), torch.tensor(5.0)]) == 3
+    assert vectors.count_nonzero([torch.ones(300, 5, dtype=torch.bfloat16), torch.empty(0)]) == 1500
+    assert vectors.count_nonzero([]) == 0
+
+
 def test_inner_product_and_cosine():
     a, b = [torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([4.0, -5.0]), torch.tensor(6.0)]
     assert vectors.dot(a, b) == 4 - 10 + 18
