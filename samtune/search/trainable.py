@@ -12,6 +12,7 @@ from ray import tune
 
 from samtune.errors import SpaceError
 from samtune.spec.space import SearchSpace
+from samtune.workers.mailbox import Progress, Reply
 
 NO_LIMIT = 2**31
 
@@ -40,6 +41,7 @@ class TrialRunner(tune.Trainable):
         except SpaceError as error:
             self._invalid = str(error)
             return
+        self._spec = spec
         ray.get(self._mailbox.assign.remote(self.trial_id, spec, self._target))
 
     @property
@@ -55,8 +57,10 @@ class TrialRunner(tune.Trainable):
         """
         if self._invalid is not None:
             return {"records": [], "done": True, "outcome": "failed", "error": self._invalid, "traceback": ""}
-        progress = None
-        while progress is None:
+        progress: Progress | Reply = Reply.ASK_AGAIN
+        while not isinstance(progress, Progress):
+            if progress is Reply.START_ANEW:
+                ray.get(self._mailbox.assign.remote(self.trial_id, self._spec, self._target))
             progress = ray.get(self._mailbox.progress.remote(self.trial_id, self._known, self._target))
         self._known += len(progress.records)
         result: dict[str, Any] = {**(progress.records[-1] if progress.records else {}), "records": progress.records}

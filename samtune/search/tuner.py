@@ -185,6 +185,7 @@ class Tuner:
             storage_path=study.storage_path,
             checkpoint=self.space.checkpoint,
             max_failures=self.space.max_failures,
+            timeout=self.space.timeout,
         )
         try:
             pool.start()

@@ -69,6 +69,8 @@ class SearchSpace(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     max_failures: Annotated[int, Field(ge=0)] = 3
     """How often a trial may lose its workers and go on; one more fails it."""
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds that an epoch may take before its workers are taken for hung and replaced; none: any."""
     num_trials: Annotated[int, Field(ge=1)] = 16
     """Configurations to try."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
 from samtune.workers.loop import LoopConfig, worker_loop
 from samtune.workers.mailbox import Failure, Mailbox
+
+if TYPE_CHECKING:
+    from samtune.workers.trainer import GroupTrainer
 
 # Ray Train polls its workers and notices their end and their loss at this interval (2 s by default). The watcher and
 # the metrics each cost a process that imports Ray Train.
@@ -33,6 +37,7 @@ class WorkerPool:
         storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
         checkpoint: when trials are saved.
         max_failures: how often a trial may lose its workers and go on.
+        timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class WorkerPool:
         storage_path: str,
         checkpoint: CheckpointConfig | None = None,
         max_failures: int = 3,
+        timeout: float | None = None,
     ) -> None:
         import ray
 
@@ -52,13 +58,15 @@ class WorkerPool:
             os.environ.setdefault(name, value)
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
+        self._timeout = timeout
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.mailbox: Any = (
             ray.remote(Mailbox)
-            .options(num_cpus=0, max_concurrency=100_000)
-            .remote(num_workers=num_workers, max_failures=max_failures)
+            .options(num_cpus=0, max_concurrency=100_000, max_restarts=-1, max_task_retries=-1)
+            .remote(num_workers, num_groups=num_groups, max_failures=max_failures)
         )
         self._closing = False
+        self._trainers: list[GroupTrainer] = []
         self._threads = [
             threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
             for index in range(num_groups)
@@ -83,10 +91,11 @@ class WorkerPool:
             threads=max(1, int(self._cpus)),
             checkpoint_root=join(self._storage_path, "checkpoints"),
             checkpoint=self._checkpoint,
+            timeout=self._timeout,
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         try:
-            GroupTrainer(
+            trainer = GroupTrainer(
                 worker_loop,
                 train_loop_config={"loop": loop},
                 scaling_config=ScalingConfig(
@@ -98,7 +107,10 @@ class WorkerPool:
                     # How often one trial may lose its workers is the mailbox's affair; the group itself never gives up.
                     failure_config=FailureConfig(max_failures=-1),
                 ),
-            ).fit()
+            )
+            self._trainers.append(trainer)
+            if not self._closing:
+                trainer.fit()
         except Exception as error:
             if not self._closing:
                 self._tell_lost(index, error)
@@ -111,14 +123,30 @@ class WorkerPool:
             ray.get(self.mailbox.group_lost.remote(index, failure))
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Ends the workers' loops and waits for the groups. Returns whether all ended in time."""
+        """Ends the workers' loops and waits for the groups; kills those that do not end in time.
+
+        Ray can be shut down afterwards. Returns whether all ended by themselves.
+        """
         import ray
 
         self._closing = True
-        try:
+        with suppress(ray.exceptions.RayError):
             ray.get(self.mailbox.close.remote(), timeout=timeout)
-        except ray.exceptions.RayError:
-            return False
+        if self._join(timeout):
+            return True
+        self.kill()
+        self._join(timeout=30.0)
+        return False
+
+    def kill(self) -> None:
+        """Ends all groups at once."""
+        self._closing = True
+        for trainer in self._trainers:
+            trainer.kill()
+
+    def _join(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout / max(1, len(self._threads)))
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)

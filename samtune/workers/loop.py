@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
-from samtune.workers.mailbox import Assignment, Failure, Reply
+from samtune.workers.mailbox import Assignment, Failure, Place, Reply
+
+GROUP_LIFE = "SAMTUNE_GROUP_LIFE"
+"""Environment variable that names this start of the group, the same on all its workers."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class LoopConfig:
         threads: CPU threads that torch may use in each worker.
         checkpoint_root: folder of all trials' checkpoints, a path or URI that every worker reaches.
         checkpoint: when to save.
+        timeout: seconds that an epoch may take; None: any.
     """
 
     mailbox: Any
@@ -30,6 +38,29 @@ class LoopConfig:
     threads: int
     checkpoint_root: str
     checkpoint: CheckpointConfig
+    timeout: float | None
+
+
+class MailboxLostError(Exception):
+    """The mailbox was restarted and knows nothing of this group; Ray Train replaces the workers of one that raises."""
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Ends this process when its body takes longer: a rank that hangs holds the others in a collective for ever.
+
+    Ray Train then replaces all workers of the group, and the trial goes on from its last checkpoint.
+    """
+    if seconds is None:
+        yield
+        return
+    watchdog = threading.Timer(seconds, os._exit, (1,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 def worker_loop(config: dict[str, LoopConfig]) -> None:
@@ -44,9 +75,11 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
         return
     finished = -1
     while True:
-        answer = ray.get(loop.mailbox.next_assignment.remote(loop.group, worker.rank, finished))
+        answer = ray.get(loop.mailbox.next_assignment.remote(worker.place, finished))
         if answer is Reply.END:
             return
+        if answer is Reply.START_ANEW:
+            raise MailboxLostError
         if isinstance(answer, Assignment):
             _run(answer, loop, worker)
             finished = answer.number
@@ -54,7 +87,7 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
 
 @dataclass(frozen=True)
 class _Worker:
-    rank: int
+    place: Place
     num_workers: int
     device: Any
 
@@ -71,7 +104,8 @@ def _start(loop: LoopConfig) -> _Worker:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return _Worker(context.get_world_rank(), context.get_world_size(), device)
+    place = Place(loop.group, context.get_world_rank(), os.environ[GROUP_LIFE])
+    return _Worker(place, context.get_world_size(), device)
 
 
 def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
@@ -81,17 +115,19 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     from samtune.train.trial import DivergedError, TrialRun
 
     try:
-        run = TrialRun(assignment.spec, rank=worker.rank, num_workers=worker.num_workers, device=worker.device)
-        _train(run, assignment, loop, worker.rank)
+        run = TrialRun(assignment.spec, rank=worker.place.rank, num_workers=worker.num_workers, device=worker.device)
+        _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group goes on
-        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, Failure(str(error)), False))
+        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, Failure(str(error)), False))
+    except MailboxLostError:
+        raise
     except Exception as error:
         if _is_about_a_peer(error):
-            ray.get(loop.mailbox.peer_lost.remote(loop.group, assignment.number, _failure(error).error))
+            ray.get(loop.mailbox.peer_lost.remote(worker.place, assignment.number, _failure(error).error))
             raise
         # The other ranks may wait in a collective for ever: raising makes Ray Train replace them all.
-        alone = worker.num_workers == 1
-        ray.get(loop.mailbox.trial_failed.remote(loop.group, assignment.number, _failure(error), not alone))
+        alone = worker.num_workers == 1 and not _ruins_the_device(error)
+        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, _failure(error), not alone))
         if not alone:
             raise
     finally:
@@ -105,22 +141,32 @@ def _is_about_a_peer(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
+def _ruins_the_device(error: Exception) -> bool:
+    """Whether the CUDA context is of no use any more: after a failed kernel every further call fails too."""
+    import torch
+
+    ruinous = getattr(torch, "AcceleratorError", ())
+    return (isinstance(error, ruinous) or "CUDA error" in str(error)) and not isinstance(error, torch.OutOfMemoryError)
+
+
 def _failure(error: Exception) -> Failure:
     line = " ".join(f"{type(error).__name__}: {error}".split())
     return Failure(line[:500], "".join(traceback.format_exception(error)))
 
 
-def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> None:
+def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     """Trains epoch by epoch from the newest checkpoint on, until the mailbox says that it is enough."""
     import ray
 
     from samtune.train.checkpoint import CheckpointFolder
 
+    rank = worker.place.rank
     checkpoints = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
     run.restore(checkpoints)
     last, saved_at, num_sent = assignment.spec.training.epochs, time.monotonic(), 0
     for epoch in range(len(run.history) + 1, last + 1):
-        run.train_epoch(epoch)
+        with deadline(loop.timeout):
+            run.train_epoch(epoch)
         due = epoch % loop.checkpoint.every_epochs == 0 and time.monotonic() - saved_at >= loop.checkpoint.min_seconds
         if rank == 0 and due and epoch < last:
             run.save(checkpoints)
@@ -129,7 +175,9 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, rank: int) -> Non
         records, num_sent = (run.history[num_sent:] if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
         while answer is Reply.ASK_AGAIN:
-            answer = ray.get(loop.mailbox.epoch_done.remote(loop.group, assignment.number, epoch, records))
+            answer = ray.get(loop.mailbox.epoch_done.remote(worker.place, assignment.number, epoch, records))
             records = None
+        if answer is Reply.START_ANEW:
+            raise MailboxLostError
         if answer is Reply.END:
             return

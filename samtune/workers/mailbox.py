@@ -25,6 +25,7 @@ class Reply(StrEnum):
     GO_ON = "go on"
     END = "end"  # this trial is over; asked for an assignment: the search is over
     ASK_AGAIN = "ask again"  # nothing to say yet
+    START_ANEW = "start anew"  # the mailbox was lost and knows nothing of this group: its workers must be replaced
 
 
 class Outcome(StrEnum):
@@ -41,6 +42,15 @@ class Failure:
 
     error: str
     traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together)."""
+
+    group: int
+    rank: int
+    life: str
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,13 @@ class _Work:
 
 @dataclass
 class _Group:
-    """A worker group. `starts` counts per rank how often its process has started."""
+    """A worker group. `life` names one start of all its processes; Ray Train replaces them together."""
 
+    life: str = ""
+    present: set[int] = field(default_factory=set)  # ranks that have asked in this life
+    dying: bool = False  # a rank raised: the processes of this life will be replaced, and get nothing any more
+    failure_reported: bool = False
     work: _Work | None = None
-    starts: dict[int, int] = field(default_factory=dict)
-    restarting: bool = False
     lost: bool = False
     ready_at: float | None = None
     busy_since: float | None = None
@@ -102,18 +114,21 @@ class _Group:
 class Mailbox:
     """A zero-CPU actor (asyncio). Questions that must wait are answered after POLL_SECONDS at the latest.
 
+    All of its state can be lost: Trainables post trials that it does not know again, and workers that it does not know
+    are replaced, since some of their ranks may have had an answer that the others have not.
+
     Args:
-        num_workers: ranks of each group.
+        num_groups, num_workers: groups, and ranks of each.
         max_failures: how often a trial may lose its group before it fails.
     """
 
-    def __init__(self, num_workers: int, max_failures: int = 3) -> None:
-        self._num_workers = num_workers
+    def __init__(self, num_workers: int, *, num_groups: int = 1, max_failures: int = 3) -> None:
+        self._num_groups, self._num_workers = num_groups, num_workers
         self._max_failures = max_failures
         self._trials: dict[str, _Work] = {}
         self._keys: dict[str, str] = {}
         self._groups: dict[int, _Group] = {}
-        self._last_number = 0
+        self._last_number = time.time_ns()  # numbers rise over a restart of this actor
         self._closed = False
         self._events: list[str] = []
         self._first_loss: Failure | None = None
@@ -122,7 +137,7 @@ class Mailbox:
     # -- the Trainable's questions -----------------------------------------------------------------------------------
 
     async def assign(self, trial_id: str, spec: TrialSpec, target: int) -> None:
-        """Posts a trial for the next idle group. Posting it again changes nothing."""
+        """Posts a trial for the next idle group. Posting it again changes nothing, unless it was lost."""
         if trial_id not in self._trials:
             self._last_number += 1
             key = self._keys.get(trial_id, trial_id)
@@ -130,13 +145,18 @@ class Mailbox:
             self._hand_out()
             await self._announce()
 
-    async def progress(self, trial_id: str, known: int, target: int) -> Progress | None:
-        """The trial's records after the first `known`, once there are any or the trial has ended; else None.
+    async def progress(self, trial_id: str, known: int, target: int) -> Progress | Reply:
+        """The trial's records after the first `known`, once there are any or the trial has ended.
 
         Args:
             target: the epoch up to which the trial may train without asking.
+
+        Returns:
+            The progress; ASK_AGAIN when there is none yet, START_ANEW when the trial must be posted again.
         """
-        work = self._trials[trial_id]
+        work = self._trials.get(trial_id)
+        if work is None:
+            return Reply.START_ANEW
         if target > work.target:
             work.target = target
             await self._announce()
@@ -145,8 +165,8 @@ class Mailbox:
             work.outcome = Outcome.STOPPED
         elif work.outcome is None and self._all_lost():
             work.outcome, work.failure = Outcome.FAILED, self._first_loss
-        if len(work.records) == known and work.outcome is None:
-            return None
+        if len(work.records) <= known and work.outcome is None:
+            return Reply.ASK_AGAIN
         return Progress(work.records[known:], work.outcome, work.failure, work.started_at)
 
     async def end(self, trial_id: str) -> None:
@@ -158,25 +178,26 @@ class Mailbox:
 
     # -- the workers' questions --------------------------------------------------------------------------------------
 
-    async def next_assignment(self, group_index: int, rank: int, after: int) -> Assignment | Reply:
+    async def next_assignment(self, place: Place, after: int) -> Assignment | Reply:
         """What the group is to train now.
 
         Args:
-            after: number of the last assignment this process has finished; -1 right after it started.
+            after: number of the last assignment this process has finished; -1 when it has finished none.
 
         Returns:
-            An assignment with a higher number, END when the search is over, or ASK_AGAIN.
+            An assignment with a higher number, END when the search is over, ASK_AGAIN or START_ANEW.
         """
-        group = self._groups.setdefault(group_index, _Group())
-        if after == -1:
-            self._note_start(group_index, group, rank)
+        if after != -1 and place.group not in self._groups:
+            return Reply.START_ANEW
+        group = self._groups.setdefault(place.group, _Group())
+        self._note_presence(group, place)
         self._hand_out()
         await self._announce()
 
         def current() -> _Work | None:
             work = group.work
-            fresh = after == -1 or not group.restarting
-            return work if fresh and work is not None and work.number > after else None
+            alive = place.life == group.life and not group.dying
+            return work if alive and work is not None and work.number > after else None
 
         await self._wait(lambda: self._closed or current())
         if self._closed:
@@ -188,15 +209,15 @@ class Mailbox:
             work.attempt, work.started_at = 1, time.time()
         return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
-    async def epoch_done(
-        self, group_index: int, number: int, epoch: int, records: list[dict[str, float]] | None
-    ) -> Reply:
+    async def epoch_done(self, place: Place, number: int, epoch: int, records: list[dict[str, float]] | None) -> Reply:
         """A rank has finished an epoch. Every rank gets the same answer for the same epoch.
 
         Args:
             records: the epochs' metrics not sent before, from rank 0; None from the others. Known ones are dropped.
         """
-        work = self._groups[group_index].work
+        if place.group not in self._groups:
+            return Reply.START_ANEW
+        work = self._groups[place.group].work
         if work is None or work.number != number:
             return Reply.END
         if records is not None and work.outcome is None:
@@ -218,34 +239,35 @@ class Mailbox:
             await self._wait(lambda: work.outcome or self._closed)
             if work.outcome is None and not self._closed:
                 return Reply.ASK_AGAIN
-        self._release(group_index, work)
+        self._release(self._groups[place.group], work)
         await self._announce()
         return Reply.END
 
-    async def peer_lost(self, group_index: int, number: int, error: str) -> None:
+    async def peer_lost(self, place: Place, number: int, error: str) -> None:
         """A collective of a rank broke: another rank is gone, or raised. The group is about to be replaced.
 
         Not a failure of the trial in itself; it costs the trial one of its attempts. Where another rank raised, that
         rank's report fails the trial.
         """
-        work = self._groups[group_index].work
-        if work is not None and work.number == number:
-            work.last_loss = error
+        group = self._dying(place)
+        if group is not None and group.work is not None and group.work.number == number:
+            group.work.last_loss = error
 
-    async def trial_failed(self, group_index: int, number: int, failure: Failure, restarts: bool) -> None:
+    async def trial_failed(self, place: Place, number: int, failure: Failure, restarts: bool) -> None:
         """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
 
         Args:
-            restarts: whether the group will be restarted, because other ranks may wait in a collective for ever.
+            restarts: whether the group will be replaced, because other ranks may wait in a collective for ever.
         """
-        group = self._groups[group_index]
-        work = group.work
-        if work is None or work.number != number:
+        group = self._dying(place) if restarts else self._groups.get(place.group)
+        if group is None or place.life != group.life:
             return
-        if work.outcome is None:
-            work.outcome, work.failure = Outcome.FAILED, failure
-        group.restarting = restarts
-        self._release(group_index, work)
+        group.failure_reported = True
+        work = group.work
+        if work is not None and work.number == number:
+            if work.outcome is None:
+                work.outcome, work.failure = Outcome.FAILED, failure
+            self._release(group, work)
         await self._announce()
 
     # -- the driver's questions --------------------------------------------------------------------------------------
@@ -263,7 +285,7 @@ class Mailbox:
         if (work := group.work) is not None:
             if work.outcome is None:
                 work.outcome, work.failure = Outcome.FAILED, failure
-            self._release(group_index, work)
+            self._release(group, work)
         await self._announce()
 
     async def close(self) -> None:
@@ -271,10 +293,10 @@ class Mailbox:
         self._closed = True
         await self._announce()
 
-    async def events(self, known: int) -> list[str]:
-        """Lines worth telling the user, after the first `known`."""
+    async def events(self, known: int) -> list[str] | None:
+        """Lines worth telling the user, after the first `known`; None when the search is over."""
         await self._wait(lambda: len(self._events) > known or self._closed)
-        return self._events[known:]
+        return None if self._closed else self._events[known:]
 
     async def usage(self) -> dict[int, dict[str, float]]:
         """Per group: `ready_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
@@ -289,54 +311,63 @@ class Mailbox:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _note_start(self, index: int, group: _Group, rank: int) -> None:
-        """A worker process started. When the rank had started before, the whole group was replaced."""
-        incarnation = max(group.starts.values(), default=0)
-        group.starts[rank] = group.starts.get(rank, 0) + 1
-        if group.starts[rank] > incarnation > 0:
-            planned, group.restarting = group.restarting, False
-            if not planned:
-                self._events.append(f"group {index} lost a worker and was restarted")
-            self._note_lost_attempt(index, group.work)
-        if group.ready_at is None and len(group.starts) == self._num_workers:
+    def _note_presence(self, group: _Group, place: Place) -> None:
+        """A worker asks. A life not seen before means that the whole group was started, or replaced."""
+        if place.life != group.life:
+            if group.life:
+                if not group.failure_reported:
+                    self._events.append(f"group {place.group} lost a worker and was restarted")
+                self._note_lost_attempt(group)
+            group.life, group.present = place.life, set()
+            group.dying = group.failure_reported = False
+        group.present.add(place.rank)
+        if group.ready_at is None and len(group.present) == self._num_workers:
             group.ready_at = time.time()
-            self._events.append(f"group {index} is ready ({self._num_workers} worker{'s' * (self._num_workers > 1)})")
+            plural = "s" if self._num_workers > 1 else ""
+            self._events.append(f"group {place.group} is ready ({self._num_workers} worker{plural})")
 
-    def _note_lost_attempt(self, index: int, work: _Work | None) -> None:
-        if work is None or work.attempt == 0 or work.outcome is not None:
+    def _note_lost_attempt(self, group: _Group) -> None:
+        """The trial that the group had begun goes on with its new workers, unless it is over or lost too many."""
+        work = group.work
+        if work is None or work.attempt == 0:
             return
-        if work.attempt > self._max_failures:
-            work.outcome = Outcome.FAILED
-            last = f"; the last time: {work.last_loss}" if work.last_loss else ""
-            work.failure = Failure(
-                f"lost its workers {work.attempt} times (max_failures is {self._max_failures}){last}"
-            )
-            self._release(index, work)
+        if work.outcome is None and work.attempt <= self._max_failures:
+            work.attempt += 1  # `epoch_done` drops the records of epochs that are repeated
             return
-        work.attempt += 1
-        # Records of epochs already reported stay; the workers repeat them and `epoch_done` drops the copies.
+        if work.outcome is None:
+            reason = f"; the last time: {work.last_loss}" if work.last_loss else ""
+            text = f"lost its workers {work.attempt} times (max_failures is {self._max_failures})"
+            work.outcome, work.failure = Outcome.FAILED, Failure(text + reason)
+        self._release(group, work)
+
+    def _dying(self, place: Place) -> _Group | None:
+        """The group of a rank that is about to raise; its processes get no further trial."""
+        group = self._groups.get(place.group)
+        if group is None or place.life != group.life:
+            return None
+        group.dying = True
+        return group
 
     def _hand_out(self) -> None:
         """Gives waiting trials, the oldest first, to idle groups."""
         waiting = (work for work in self._trials.values() if not work.handed_out and work.outcome is None)
         for group in self._groups.values():
-            if group.work is None and not group.lost:
+            if group.work is None and not group.lost and not group.dying:
                 work = next(waiting, None)
                 if work is None:
                     return
                 work.handed_out = True
                 group.work, group.busy_since = work, time.time()
 
-    def _release(self, index: int, work: _Work) -> None:
+    def _release(self, group: _Group, work: _Work) -> None:
         """The group has left the trial and is free for the next."""
-        group = self._groups[index]
         if group.work is work:
             group.busy_seconds += time.time() - (group.busy_since or time.time())
             group.work = group.busy_since = None
             self._hand_out()
 
     def _all_lost(self) -> bool:
-        return bool(self._groups) and all(group.lost for group in self._groups.values())
+        return sum(group.lost for group in self._groups.values()) >= self._num_groups
 
     async def _announce(self) -> None:
         async with self._changed:

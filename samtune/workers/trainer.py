@@ -6,13 +6,19 @@ same backend's functions are called by name on the workers, where torch is neede
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import ray
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from samtune.workers.loop import GROUP_LIFE
 
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
@@ -24,6 +30,32 @@ class GroupTrainer(DataParallelTrainer):
 
     def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
         super().__init__(train_loop_per_worker, backend_config=LazyTorchConfig(), **arguments)
+        self._controller: Any = None
+        self._killed = False
+
+    def kill(self) -> None:
+        """Ends the group at once, wherever it is: its controller dies, and with it the workers it owns.
+
+        `fit` then raises in its thread, which must be out of Ray before Ray is shut down: a call into a core that was
+        shut down ends the whole process.
+        """
+        self._killed = True
+        if self._controller is not None:
+            ray.kill(self._controller)
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        """As in the base class, but the controller can be killed, and no signal handler is installed."""
+        node = ray.get_runtime_context().get_node_id()
+        controller = ray.remote(TrainController).options(
+            num_cpus=0,
+            label_selector={ray._raylet.RAY_NODE_ID_KEY: node},  # type: ignore[attr-defined]
+            runtime_env={"env_vars": get_env_vars_to_propagate() | {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}},
+        )
+        self._controller = controller.remote(**arguments)
+        if self._killed:
+            self.kill()
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]
@@ -47,19 +79,21 @@ class LazyTorchBackend(Backend):
 
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         address, port = worker_group.execute_single(0, get_address_and_port)
-        size = len(worker_group)
-        ray.get([worker_group.execute_single_async(i, _join, backend, address, port, i, size) for i in range(size)])
+        size, life = len(worker_group), uuid.uuid4().hex
+        arguments = (backend, address, port, life)
+        ray.get([worker_group.execute_single_async(i, _join, *arguments, i, size) for i in range(size)])
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         ray.get(worker_group.execute_async(_leave), timeout=5)
 
 
-def _join(backend: str, address: str, port: int, rank: int, size: int) -> None:
-    """On a worker: what `TorchConfig`'s backend does there."""
+def _join(backend: str, address: str, port: int, life: str, rank: int, size: int) -> None:
+    """On a worker: what `TorchConfig`'s backend does there; and the name of this life of the group."""
     import os
 
     from ray.train.torch import config
 
+    os.environ[GROUP_LIFE] = life
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
     config._set_torch_distributed_env_vars()
     config._setup_torch_process_group(backend, rank, size, init_method="env://")

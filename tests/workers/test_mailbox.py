@@ -10,7 +10,7 @@ import pytest
 
 from samtune.spec.space import SearchSpace
 from samtune.workers import mailbox as module
-from samtune.workers.mailbox import Assignment, Failure, Mailbox, Outcome, Progress, Reply
+from samtune.workers.mailbox import Assignment, Failure, Mailbox, Outcome, Place, Progress, Reply
 
 SPEC = SearchSpace.from_yaml("digits.yaml", ["training.epochs=3"]).trial({})
 FAR = 1000
@@ -20,8 +20,12 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 30))
 
 
-async def ask(box: Mailbox, group: int, rank: int, after: int) -> Assignment:
-    answer = await box.next_assignment(group, rank, after)
+def at(group: int, rank: int = 0, life: str = "first") -> Place:
+    return Place(group, rank, life)
+
+
+async def ask(box: Mailbox, group: int, rank: int, after: int, life: str = "first") -> Assignment:
+    answer = await box.next_assignment(at(group, rank, life), after)
     assert isinstance(answer, Assignment)
     return answer
 
@@ -53,11 +57,11 @@ def test_two_ranks_get_the_same_trials_in_order_and_the_records_arrive_once() ->
             assert works[0].number == works[1].number > finished
             finished = works[0].number
             for epoch in (1, 2):
-                assert await box.epoch_done(0, finished, epoch, upto(epoch)) is Reply.GO_ON
-                assert await box.epoch_done(0, finished, epoch, None) is Reply.GO_ON
-            rank_1 = asyncio.create_task(box.epoch_done(0, finished, 3, None))  # arrives before rank 0
+                assert await box.epoch_done(at(0), finished, epoch, upto(epoch)) is Reply.GO_ON
+                assert await box.epoch_done(at(0), finished, epoch, None) is Reply.GO_ON
+            rank_1 = asyncio.create_task(box.epoch_done(at(0), finished, 3, None))  # arrives before rank 0
             await asyncio.sleep(0)
-            assert await box.epoch_done(0, finished, 3, upto(3)) is Reply.END
+            assert await box.epoch_done(at(0), finished, 3, upto(3)) is Reply.END
             assert await rank_1 is Reply.END
             progress = await box.progress(trial_id, 1, FAR)
             assert progress == Progress([record(2), record(3)], Outcome.COMPLETED)
@@ -70,11 +74,11 @@ def test_with_a_target_the_workers_wait_for_the_scheduler() -> None:
         box = Mailbox(num_workers=1)
         await box.assign("a", SPEC, 1)
         number = (await ask(box, 0, 0, -1)).number
-        assert await box.epoch_done(0, number, 1, upto(1)) is Reply.ASK_AGAIN
-        waiting = asyncio.create_task(box.epoch_done(0, number, 1, upto(1)))
+        assert await box.epoch_done(at(0), number, 1, upto(1)) is Reply.ASK_AGAIN
+        waiting = asyncio.create_task(box.epoch_done(at(0), number, 1, upto(1)))
         await asyncio.sleep(0)
         assert await box.progress("a", 0, 1) == Progress([record(1)])
-        assert await box.progress("a", 1, 2) is None  # nothing new yet, but epoch 2 may begin
+        assert await box.progress("a", 1, 2) is Reply.ASK_AGAIN  # nothing new yet, but epoch 2 may begin
         assert await waiting is Reply.GO_ON
 
     run(scenario())
@@ -86,11 +90,11 @@ def test_every_rank_hears_the_same_although_the_trial_is_stopped_in_between() ->
         await box.assign("a", SPEC, FAR)
         number = (await ask(box, 0, 0, -1)).number
         await ask(box, 0, 1, -1)
-        assert await box.epoch_done(0, number, 1, upto(1)) is Reply.GO_ON
+        assert await box.epoch_done(at(0), number, 1, upto(1)) is Reply.GO_ON
         await box.end("a")
-        assert await box.epoch_done(0, number, 1, None) is Reply.GO_ON  # rank 0 was told so already
-        assert await box.epoch_done(0, number, 2, upto(2)) is Reply.END
-        assert await box.epoch_done(0, number, 2, None) is Reply.END
+        assert await box.epoch_done(at(0), number, 1, None) is Reply.GO_ON  # rank 0 was told so already
+        assert await box.epoch_done(at(0), number, 2, upto(2)) is Reply.END
+        assert await box.epoch_done(at(0), number, 2, None) is Reply.END
 
     run(scenario())
 
@@ -101,7 +105,7 @@ def test_a_stopped_trial_frees_its_group_for_the_next() -> None:
         await box.assign("a", SPEC, 1)
         await box.assign("b", SPEC, FAR)
         first = await ask(box, 0, 0, -1)
-        waiting = asyncio.create_task(box.epoch_done(0, first.number, 1, upto(1)))
+        waiting = asyncio.create_task(box.epoch_done(at(0), first.number, 1, upto(1)))
         await asyncio.sleep(0)
         await box.end("a")
         assert await waiting is Reply.END
@@ -115,13 +119,13 @@ def test_a_lost_group_continues_the_same_trial_and_repeated_records_are_dropped(
         box = Mailbox(num_workers=2, max_failures=3)
         await box.assign("a", SPEC, FAR)
         first = [await ask(box, 0, rank, -1) for rank in (0, 1)]
-        assert await box.epoch_done(0, first[0].number, 1, upto(1)) is Reply.GO_ON
-        again = [await ask(box, 0, rank, -1) for rank in (0, 1)]  # both processes are new
+        assert await box.epoch_done(at(0), first[0].number, 1, upto(1)) is Reply.GO_ON
+        again = [await ask(box, 0, rank, -1, "second") for rank in (0, 1)]  # both processes are new
         assert [(w.trial_id, w.attempt) for w in again] == [("a", 2), ("a", 2)]
-        assert await box.epoch_done(0, again[0].number, 1, upto(1)) is Reply.GO_ON
-        assert await box.epoch_done(0, again[0].number, 2, upto(2)) is Reply.GO_ON
+        assert await box.epoch_done(at(0), again[0].number, 1, upto(1)) is Reply.GO_ON
+        assert await box.epoch_done(at(0), again[0].number, 2, upto(2)) is Reply.GO_ON
         assert await box.progress("a", 0, FAR) == Progress([record(1), record(2)])
-        assert any("lost a worker" in line for line in await box.events(0))
+        assert any("lost a worker" in line for line in await box.events(0) or [])
 
     run(scenario())
 
@@ -133,8 +137,8 @@ def test_a_trial_that_goes_on_in_a_resumed_search_brings_its_earlier_epochs_and_
         await box.assign("new id", SPEC, FAR)
         work = await ask(box, 0, 0, -1)
         assert (work.trial_id, work.key) == ("new id", "old id")
-        assert await box.epoch_done(0, work.number, 2, upto(2)) is Reply.GO_ON  # epoch 1 was trained before
-        assert await box.epoch_done(0, work.number, 3, [record(3)]) is Reply.END
+        assert await box.epoch_done(at(0), work.number, 2, upto(2)) is Reply.GO_ON  # epoch 1 was trained before
+        assert await box.epoch_done(at(0), work.number, 3, [record(3)]) is Reply.END
         assert await box.progress("new id", 0, FAR) == Progress(upto(3), Outcome.COMPLETED)
 
     run(scenario())
@@ -146,11 +150,11 @@ def test_a_trial_that_keeps_losing_its_group_fails_and_the_next_one_runs() -> No
         await box.assign("a", SPEC, FAR)
         await box.assign("b", SPEC, FAR)
         for attempt in (1, 2, 3):
-            work = await ask(box, 0, 0, -1)
+            work = await ask(box, 0, 0, -1, f"life {attempt}")
             assert (work.trial_id, work.attempt) == ("a", attempt)
-        assert (await ask(box, 0, 0, -1)).trial_id == "b"
+        assert (await ask(box, 0, 0, -1, "life 4")).trial_id == "b"
         progress = await box.progress("a", 0, FAR)
-        assert progress is not None
+        assert isinstance(progress, Progress)
         assert progress.outcome is Outcome.FAILED
         assert progress.failure == Failure("lost its workers 3 times (max_failures is 2)")
 
@@ -164,14 +168,14 @@ def test_a_trial_that_raises_fails_and_the_restart_it_needs_is_not_held_against_
         number = (await ask(box, 0, 0, -1)).number
         await ask(box, 0, 1, -1)
         await box.assign("b", SPEC, FAR)
-        await box.trial_failed(0, number, Failure("out of memory", "trace"), restarts=True)
-        await box.trial_failed(0, number, Failure("connection closed by peer"), restarts=True)
-        assert await box.next_assignment(0, 0, number) is Reply.ASK_AGAIN  # this process is about to be replaced
-        works = [await ask(box, 0, rank, -1) for rank in (0, 1)]
+        await box.trial_failed(at(0), number, Failure("out of memory", "trace"), restarts=True)
+        await box.trial_failed(at(0), number, Failure("connection closed by peer"), restarts=True)
+        assert await box.next_assignment(at(0), number) is Reply.ASK_AGAIN  # this process is about to be replaced
+        works = [await ask(box, 0, rank, -1, "second") for rank in (0, 1)]
         assert [(w.trial_id, w.attempt) for w in works] == [("b", 1), ("b", 1)]
         progress = await box.progress("a", 0, FAR)
         assert progress == Progress([], Outcome.FAILED, Failure("out of memory", "trace"))
-        assert not any("lost" in line for line in await box.events(0))
+        assert not any("lost" in line for line in await box.events(0) or [])
 
     run(scenario())
 
@@ -183,7 +187,7 @@ def test_a_trial_that_fails_alike_on_all_ranks_leaves_the_group_warm() -> None:
         await box.assign("b", SPEC, FAR)
         numbers = [(await ask(box, 0, rank, -1)).number for rank in (0, 1)]
         for rank in (0, 1):
-            await box.trial_failed(0, numbers[rank], Failure("diverged"), restarts=False)
+            await box.trial_failed(at(0), numbers[rank], Failure("diverged"), restarts=False)
         assert [(await ask(box, 0, rank, numbers[rank])).trial_id for rank in (0, 1)] == ["b", "b"]
 
     run(scenario())
@@ -191,16 +195,17 @@ def test_a_trial_that_fails_alike_on_all_ranks_leaves_the_group_warm() -> None:
 
 def test_two_groups_share_the_trials_and_a_lost_group_gets_no_more() -> None:
     async def scenario() -> None:
-        box = Mailbox(num_workers=1)
+        box = Mailbox(num_workers=1, num_groups=2)
         for trial_id in "abc":
             await box.assign(trial_id, SPEC, FAR)
-        assert {(await ask(box, group, 0, -1)).trial_id for group in (0, 1)} == {"a", "b"}
+        works = [await ask(box, group, 0, -1) for group in (0, 1)]
+        assert [work.trial_id for work in works] == ["a", "b"]
         await box.group_lost(0, Failure("no GPU"))
         progress = await box.progress("a", 0, FAR)
         assert progress == Progress([], Outcome.FAILED, Failure("no GPU"))
         await box.end("b")
-        assert await box.epoch_done(1, 2, 1, upto(1)) is Reply.END
-        assert (await ask(box, 1, 0, 2)).trial_id == "c"
+        assert await box.epoch_done(at(1), works[1].number, 1, upto(1)) is Reply.END
+        assert (await ask(box, 1, 0, works[1].number)).trial_id == "c"
         await box.group_lost(1, Failure("no GPU either"))
         await box.assign("d", SPEC, FAR)
         progress = await box.progress("d", 0, FAR)  # nobody is left to run it
@@ -214,13 +219,100 @@ def test_close_ends_everything() -> None:
         box = Mailbox(num_workers=1)
         await box.assign("a", SPEC, FAR)
         number = (await ask(box, 0, 0, -1)).number
-        idle = asyncio.create_task(box.next_assignment(1, 0, -1))
+        idle = asyncio.create_task(box.next_assignment(at(1), -1))
         await asyncio.sleep(0)
         await box.close()
         assert await idle is Reply.END
-        assert await box.epoch_done(0, number, 1, upto(1)) is Reply.END
+        assert await box.epoch_done(at(0), number, 1, upto(1)) is Reply.END
         progress = await box.progress("a", 1, FAR)
-        assert progress is not None
+        assert isinstance(progress, Progress)
         assert progress.outcome is Outcome.STOPPED
+
+    run(scenario())
+
+
+def test_after_the_mailbox_was_lost_trials_are_posted_again_and_workers_replaced() -> None:
+    async def scenario() -> None:
+        old = Mailbox(num_workers=2)
+        await old.assign("a", SPEC, FAR)
+        number = (await ask(old, 0, 0, -1)).number
+
+        new = Mailbox(num_workers=2)
+        assert await new.progress("a", 1, FAR) is Reply.START_ANEW
+        await new.assign("a", SPEC, FAR)
+        assert await new.epoch_done(at(0), number, 2, [record(2)]) is Reply.START_ANEW
+        assert await new.next_assignment(at(0, 1), number) is Reply.START_ANEW
+        await new.peer_lost(at(0), number, "connection closed")
+        await new.trial_failed(at(0), number, Failure("late"), restarts=True)
+        works = [await ask(new, 0, rank, -1) for rank in (0, 1)]
+        assert [(w.trial_id, w.attempt) for w in works] == [("a", 1), ("a", 1)]
+        assert works[0].number > number
+
+    run(scenario())
+
+
+def test_a_rank_that_only_waits_is_not_taken_for_a_new_process() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1)
+        for _ in range(3):
+            assert await box.next_assignment(at(0), -1) is Reply.ASK_AGAIN
+        await box.assign("a", SPEC, FAR)
+        assert (await ask(box, 0, 0, -1)).attempt == 1
+        assert await box.events(0) == ["group 0 is ready (1 worker)"]
+
+    run(scenario())
+
+
+def test_a_rank_that_asks_late_in_a_dying_group_does_not_take_the_next_trial() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=2)
+        await box.assign("a", SPEC, FAR)
+        await box.assign("b", SPEC, FAR)
+        number = (await ask(box, 0, 0, -1)).number
+        await box.trial_failed(at(0), number, Failure("boom"), restarts=True)
+        assert await box.next_assignment(at(0, 1), -1) is Reply.ASK_AGAIN
+        works = [await ask(box, 0, rank, -1, "second") for rank in (1, 0)]
+        assert [(w.trial_id, w.attempt) for w in works] == [("b", 1), ("b", 1)]
+
+    run(scenario())
+
+
+def test_a_late_error_in_a_trial_that_ended_is_not_held_against_the_next() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=2)
+        await box.assign("a", SPEC, 1)
+        await box.assign("b", SPEC, FAR)
+        number = (await ask(box, 0, 0, -1)).number
+        await ask(box, 0, 1, -1)
+        await box.end("a")
+        assert await box.epoch_done(at(0), number, 1, upto(1)) is Reply.END
+        await box.trial_failed(at(0, 1), number, Failure("out of memory"), restarts=True)
+        assert await box.next_assignment(at(0), number) is Reply.ASK_AGAIN
+        works = [await ask(box, 0, rank, -1, "second") for rank in (0, 1)]
+        assert [w.trial_id for w in works] == ["b", "b"]
+        assert not any("lost" in line for line in await box.events(0) or [])
+
+    run(scenario())
+
+
+def test_new_workers_do_not_train_a_trial_that_has_ended() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1)
+        await box.assign("a", SPEC, FAR)
+        await ask(box, 0, 0, -1)
+        await box.end("a")
+        await box.assign("b", SPEC, FAR)
+        assert (await ask(box, 0, 0, -1, "second")).trial_id == "b"
+
+    run(scenario())
+
+
+def test_one_lost_group_does_not_fail_trials_that_others_will_take() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1, num_groups=2)
+        await box.assign("a", SPEC, FAR)
+        await box.group_lost(0, Failure("no GPU"))
+        assert await box.progress("a", 0, FAR) is Reply.ASK_AGAIN
+        assert (await ask(box, 1, 0, -1)).trial_id == "a"
 
     run(scenario())

@@ -1,32 +1,16 @@
-"""Warm worker groups on a real Ray: gloo ranks, real processes, real signals."""
+"""Warm worker groups on a real Ray: gloo ranks in real processes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Iterator
-from typing import Any
 
-import psutil
 import pytest
-import ray
+from driver import Client, spec, worker_pids
 
-from samtune.spec.space import SearchSpace
-from samtune.spec.trial import TrialSpec
 from samtune.workers.group import WorkerPool
-from samtune.workers.mailbox import Outcome, Progress
+from samtune.workers.mailbox import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
-
-SPACE = SearchSpace.from_yaml(
-    "digits.yaml", ["training.epochs=3", "data.num_train=400", "search={}", "initial=[]", "resources.num_workers=2"]
-)
-TIMES = ("epoch_seconds", "train_seconds")
-
-
-def spec(**changes: Any) -> TrialSpec:
-    return SPACE.replace({key.replace("__", "."): value for key, value in changes.items()}).trial({})
 
 
 @pytest.fixture(scope="module")
@@ -38,61 +22,15 @@ def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         cpus_per_worker=0.25,
         gpus_per_worker=0,
         storage_path=str(tmp_path_factory.mktemp("pool")),
-        max_failures=2,
     )
     pool.start()
     yield pool
     assert pool.close(timeout=60), "the groups did not end with their loops"
 
 
-class Client:
-    """Posts trials and collects their records, as the Trainables do."""
-
-    def __init__(self, pool: WorkerPool) -> None:
-        self.mailbox = pool.mailbox
-
-    def post(self, trial_id: str, trial: TrialSpec, target: int = 1000) -> None:
-        ray.get(self.mailbox.assign.remote(trial_id, trial, target))
-
-    def records(self, trial_id: str, at_least: int) -> list[dict[str, float]]:
-        """The records so far, once there are so many."""
-        records: list[dict[str, float]] = []
-        while len(records) < at_least:
-            progress = ray.get(self.mailbox.progress.remote(trial_id, len(records), 1000))
-            records += progress.records if progress else []
-            assert progress is None or progress.outcome is not Outcome.FAILED, progress
-        return records
-
-    def finish(self, trial_id: str, seconds: float = 120) -> Progress:
-        """Waits for the end of a trial; all its records, without the wall times."""
-        records: list[dict[str, float]] = []
-        deadline = time.time() + seconds
-        while time.time() < deadline:
-            progress = ray.get(self.mailbox.progress.remote(trial_id, len(records), 1000))
-            if progress is not None:
-                records += [{k: v for k, v in r.items() if k not in TIMES} for r in progress.records]
-                if progress.outcome is not None:
-                    ray.get(self.mailbox.end.remote(trial_id))
-                    return Progress(records, progress.outcome, progress.failure)
-        raise AssertionError(f"trial {trial_id} did not end within {seconds} s")
-
-    def run(self, trial_id: str, trial: TrialSpec) -> Progress:
-        self.post(trial_id, trial)
-        return self.finish(trial_id)
-
-
 @pytest.fixture
 def client(pool: WorkerPool) -> Client:
     return Client(pool)
-
-
-def worker_pids() -> set[int]:
-    """The processes of all Ray Train workers that descend from this test's Ray."""
-    return {
-        process.pid
-        for process in psutil.process_iter(["name", "cmdline"])
-        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
-    }
 
 
 def test_a_trial_gives_the_same_metrics_on_any_group_and_after_any_other_trial(client: Client) -> None:
@@ -140,15 +78,4 @@ def test_a_diverging_trial_fails_with_the_reason_and_keeps_its_workers(client: C
     assert bad.failure is not None
     assert bad.failure.error.startswith("diverged: train_loss is ")
     assert client.run("calm", spec(seed=5)).outcome is Outcome.COMPLETED
-    assert worker_pids() == before
-
-
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_worker_costs_a_restart_and_changes_no_result(client: Client, victim: int) -> None:
-    trial = spec(training__epochs=6, seed=10 + victim)
-    undisturbed = client.run(f"undisturbed {victim}", trial)
-    client.post(f"disturbed {victim}", trial, target=3)  # waits after epoch 3
-    client.records(f"disturbed {victim}", 2)
-    os.kill(sorted(worker_pids())[victim], signal.SIGKILL)
-    os.kill(sorted(worker_pids())[-1 - victim], signal.SIGKILL)  # of the other group, most likely
-    assert client.finish(f"disturbed {victim}") == undisturbed
+    assert before <= worker_pids()  # the group of the trial before may just be getting new ones

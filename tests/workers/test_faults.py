@@ -1,0 +1,98 @@
+"""Processes that die or hang while a trial is trained: it goes on from its last checkpoint, with the same result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+from driver import Client, pids, spec, worker_pids
+
+from samtune.spec.search import CheckpointConfig
+from samtune.workers.group import WorkerPool
+from samtune.workers.mailbox import Outcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+
+EPOCHS = 6
+
+
+@pytest.fixture(scope="module")
+def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerPool]:
+    """One group of two workers that saves after every epoch."""
+    pool = WorkerPool(
+        num_groups=1,
+        num_workers=2,
+        cpus_per_worker=0.5,
+        gpus_per_worker=0,
+        storage_path=str(tmp_path_factory.mktemp("pool")),
+        checkpoint=CheckpointConfig(min_seconds=0),
+        max_failures=2,
+        timeout=15,
+    )
+    pool.start()
+    yield pool
+    assert pool.close(timeout=60), "the group did not end with its loop"
+
+
+@pytest.fixture
+def client(pool: WorkerPool) -> Client:
+    return Client(pool)
+
+
+def hold_at_epoch_3(client: Client, trial_id: str, seed: int) -> None:
+    """A trial whose workers wait after epoch 3 for the scheduler."""
+    client.post(trial_id, spec(training__epochs=EPOCHS, seed=seed), target=3)
+    assert len(client.records(trial_id, 3)) == 3
+
+
+def num_restarts(client: Client) -> int:
+    return sum("lost a worker" in line for line in ray.get(client.mailbox.events.remote(0)))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_costs_a_restart_and_changes_no_result(client: Client, victim: int) -> None:
+    undisturbed = client.run(f"undisturbed {victim}", spec(training__epochs=EPOCHS, seed=victim))
+    hold_at_epoch_3(client, f"disturbed {victim}", seed=victim)
+    before, restarts = worker_pids(), num_restarts(client)
+    os.kill(sorted(before)[victim], signal.SIGKILL)
+    assert client.finish(f"disturbed {victim}") == undisturbed
+    assert num_restarts(client) == restarts + 1
+    assert not worker_pids() & before  # Ray Train replaces them all
+    assert undisturbed.outcome is Outcome.COMPLETED
+
+
+def test_a_hung_worker_is_replaced_and_changes_no_result(client: Client) -> None:
+    undisturbed = client.run("awake", spec(training__epochs=EPOCHS, seed=20))
+    hold_at_epoch_3(client, "hung", seed=20)
+    before = worker_pids()
+    os.kill(min(before), signal.SIGSTOP)
+    assert client.finish("hung", seconds=200) == undisturbed
+    assert not worker_pids() & before
+
+
+def test_a_killed_mailbox_loses_no_trial(client: Client) -> None:
+    undisturbed = client.run("kept", spec(training__epochs=EPOCHS, seed=30))
+    hold_at_epoch_3(client, "lost", seed=30)
+    (mailbox,) = pids("Mailbox")
+    os.kill(mailbox, signal.SIGKILL)
+    assert client.finish("lost") == undisturbed
+
+
+def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(client: Client) -> None:
+    hold_at_epoch_3(client, "killer", seed=40)
+    for _ in range(3):  # max_failures is 2
+        restarts = num_restarts(client)
+        os.kill(min(worker_pids()), signal.SIGKILL)
+        deadline = time.time() + 60
+        while num_restarts(client) == restarts:
+            assert time.time() < deadline
+            time.sleep(0.1)
+    failed = client.finish("killer")
+    assert failed.outcome is Outcome.FAILED
+    assert failed.failure is not None
+    assert failed.failure.error.startswith("lost its workers 3 times (max_failures is 2)")
+    assert client.run("calm", spec(seed=41)).outcome is Outcome.COMPLETED
