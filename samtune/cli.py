@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,14 +130,21 @@ def _dry_run(tuner: Tuner, as_json: bool) -> None:
 
 
 def _search(tuner: Tuner, as_json: bool) -> None:
+    from samtune.search.results import SearchFailedError
     from samtune.terminal import json_summary, make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)
     tuner.callbacks.append(make_display(console))
-    results = tuner.fit()
+    failure: SearchFailedError | None = None
+    try:
+        results = tuner.fit()
+    except SearchFailedError as error:
+        failure, results = error, error.results
     print_summary(console, results.study)
     if as_json:
         print(json.dumps(json_summary(results.study)))
+    if failure is not None:
+        raise failure
     if results.interrupted:
         raise typer.Exit(130)
 
@@ -149,8 +157,8 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show a running or ended study, without touching it."""
+    from samtune.search.folders import study_folder
     from samtune.search.journal import is_running, read_journal
-    from samtune.search.tuner import study_folder
     from samtune.terminal import json_summary, make_console, print_status
 
     folder = study_folder(storage_path, name)
@@ -182,7 +190,7 @@ def main() -> None:
         app(standalone_mode=True)
     except SamtuneError as error:
         if debug:
-            raise
+            traceback.print_exc()
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         if debug:

@@ -28,6 +28,8 @@ class Bridge(ray.tune.Callback):
         self._mailbox, self._callbacks = mailbox, callbacks
         self._trials: dict[str, Trial] = {}
         self.stopping = False
+        self.error: Exception | None = None
+        """The first exception of a callback."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id in self._trials:
@@ -38,8 +40,7 @@ class Bridge(ray.tune.Callback):
             self._study.trials.append(record)
         record.state, record.error, record.traceback, record.ended_at = TrialState.RUNNING, None, None, None
         self._trials[trial.trial_id] = record
-        for callback in self._callbacks:
-            callback.on_trial_start(self._study, record)
+        self._tell("on_trial_start", record)
 
     def _new_record(self, trial: Any) -> Trial:
         config: dict[str, Scalar] = dict(trial.config)
@@ -67,8 +68,7 @@ class Bridge(ray.tune.Callback):
         for metrics in result.get("records", []):
             if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
                 record.history.append(metrics)
-                for callback in self._callbacks:
-                    callback.on_epoch(self._study, record, metrics)
+                self._tell("on_epoch", record, metrics)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
@@ -93,8 +93,15 @@ class Bridge(ray.tune.Callback):
         self._mailbox.end.remote(trial_id)
         if state is not TrialState.INTERRUPTED:
             delete_folder(join(self._study.storage_path, "checkpoints", record.id))
+        self._tell("on_trial_end", record)
+
+    def _tell(self, event: str, *details: Any) -> None:
+        """Tells all callbacks. What one raises ends the search in order; `run_trials` raises it afterwards."""
         for callback in self._callbacks:
-            callback.on_trial_end(self._study, record)
+            try:
+                getattr(callback, event)(self._study, *details)
+            except Exception as error:
+                self.error = self.error or error
 
     def end_all(self, state: TrialState, error: str) -> None:
         """Ends what still runs: the search is over."""

@@ -82,13 +82,21 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
         by_cpu = math.floor(node.cpus / resources.cpus_per_worker + 1e-9)
         slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
     if slots < resources.num_workers:
+        count = f"{resources.num_workers} worker{'s' * (resources.num_workers > 1)}"
         each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         has = " + ".join(f"{n.cpus:g} CPU" + (f" and {n.gpus:g} GPU" if gpus else "") for n in nodes) or "no node"
         raise ResourceError(
-            f"resources.num_workers: {resources.num_workers} workers of {each} each can never be placed: the cluster "
-            f"has {has}, room for {slots}; lower num_workers or cpus_per_worker"
+            f"resources.num_workers: {count} of {each} each can never be placed: the cluster "
+            f"has {has}, room for {slots}; lower {_too_much(gpus, nodes)}"
         )
     return slots // resources.num_workers
+
+
+def _too_much(gpus: float, nodes: list[Node]) -> str:
+    """The keys whose value asks for more than there is."""
+    if gpus and not any(node.gpus >= gpus for node in nodes):
+        return "resources.gpus_per_worker (0 trains on CPUs)"
+    return "num_workers or resources.cpus_per_worker"
 
 
 @contextmanager
@@ -102,17 +110,22 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         UsageError: no cluster answers at the address.
     """
-    os.environ.update({name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ})
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    _connect(address)
+    added = {name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
     try:
-        yield
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        _connect(address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _connect(address: str | None) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from samtune.data import DatasetInfo, dataset_info
+from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError
 from samtune.records import Scalar
 from samtune.search.cluster import Node, gpus_per_worker, group_capacity
-from samtune.spec.distributions import Choice
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import TrialSpec
 
@@ -67,14 +67,20 @@ def make_plan(space: SearchSpace, nodes: list[Node]) -> Plan:
         ResourceError: the workers of one trial can never be placed.
         SpaceError: a batch is larger than the training set.
     """
-    info = dataset_info(space.data)
     variants = list(_variants(space))
+    infos = {}
     for variant in variants:
+        key = variant.data.model_dump_json()
+        if key not in infos:
+            check_dataset(variant.data)
+            infos[key] = dataset_info(variant.data)
+        info = infos[key]
         if variant.training.batch_size > info.num_train:
             raise SpaceError(
                 f"{space.source_name}: training.batch_size: must not exceed the training examples "
                 f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
             )
+    info = dataset_info(space.data)
     capacity = group_capacity(space.resources, nodes)
     groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
     passes = _range(v.num_passes for v in variants)
@@ -115,13 +121,18 @@ def _group_size(spec: TrialSpec) -> str:
 
 
 def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
-    """Trials at the ends of every searched key that can change shape or cost (choices and whole numbers)."""
-    keys = [
-        (key, distribution.extremes())
-        for key, distribution in space.distributions()
-        if isinstance(distribution, Choice) or key.split(".")[0] in ("method", "training")
-    ]
-    for values in itertools.islice(itertools.product(*(values for _, values in keys)), _MAX_VARIANTS):
+    """Trials at the ends of every searched key that can change the shape or the cost of a trial.
+
+    Raises:
+        SpaceError: a combination breaks a rule, or there are too many to look at.
+    """
+    keys = [(key, distribution.extremes()) for key, distribution in space.distributions() if _counts(key)]
+    if math.prod(len(values) for _, values in keys) > _MAX_VARIANTS:
+        raise SpaceError(
+            f"{space.source_name}: search: more than {_MAX_VARIANTS} combinations of {', '.join(k for k, _ in keys)} "
+            "would have to be checked; search fewer of these keys at once"
+        )
+    for values in itertools.product(*(values for _, values in keys)):
         config: dict[str, Scalar] = {}
         for (key, _), value in zip(keys, values, strict=True):
             if space.is_active(key, config):
@@ -129,9 +140,14 @@ def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
         yield space.trial(config)
 
 
+def _counts(key: str) -> bool:
+    """Whether a key decides about shape or cost: what the data, the network and the method are, and how long."""
+    section, _, field = key.partition(".")
+    if section == "training":
+        return field in ("epochs", "batch_size", "warmup_epochs", "schedule", "nesterov", "optimizer")
+    return field not in ("rho_final", "step_size", "eta")
+
+
 def _range(values: Any) -> tuple[Any, Any]:
     values = list(values)
     return min(values), max(values)
-
-
-__all__ = ["DatasetInfo", "Plan", "make_plan"]

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+HOPELESS = "every trial failed"
+"""Why a search ended that had only failures."""
+
+
 class Results:
     """The trials of a finished search, the best first.
 
@@ -60,3 +64,11 @@ class Results:
         best = self.study.best
         value = f", best {self.study.objective.metric} {self.study.objective.value(best):.4g}" if best else ""
         return f"Results({self.study.name!r}, {len(self)} trials{value})"
+
+
+class SearchFailedError(RunError):
+    """No trial succeeded. `results` has what became of them."""
+
+    def __init__(self, message: str, results: Results) -> None:
+        super().__init__(message)
+        self.results = results

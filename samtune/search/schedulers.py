@@ -16,6 +16,16 @@ def build_scheduler(space: SearchSpace, max_epochs: int) -> Any:
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 
+    class Median(MedianStoppingRule):
+        """Ray's rule fails on the last result of a trial that has no metric, and pauses trials to wait for others."""
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            if self.metric in result and self._time_attr in result:
+                super().on_trial_complete(tune_controller, trial, result)
+
+        def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+            return str(self.CONTINUE)
+
     match space.scheduler:
         case NoSchedulerConfig():
             return FIFOScheduler()
@@ -27,4 +37,4 @@ def build_scheduler(space: SearchSpace, max_epochs: int) -> Any:
                 reduction_factor=factor,
             )
         case MedianConfig(grace_epochs=grace, min_trials=minimum):
-            return MedianStoppingRule(time_attr="epoch", grace_period=grace, min_samples_required=minimum)
+            return Median(time_attr="epoch", grace_period=grace, min_samples_required=minimum)

@@ -11,6 +11,7 @@ from ray import tune
 from samtune.records import Callback, Study, TrialState
 from samtune.search.bridge import Bridge, StopWhen
 from samtune.search.plan import Plan
+from samtune.search.results import HOPELESS
 from samtune.search.sampler import OptunaSearcher, is_over, open_study
 from samtune.search.schedulers import build_scheduler
 from samtune.search.trainable import TrialRunner
@@ -53,7 +54,11 @@ def run_trials(
     def should_stop() -> bool:
         nonlocal reason
         if reason is None:
-            reason = stop_reason() or ("every trial failed" if bridge.hopeless(plan.num_groups) else None)
+            reason = (
+                stop_reason()
+                or ("a callback failed" if bridge.error else None)
+                or (HOPELESS if bridge.hopeless(plan.num_groups) else None)
+            )
             if reason is not None:
                 bridge.stopping = searcher.closing = True
                 pool.mailbox.close.remote()  # Trainables wait for records: they are told that none will come
@@ -88,4 +93,6 @@ def run_trials(
         tuner.fit()
     finally:
         bridge.end_all(TrialState.INTERRUPTED, reason or "the search ended")
+    if bridge.error is not None:
+        raise bridge.error
     return reason

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from samtune.data import check_dataset
-from samtune.errors import RunError, UsageError
+from samtune.errors import UsageError
 from samtune.records import Callback, Objective, Study, TrialState
 from samtune.search.cluster import cluster_nodes, connected, local_node
+from samtune.search.folders import (
+    DEFAULT_STORAGE,
+    SPACE_FILE,
+    check_name,
+    local_folder,
+    make_folder,
+    study_folder,
+    with_absolute_paths,
+)
 from samtune.search.journal import Journal, read_journal
 from samtune.search.plan import Plan, make_plan
-from samtune.search.results import Results
+from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import flatten
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 
-DEFAULT_STORAGE = "samtune-results"
-SPACE_FILE = "space.yaml"
+if TYPE_CHECKING:
+    from samtune.workers.group import WorkerPool
+
 INTERRUPTED = "interrupted"
+SLOW_START_SECONDS = 30.0  # after which the user is told what the first group waits for
 
 
 class Tuner:
@@ -69,9 +81,11 @@ class Tuner:
             "max_concurrent": max_concurrent,
             "seed": seed,
         }
-        self.space = space.replace({key: value for key, value in changes.items() if value is not None})
-        self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.storage_path = _local_folder(storage_path or DEFAULT_STORAGE)
+        self.space = with_absolute_paths(space).replace(
+            {key: value for key, value in changes.items() if value is not None}
+        )
+        self.name = check_name(name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.storage_path = local_folder(storage_path or DEFAULT_STORAGE)
         self.tracking_uri = (
             resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(str(self.storage_path))
         )
@@ -80,6 +94,8 @@ class Tuner:
         self.callbacks = list(callbacks)
         self._earlier: Study | None = None
         self._stop: str | None = None
+        self._interrupted = False
+        self._pool: WorkerPool | None = None
 
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
@@ -120,7 +136,7 @@ class Tuner:
         data, source = parse_yaml(study.space_yaml, str(folder / SPACE_FILE))
         stored = SearchSpace.from_dict(data, source=source)
         if space is not None:
-            _check_same(name, stored, space)
+            _check_same(name, stored, with_absolute_paths(space))
         num_trials = study.num_trials if num_trials is None else num_trials
         if num_trials < study.num_trials:
             raise UsageError(f"--num-trials {num_trials}: study {name} has {study.num_trials} trials; it can only grow")
@@ -146,7 +162,7 @@ class Tuner:
 
         Raises:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
-            RunError: no trial succeeded.
+            SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
         check_dataset(self.space.data)
         folder = self.storage_path / self.name
@@ -160,49 +176,53 @@ class Tuner:
         with connected(self.address):
             plan = make_plan(self.space, cluster_nodes())
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             journal = Journal(folder)
             self.study = study = self._make_study(plan, folder)
             with self._interruptible():
                 self._search(study, plan, [journal, tracker, *self.callbacks])
-        interrupted = self._stop == INTERRUPTED
-        if not interrupted and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
-            first = next((trial for trial in study if trial.error), None)
-            raise RunError(f"no trial succeeded; the first failed with: {first.error if first else 'nothing was run'}")
-        return Results(study, interrupted=interrupted)
+        results = Results(study, interrupted=self._interrupted)
+        if self._stop is None or self._stop == HOPELESS:
+            failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
+            if failed is not None and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
+                raise SearchFailedError(f"no trial succeeded; the first failed with: {failed.error}", results)
+        return results
 
     def _search(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
+        """Starts the groups, runs the trials, and ends both whatever happens in between."""
         from samtune.workers.group import WorkerPool
 
-        for callback in callbacks:
-            callback.on_study_start(study)
-        callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
-        pool = WorkerPool(
-            num_groups=plan.num_groups,
-            num_workers=plan.num_workers,
-            cpus_per_worker=plan.cpus_per_worker,
-            gpus_per_worker=plan.gpus_per_worker,
-            storage_path=study.storage_path,
-            checkpoint=self.space.checkpoint,
-            max_failures=self.space.max_failures,
-            timeout=self.space.timeout,
-        )
-        try:
+        with ExitStack() as ending:
+            for callback in callbacks:
+                callback.on_study_start(study)
+                ending.callback(callback.on_study_end, study)
+            callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
+            self._pool = pool = WorkerPool(
+                num_groups=plan.num_groups,
+                num_workers=plan.num_workers,
+                cpus_per_worker=plan.cpus_per_worker,
+                gpus_per_worker=plan.gpus_per_worker,
+                storage_path=study.storage_path,
+                checkpoint=self.space.checkpoint,
+                max_failures=self.space.max_failures,
+                timeout=self.space.timeout,
+            )
+            ending.callback(self._end, study, pool)
             pool.start()
             self._say(
                 f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
                 f"worker{'s' * (plan.num_workers > 1)}"
             )
-            threading.Thread(target=self._relay_events, args=(pool.mailbox,), name="events", daemon=True).start()
+            threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True).start()
 
             from samtune.search.tune_loop import run_trials  # while the groups start
 
             self._stop = run_trials(study, self.space, plan, pool, callbacks, lambda: self._stop) or self._stop
-        finally:
-            pool.close(timeout=3.0 if self._stop else 10.0)
-            study.ended_at = time.time()
-            for callback in callbacks:
-                callback.on_study_end(study)
+
+    def _end(self, study: Study, pool: WorkerPool) -> None:
+        """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""
+        pool.close(timeout=3.0 if self._stop else 10.0)
+        study.ended_at = time.time()
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -217,7 +237,9 @@ class Tuner:
             storage_path=str(folder),
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
-            command=" ".join(["samtune", *sys.argv[1:]] if sys.argv[0].endswith("samtune") else sys.argv),
+            command=shlex.join(
+                ["samtune", *sys.argv[1:]] if Path(sys.argv[0]).name in ("samtune", "__main__.py") else sys.argv
+            ),
             versions=_versions(),
         )
         if self._earlier is not None:
@@ -232,33 +254,47 @@ class Tuner:
             for callback in self.callbacks:
                 callback.on_status(study, message)
 
-    def _relay_events(self, mailbox: Any) -> None:
-        """Passes the mailbox's lines on until the search ends."""
+    def _relay_events(self, pool: WorkerPool) -> None:
+        """Passes the mailbox's lines on until the search is over, and says what a group still waits for."""
         import ray
 
-        known = 0
-        while self.study.ended_at is None:
+        known, started, waiting = 0, time.monotonic(), False
+        while True:
             try:
-                events = ray.get(mailbox.events.remote(known))
+                events = ray.get(pool.mailbox.events.remote(known))
             except ray.exceptions.RayError:
+                return
+            if events is None:
                 return
             known += len(events)
             for event in events:
-                if self.study.ended_at is None:
-                    self._say(event)
+                self._say(event)
+            if known == 0 and not waiting and time.monotonic() - started > SLOW_START_SECONDS:
+                waiting = True
+                free = ray.available_resources()
+                self._say(
+                    f"no group is ready yet: each needs {pool.needs()}; free in the cluster are now "
+                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
+                )
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C ends the search in order, the second at once."""
+        """The first Ctrl-C ends the search in order, the second without waiting for the workers, the third at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        num_signals = 0
 
         def on_signal(number: int, frame: Any) -> None:
-            if self._stop == INTERRUPTED:
+            nonlocal num_signals
+            num_signals += 1
+            self._interrupted, self._stop = True, self._stop or INTERRUPTED
+            if num_signals == 1:
+                self._say("interrupted: stopping the workers (once more to stop them at once)")
+            elif num_signals == 2 and self._pool is not None:
+                self._pool.kill()
+            else:
                 raise KeyboardInterrupt
-            self._stop = INTERRUPTED
-            self._say("interrupted: stopping the workers (once more to stop at once)")
 
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -266,20 +302,6 @@ class Tuner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def study_folder(storage_path: str | Path | None, name: str) -> Path:
-    """Where the study of that name is kept."""
-    return _local_folder(storage_path or DEFAULT_STORAGE) / name
-
-
-def _local_folder(path: str | Path) -> Path:
-    if "://" in str(path):
-        raise UsageError(f"--storage-path {path}: must be a folder on this machine's file system")
-    folder = Path(path).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
-    return folder
 
 
 def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
@@ -292,6 +314,12 @@ def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
     ]
     if different:
         raise UsageError(f"--resume {name}: the space is not the study's: {'; '.join(different)}")
+
+
+def _command_line() -> str:
+    """What started this process, to be pasted into a shell."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["samtune", *sys.argv[1:]] if program in ("samtune", "__main__.py") else sys.argv)
 
 
 def _versions() -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from samtune.spec.base import Config
 
@@ -65,7 +66,14 @@ class ObjectiveConfig(Config):
     ] = "val_accuracy"
     """A per-epoch metric."""
     mode: Literal["max", "min"] = "max"
-    """Whether more or less is better."""
+    """Whether more or less is better; default: max for accuracies, min for everything else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_mode(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
+            return {**value, "mode": "max" if str(value["metric"]).endswith("accuracy") else "min"}
+        return value
 
 
 class ResourcesConfig(Config):

@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -52,14 +52,24 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration came from: a name for messages, and the line of each key in the file."""
+    """Where a configuration came from: a name for messages, and the line of each key in the file.
+
+    `overrides` are the dotted keys that were set over what the file says: no line of it is to blame for them.
+    """
 
     name: str
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+    def overridden_by(self, keys: Iterable[str]) -> Source:
+        """The same source with dotted keys set over it."""
+        return replace(self, overrides=(*self.overrides, *keys))
 
     def error(self, key: Iterable[str | int] | str, problem: str) -> SpaceError:
         """An error about the value at `key` (a path, or a dotted key)."""
         path = tuple(key.split(".")) if isinstance(key, str) else tuple(str(part) for part in key)
+        if any(".".join(path[:n]) in self.overrides for n in range(1, len(path) + 1)):
+            return SpaceError(f"{self.name} with --set {'.'.join(path)}: {problem}")
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
         where = self.name if line is None else f"{self.name}:{line}"
         return SpaceError(f"{where}: {'.'.join(path)}: {problem}" if path else f"{where}: {problem}")
@@ -120,11 +130,17 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def translate(error: ValidationError, config: type[Config], raw: Any, source: Source, prefix: str = "") -> SpaceError:
     """Turns pydantic's report into one line about the first problem, in the words of the YAML's author."""
-    details = error.errors(include_url=False)[0]
-    more = error.error_count() - 1
+    reports = error.errors(include_url=False)
+    details = reports[0]
     path, key_options, value = _author_path(details["loc"], config, raw)
+    # The members of a plain union (a number, or one of some words) each report that they do not match.
+    alike = [report for report in reports if _author_path(report["loc"], config, raw)[0] == path]
+    more = len(reports) - len(alike)
     start = tuple(prefix.split(".")) if prefix else ()
-    problem = _problem(details, path, key_options, value)
+    if len(alike) > 1 and not any(report["type"] == "space_rule" for report in alike):
+        problem = f"{' or '.join(dict.fromkeys(map(rule_of, alike)))} (got {value!r})".replace(" or must be", ", or")
+    else:
+        problem = _problem(details, path, key_options, value)
     if key := details.get("ctx", {}).get("key"):
         path = tuple(str(key).split("."))
     if more:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -110,7 +111,7 @@ class SearchSpace(Config):
         source: Source | None = None,
     ) -> Self:
         """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does."""
-        source = source or Source("search space")
+        source = (source or Source("search space")).overridden_by(_override_keys(overrides))
         if not isinstance(data, Mapping):
             raise source.error((), f"must be a mapping with the keys {', '.join(cls.model_fields)} (got {data!r})")
         raw = _apply_overrides(data, overrides, source)
@@ -202,11 +203,11 @@ class SearchSpace(Config):
 
     def _check_layouts(self) -> None:
         """Every combination of batch size and m that the search may draw must fit the workers."""
+        if _num_values(self.search, "training.batch_size", "method.name", "method.m") > _MAX_LAYOUTS:
+            return  # too many to try; each trial is checked when it is drawn
         sizes = _all_values(self.search.get("training.batch_size"), self.training.batch_size)
         names = _all_values(self.search.get("method.name"), self.method.name)
         ms = _all_values(self.search.get("method.m"), getattr(self.method, "m", None))
-        if len(sizes) * len(names) * len(ms) > _MAX_LAYOUTS:
-            return  # too many to try; each trial is checked when it is drawn
         for size, name, m in itertools.product(sizes, names, ms):
             config: dict[str, Scalar] = {"training.batch_size": size, "method.name": name}
             if m is not None and "m" in self._fields("method", name):
@@ -304,6 +305,12 @@ def names_of_section(section: str) -> list[str]:
     return [n for cls in config_classes(TrialSpec.model_fields[section].annotation) for n in names_of(cls)]
 
 
+def _num_values(search: Mapping[str, Distribution], *keys: str) -> int:
+    """How many combinations the keys can take."""
+    counts = [d.high - d.low + 1 if isinstance(d, Int) else len(d.extremes()) for key in keys if (d := search.get(key))]
+    return math.prod(counts)
+
+
 def _all_values(distribution: Distribution | None, fixed: Any) -> list[Any]:
     """Every value a key can take, where they can be listed (ends only for real intervals)."""
     if distribution is None:
@@ -316,13 +323,17 @@ def _all_values(distribution: Distribution | None, fixed: Any) -> list[Any]:
 def _apply_overrides(
     data: Mapping[str, Any], overrides: Mapping[str, Any] | Sequence[str], source: Source
 ) -> dict[str, Any]:
-    """A copy of `data` with dotted keys set. Setting a key that is searched fixes it: it is no longer searched."""
+    """A copy of `data` with dotted keys set.
+
+    Setting a key that is searched fixes it: it is no longer searched. Setting a section's `name` leaves out what the
+    file says for the section that the new name does not have (`method.name=sgd` has no rho).
+    """
     raw: dict[str, Any] = {key: _copy(value) for key, value in data.items()}
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     for key, value in pairs:
         first, _, rest = key.partition(".")
         if first == "search" and rest:  # searched keys are dotted themselves
-            raw.setdefault("search", {})[rest] = value
+            raw["search"] = {**(raw.get("search") or {}), rest: value}
             continue
         node, *parts = [raw, *key.split(".")]
         for depth, part in enumerate(parts[:-1]):
@@ -332,14 +343,47 @@ def _apply_overrides(
             if not isinstance(node, dict):
                 raise source.error(parts[: depth + 1], f"has no keys below it (--set {key}={value})")
         node[parts[-1]] = value
-        if isinstance(raw.get("search"), dict) and key in raw["search"]:
-            del raw["search"][key]
-            if isinstance(raw.get("initial"), list):
-                raw["initial"] = [
-                    {k: v for k, v in point.items() if k != key} if isinstance(point, dict) else point
-                    for point in raw["initial"]
-                ]
+        if key == "objective.metric":
+            node.pop("mode", None)  # the file's is of the file's metric
+        _stop_searching(raw, [key])
+        if key == "search":
+            _stop_searching(raw, [k for k in _searched_keys(raw) if k not in (raw["search"] or {})])
+        if rest == "name" and first in SECTIONS and (fields := _fields_of_name(first, value)):
+            raw[first] = {k: v for k, v in raw[first].items() if k in fields}
+            absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
+            _stop_searching(raw, absent)
     return raw
+
+
+def _override_keys(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    return list(overrides) if isinstance(overrides, Mapping) else [text.partition("=")[0].strip() for text in overrides]
+
+
+def _searched_keys(raw: Mapping[str, Any]) -> set[str]:
+    """The keys of the search and of the initial points."""
+    search, initial = raw.get("search"), raw.get("initial")
+    keys = set(search) if isinstance(search, dict) else set()
+    points = initial if isinstance(initial, list) else []
+    return keys.union(*(point for point in points if isinstance(point, dict)))
+
+
+def _stop_searching(raw: dict[str, Any], gone: Sequence[str]) -> None:
+    """Takes keys out of the search and of the initial points."""
+    if isinstance(raw.get("search"), dict):
+        raw["search"] = {key: value for key, value in raw["search"].items() if key not in gone}
+    if isinstance(raw.get("initial"), list):
+        raw["initial"] = [
+            {key: value for key, value in point.items() if key not in gone} if isinstance(point, dict) else point
+            for point in raw["initial"]
+        ]
+
+
+def _fields_of_name(section: str, name: Any) -> list[str]:
+    """The keys of the section's class of that name; empty where there is none."""
+    for cls in config_classes(TrialSpec.model_fields[section].annotation):
+        if name in names_of(cls):
+            return list(cls.model_fields)
+    return []
 
 
 def parse_override(text: str) -> tuple[str, Any]:

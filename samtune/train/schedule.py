@@ -20,7 +20,7 @@ def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> fl
     warmup = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / max(warmup, 1.0)
+        return config.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(total - warmup, 1.0)
     match config.schedule:
         case "constant":

@@ -79,6 +79,11 @@ class WorkerPool:
         for thread in self._threads:
             thread.start()
 
+    def needs(self) -> str:
+        """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
+        each = f"{self._cpus:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
+        return f"{self.num_workers} x ({each})"
+
     def _run_group(self, index: int) -> None:
         """Lives as long as the group: `fit` returns when the workers' loops do."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -147,7 +147,9 @@ def test_a_file_that_is_missing_names_where_it_was_looked_for(tmp_path: Path, mo
         ("=3", "must be dotted.key=value"),
         ("training.epochs=[1", "the value is not valid YAML"),
         ("training.epochs.x=1", "has no keys below it"),
-        ("training.epcohs=1", "training.epcohs: unknown key; did you mean 'epochs'?"),
+        ("training.epcohs=1", "space.yaml with --set training.epcohs: unknown key; did you mean 'epochs'?"),
+        ("training.epochs=0", "space.yaml with --set training.epochs: must be greater than or equal to 1 (got 0)"),
+        ("method.m=workers", "method.m: must be a valid integer, or 'worker' or 'global' (got 'workers')"),
     ],
 )
 def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
@@ -251,3 +253,31 @@ def test_reading_a_space_loads_neither_torch_nor_ray_nor_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_another_method_leaves_behind_what_it_does_not_have() -> None:
+    space = SearchSpace.from_yaml("digits.yaml", ["method.name=sgd"])
+    assert space.trial({}).num_passes == 12
+    assert set(space.search) == {"training.lr", "training.weight_decay"}
+    assert set(space.initial[0]) == {"training.lr", "training.weight_decay"}
+    with pytest.raises(SpaceError, match=r"method\.rho: unknown key"):
+        SearchSpace.from_yaml("digits.yaml", ["method.name=sgd", "method.rho=0.1"])
+
+
+def test_an_empty_search_can_be_filled_by_an_override(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SMALL.replace("  method.rho: {log_uniform: [0.01, 0.5]}\n", ""))
+    space = SearchSpace.from_yaml(path, ["search.training.lr={uniform: [0.1, 0.2]}"])
+    assert list(space.search) == ["training.lr"]
+
+
+def test_the_search_goes_the_way_that_the_metric_says() -> None:
+    assert small().objective.mode == "max"
+    assert small("objective.metric=val_loss").objective.mode == "min"
+    assert small("objective.metric=val_loss", "objective.mode=max").objective.mode == "max"
+    assert small("objective={metric: train_accuracy}").objective.mode == "max"
+
+
+def test_a_wide_search_is_validated_in_no_time() -> None:
+    space = small("search.training.batch_size={int: [32, 1000000000]}", "resources.num_workers=2")
+    assert space.search["training.batch_size"].high == 1_000_000_000
