@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from sam_training import BATCH_SIZE, batch, examples, make_network
 from torch import Tensor, nn
 from torch.func import functional_call
-from training import BATCH_SIZE, batch, examples, make_network
 
 from samtune.sam import TrainStep
 from samtune.spec.method import MethodConfig

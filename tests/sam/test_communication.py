@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 from reference import flat_weights, mean_over_groups
+from sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer
 from test_contract import METHODS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
-from training import BATCH_SIZE, batch, examples, make_network, make_optimizer
 
 from samtune.sam import SAM, TrainStep
 from samtune.sam.collectives import all_reduce_sizes

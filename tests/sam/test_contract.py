@@ -12,9 +12,9 @@ import pytest
 import torch
 from ranks import run_ranks
 from reference import flat_weights
+from sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer, train
 from torch import Tensor, nn
 from torch.testing import assert_close
-from training import BATCH_SIZE, batch, examples, make_network, make_optimizer, train
 
 from samtune.sam import TrainStep
 from samtune.spec.method import (
@@ -53,7 +53,7 @@ METHODS: dict[str, MethodConfig] = {
     "trace_sam": TraceSAMConfig(num_directions=2),
     "frob_sam": FrobSAMConfig(num_directions=3),
     "det_sam": DetSAMConfig(),
-    "universal": UniversalConfig(rho=0.1, phi="training_functions:phi", psi="training_functions:psi", num_directions=2),
+    "universal": UniversalConfig(rho=0.1, phi="sam_functions:phi", psi="sam_functions:psi", num_directions=2),
 }
 PERTURBED = [name for name, method in METHODS.items() if name != "sgd"]
 ROUNDING = {"rtol": 0.0, "atol": 1e-9}

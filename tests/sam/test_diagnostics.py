@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 from reference import flat_weights, groups
+from sam_training import BATCH_SIZE, batch, make_network
 from torch import nn
-from training import BATCH_SIZE, batch, make_network
 
 from samtune.sam import TrainStep
 from samtune.sam.diagnostics import SAMPLING_INTERVAL

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from sam_training import BATCH_SIZE, batch, make_network
 from torch import nn
 from torch.testing import assert_close
-from training import BATCH_SIZE, batch, make_network
 
 from samtune.sam import TrainStep, guard
 from samtune.spec.method import SAMConfig

@@ -9,10 +9,10 @@ import weakref
 import pytest
 import torch
 from reference import flat_weights, groups
+from sam_training import BATCH_SIZE, batch, make_network
 from test_sam import Shake
 from torch import nn
 from torch.testing import assert_close
-from training import BATCH_SIZE, batch, make_network
 
 from samtune.sam import SAM, TrainStep
 from samtune.spec.method import ASAMConfig, SAMConfig

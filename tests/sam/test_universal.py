@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+import sam_functions
 import torch
-import training_functions
 from reference import mean_over_groups, update_direction
 from torch import nn
 from torch.testing import assert_close
@@ -46,10 +46,9 @@ def test_gradient_of_the_objective_with_two_outputs(m):
         w = w.requires_grad_()
         base = reference.loss(w)
         values = [
-            training_functions.psi((reference.loss(w + rho * x(1000 * g)) - base) / rho**2)
-            for x in (torch.cos, torch.sin)
+            sam_functions.psi((reference.loss(w + rho * x(1000 * g)) - base) / rho**2) for x in (torch.cos, torch.sin)
         ]
-        objective = base + lam * rho**2 * training_functions.phi(torch.stack(values).mean(dim=0))
+        objective = base + lam * rho**2 * sam_functions.phi(torch.stack(values).mean(dim=0))
         return torch.autograd.grad(objective, w)[0]
 
     fixed_directions.calls = 0
@@ -57,8 +56,8 @@ def test_gradient_of_the_objective_with_two_outputs(m):
         rho=rho,
         lam=lam,
         num_directions=2,
-        phi="training_functions:phi",
-        psi="training_functions:psi",
+        phi="sam_functions:phi",
+        psi="sam_functions:psi",
         directions="test_universal:fixed_directions",
         m=m,
     )
