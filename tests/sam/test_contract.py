@@ -251,46 +251,40 @@ class TestAlone:
         if name in ("sam", "gsam"):
             assert step.epoch_metrics()["perturbation_norm"] == pytest.approx(0.1)
 
-    @pytest.mark.parametrize("when", ["input", "ascent", "descent"])
+    @pytest.mark.parametrize("when", ["input", "first", "second"])
     def test_a_gradient_that_is_not_finite_skips_the_step(self, name, when):
-        """Nothing of the step stays: weights, momentum, running statistics; the next step is as if it never was."""
+        """Nothing of the step stays: weights, momentum, running statistics; the next step is taken."""
+        if when == "second" and METHODS[name].passes_per_step < 2:
+            pytest.skip("a single pass in some steps")
+        model = make_network(batch_norm=True)
+        optimizer = make_optimizer(model)
+        step = make_step(name, model, optimizer)
 
-        def final(*, broken: bool) -> tuple[Tensor, dict[str, float]]:
-            model = make_network(batch_norm=True)
-            optimizer = make_optimizer(model)
-            step = make_step(name, model, optimizer)
-            bad: list[bool] = []
+        def everything() -> Tensor:
+            momenta = [optimizer.state[p]["momentum_buffer"].flatten() for p in step.parameters]
+            running = [model.layers[1].running_mean, model.layers[1].running_var]
+            return torch.cat([flat_weights(model), *momenta, *running])
 
-            def poison(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
-                bad.append(True)
-                position = {"ascent": 1, "descent": 2}.get(when, 0)
-                return outputs * math.inf if len(bad) == position else None
+        step(*batch(0))
+        before = everything()
+        forwards: list[bool] = []
 
-            for index in range(3):
-                inputs, targets = batch(index)
-                if index == 1 and broken:
-                    state = {"before": flat_weights(model)}
-                    if when == "input":
-                        inputs = inputs.clone()
-                        inputs[0, 0] = math.nan
-                    handle = model.layers[-1].register_forward_hook(poison)
-                    step(inputs, targets)
-                    handle.remove()
-                    assert torch.equal(flat_weights(model), state["before"])
-                    step.num_steps -= 1  # random numbers are keyed by the step
-                    if name == "looksam":
-                        return flat_weights(model), step.epoch_metrics()  # which steps are SAM's has shifted
-                elif index != 1:
-                    step.num_steps = index if not broken else step.num_steps
-                    step(inputs, targets)
-            buffers = [b.flatten().double() for k, b in model.named_buffers() if "running" in k]
-            return torch.cat([flat_weights(model), *buffers]), step.epoch_metrics()
+        def overflow(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
+            forwards.append(True)
+            return outputs * math.inf if len(forwards) == {"first": 1, "second": 2}.get(when) else None
 
-        if when == "descent" and METHODS[name].passes_per_step < 2:
-            pytest.skip("a single pass")
-        skipped, metrics = final(broken=True)
-        assert metrics["skipped_steps"] == 1
-        assert torch.isfinite(skipped).all()
+        handle = model.layers[-1].register_forward_hook(overflow)
+        inputs, targets = batch(1)
+        if when == "input":
+            inputs[0, 0] = math.nan
+        step(inputs, targets)
+        handle.remove()
+        # A first forward that overflows behind BatchNorm still updates it: the step is undone as a whole.
+        assert torch.equal(everything(), before)
+        step(*batch(2))
+        assert torch.isfinite(everything()).all()
+        assert not torch.equal(everything(), before)
+        assert step.epoch_metrics()["skipped_steps"] == 1
 
     def test_nothing_is_left_behind(self, name):
         """A worker process trains hundreds of trials: a step and its model can be collected."""
