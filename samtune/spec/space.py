@@ -10,7 +10,6 @@ from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_serializer, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from samtune.errors import SpaceError
 from samtune.records import Scalar
@@ -40,14 +39,9 @@ from samtune.spec.source import (
     translate,
 )
 from samtune.spec.training import TrainingConfig
-from samtune.spec.trial import SECTIONS, TrialSpec
+from samtune.spec.trial import SECTIONS, TrialSpec, broken_rule
 
 _MAX_LAYOUTS = 1000  # combinations of batch size and m that are checked one by one
-
-
-def _rule(key: str, problem: str) -> PydanticCustomError:
-    """A broken rule about a dotted key, for validators of the whole space."""
-    return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
 
 
 class SearchSpace(Config):
@@ -150,9 +144,9 @@ class SearchSpace(Config):
             except ValidationError as error:
                 detail = error.errors(include_url=False)[0]
                 got = "" if detail["type"] == "value_error" else f" (got {detail['input']!r})"
-                raise _rule(f"search.{key}", rule_of(detail) + got) from None
+                raise broken_rule(f"search.{key}", rule_of(detail) + got) from None
             except ValueError as error:
-                raise _rule(f"search.{key}", str(error)) from None
+                raise broken_rule(f"search.{key}", str(error)) from None
         return parsed
 
     @field_serializer("search")
@@ -169,20 +163,31 @@ class SearchSpace(Config):
             where = f"initial.{index}"
             for key, value in point.items():
                 if key not in self.search:
-                    raise _rule(f"{where}.{key}", f"is not a searched key{did_you_mean(key, self.search)}")
+                    raise broken_rule(f"{where}.{key}", f"is not a searched key{did_you_mean(key, self.search)}")
                 if not self.search[key].contains(value):
-                    raise _rule(f"{where}.{key}", f"must lie in the searched {self.search[key]} (got {value!r})")
+                    raise broken_rule(f"{where}.{key}", f"must lie in the searched {self.search[key]} (got {value!r})")
+        self._check_fixed()
         self._check_layouts()
         return self
+
+    def _check_fixed(self) -> None:
+        """The sections must fit each other before anything is searched."""
+        try:
+            self._resolve({})
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            raise broken_rule(str(detail.get("ctx", {}).get("key", "")), rule_of(detail)) from None
 
     def _check_key(self, key: str, where: str) -> None:
         section, _, name = key.partition(".")
         if section not in SECTIONS or not name:
             valid = [f"{s}.{field}" for s in SECTIONS for field in self._fields(s)]
-            raise _rule(where, f"unknown key; a searched key is in {', '.join(SECTIONS)}{did_you_mean(key, valid)}")
+            raise broken_rule(
+                where, f"unknown key; a searched key is in {', '.join(SECTIONS)}{did_you_mean(key, valid)}"
+            )
         fields = self._fields(section)
         if name not in fields:
-            raise _rule(where, f"unknown key{did_you_mean(name, fields)}")
+            raise broken_rule(where, f"unknown key{did_you_mean(name, fields)}")
 
     def _check_value(self, key: str, value: Scalar, where: str) -> None:
         section, _, field = key.partition(".")
@@ -198,8 +203,8 @@ class SearchSpace(Config):
             detail = error.errors(include_url=False)[0]
             if detail["type"] in ("union_tag_invalid", "literal_error"):
                 valid = names_of_section(section) if field == "name" else []
-                raise _rule(where, f"unknown value {value!r}{did_you_mean(str(value), valid)}") from None
-            raise _rule(where, f"{rule_of(detail)} (a bound or choice is {value!r})") from None
+                raise broken_rule(where, f"unknown value {value!r}{did_you_mean(str(value), valid)}") from None
+            raise broken_rule(where, f"{rule_of(detail)} (a bound or choice is {value!r})") from None
 
     def _check_layouts(self) -> None:
         """Every combination of batch size and m that the search may draw must fit the workers."""
@@ -218,7 +223,7 @@ class SearchSpace(Config):
                 continue  # reported by the key's own rule
             except ValueError as error:
                 about_m = "m" in str(error).split()
-                raise _rule("method.m" if about_m else "training.batch_size", str(error)) from None
+                raise broken_rule("method.m" if about_m else "training.batch_size", str(error)) from None
 
     # -- what the search asks ----------------------------------------------------------------------------------------
 

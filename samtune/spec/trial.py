@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from samtune.records import Scalar
 from samtune.sam.layout import GroupLayout
@@ -19,6 +20,11 @@ SECTIONS = ("data", "model", "method", "training")
 """The sections of a trial; every key in them can be searched."""
 
 
+def broken_rule(key: str, problem: str) -> PydanticCustomError:
+    """A broken rule between keys, for validators of what holds them; the error names this dotted key."""
+    return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
+
+
 class TrialSpec(Config):
     """One trial, resolved: no distribution is left. Its result is a function of this and the number of workers."""
 
@@ -28,6 +34,18 @@ class TrialSpec(Config):
     training: TrainingConfig
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds initialisation, data order, augmentation and all noise."""
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        if self.method.name == "adamw" and self.training.optimizer != "adamw":
+            raise broken_rule("method.name", f"adamw needs training.optimizer adamw (it is {self.training.optimizer})")
+        if self.method.name == "momentum_sam" and (self.training.optimizer != "sgd" or self.training.momentum == 0):
+            raise broken_rule(
+                "method.name",
+                "momentum_sam needs training.optimizer sgd with momentum > 0 "
+                f"(optimizer is {self.training.optimizer}, momentum {self.training.momentum})",
+            )
+        return self
 
     @property
     def passes_per_step(self) -> float:

@@ -124,7 +124,8 @@ def best_yaml(best: Trial) -> str:
 def leaderboard_columns(study: Study) -> dict[str, list[Any]]:
     """All trials by column, the best first, in JSON's types: what is missing or not finite is null.
 
-    The searched keys keep their full names: `training.lr` is the peak, the metric `lr` the value in the last epoch.
+    The searched keys keep their full names, with a slash, since MLflow's table shows nothing for a name with a dot:
+    `training/lr` is the peak, the metric `lr` the value in the last epoch.
     """
     trials = study.ranked()
     trials.sort(key=lambda trial: trial.state is TrialState.FAILED)
@@ -136,7 +137,8 @@ def leaderboard_columns(study: Study) -> dict[str, list[Any]]:
         "state": [str(trial.state) for trial in trials],
         study.objective.metric: [study.objective.value(trial) for trial in trials],
     }
-    columns |= {key: [trial.config.get(key) for trial in trials] for key in searched_keys(trials)}
+    keys = searched_keys(trials)
+    columns |= {key.replace(".", "/"): [trial.config.get(key) for trial in trials] for key in keys}
     columns |= {name: [_finite(trial.metrics.get(name)) for trial in trials] for name in metrics}
     return columns | {"seconds": [round(t.seconds, 3) for t in trials], "error": [t.error for t in trials]}
 

@@ -148,7 +148,7 @@ class Store:
                     break
         return {
             run.data.tags[TRIAL_ID_TAG]: KnownRun(
-                run.info.run_id, run.info.status, int(run.data.metrics.get("epoch", 0))
+                run.info.run_id, run.info.status, int(run.data.tags.get("samtune.num_epochs", 0))
             )
             for run in found
             if TRIAL_ID_TAG in run.data.tags

@@ -190,9 +190,12 @@ class _TrialRun:
             (name, float(value), milliseconds, int(values["epoch"]))
             for milliseconds, values in epochs
             for name, value in values.items()
+            if name != "epoch"  # is the step
         ]
         params = {} if self._has_params else content.trial_params(self._trial)
         tags = content.trial_end_tags(self._trial) if ended else {}
+        if epochs:
+            tags["samtune.num_epochs"] = str(int(epochs[-1][1]["epoch"]))
         if metrics or params or tags:
             store.log(self._run_id, metrics=metrics, params=params, tags=tags)
         self._has_params, self._num_sent = True, self._num_sent + len(epochs)

@@ -185,9 +185,15 @@ def _loss_and_correct(outputs: Tensor, targets: Tensor) -> Tensor:
 def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that takes the step at w, as torch has it."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # One kernel over all parameters, which also skips a step whose gradient is not finite without asking the host.
+    fused = bool(parameters) and parameters[0].device.type == "cuda"
     if config.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+            parameters,
+            lr=config.lr,
+            betas=(config.momentum, 0.999),
+            weight_decay=config.weight_decay,
+            fused=fused,
         )
     return torch.optim.SGD(
         parameters,
@@ -195,4 +201,5 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
+        fused=fused,
     )

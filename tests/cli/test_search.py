@@ -182,41 +182,84 @@ def test_a_search_with_asha_prunes_and_mlflow_shows_it(tmp_path: Path) -> None:
         assert (epochs == 4) == (run.info.status == "FINISHED")
 
 
-def test_ctrl_c_stops_in_order_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    before = ray_processes()
-    log = tmp_path / "stderr"
+@dataclass
+class Interrupted:
+    """What a search left behind that was sent SIGINT, as a terminal does: to all processes of its group."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interrupted:
+    """Starts a long search and interrupts it when a text has appeared `count` times on stderr."""
+    before, log = ray_processes(), folder / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--json"],
-            cwd=tmp_path,
+            [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--name", "cut", "--json"],
+            cwd=folder,
             env=CLEAN,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # as a shell does: Ctrl-C reaches every process of the group
+            start_new_session=True,
         )
     try:
         deadline = time.time() + 120
-        while log.read_text().count("completed") < 2:
+        while log.read_text().count(when) < count:
             assert time.time() < deadline, log.read_text()
             assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
-        stdout, _ = process.communicate(timeout=60)
+            time.sleep(0.1)
+        for _ in range(times):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.5)
+        stdout, _ = process.communicate(timeout=90)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
-    search = Search.load(subprocess.CompletedProcess([], 130, stdout, log.read_text()))
-    assert 2 <= search.summary["num_completed"] < 100
-    assert search.parent.info.status == "KILLED"
-    assert set(search.states()) == {"FINISHED", "KILLED"}
-    assert "best val_accuracy" in search.stderr
-    assert "Traceback" not in search.stderr
-    deadline = time.time() + 20
+    deadline = time.time() + 30
     while not ray_processes() <= before:
         assert time.time() < deadline, "Ray processes were left behind"
         time.sleep(0.2)
+    return Interrupted(process.returncode, stdout, log.read_text())
+
+
+@pytest.mark.parametrize(
+    ("when", "count", "times"), [("starting 1 worker group", 1, 1), ("completed", 2, 1), ("completed", 1, 2)]
+)
+def test_ctrl_c_stops_in_order_at_any_time_and_keeps_what_is_finished(
+    tmp_path: Path, when: str, count: int, times: int
+) -> None:
+    ended = interrupt(tmp_path, when, times, count)
+    assert ended.returncode == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    search = Search.load(subprocess.CompletedProcess([], 130, ended.stdout, ended.stderr))
+    assert search.parent.info.status == "KILLED"
+    finished = search.states().count("FINISHED")
+    assert set(search.states()) <= {"FINISHED", "KILLED"}
+    assert finished == search.summary["num_completed"]
+    if when == "completed":
+        assert count <= finished < 100
+        assert "best val_accuracy" in ended.stderr
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_trial_that_fails_harms_no_other_under_any_scheduler(tmp_path: Path, scheduler: str) -> None:
+    done = run_samtune(
+        *("search", "--space", "digits.yaml", "--json", "--num-trials", "5", "--num-workers", "1"),
+        *("--set", f"scheduler={{name: {scheduler}}}", "--set", "training.momentum=0.0", "--set", "data.num_train=200"),
+        *("--set", "search={training.lr: {choice: [0.1, 1.0e+30]}}", "--set", "training.epochs=2"),
+        *("--set", "initial=[{training.lr: 1.0e+30}, {training.lr: 0.1}, {training.lr: 1.0e+30}]"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    search = Search.load(done)
+    by_lr = {"0.1": {"FINISHED", "KILLED"}, "1e+30": {"FAILED"}}
+    assert {run.data.params["training.lr"] for run in search.trials} == set(by_lr)
+    assert all(run.info.status in by_lr[run.data.params["training.lr"]] for run in search.trials)
+    assert search.summary["num_failed"] >= 2
+    failed = next(run for run in search.trials if run.info.status == "FAILED")
+    assert failed.data.tags["samtune.error"].startswith("diverged: train_loss is")
 
 
 def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path: Path) -> None:
@@ -226,6 +269,7 @@ def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path
         cwd=tmp_path,
     )
     assert done.returncode == 1
+    assert "3 failed" in done.stdout  # stopped early, and the summary is shown all the same
     assert "samtune: error: no trial succeeded; the first failed with: diverged: train_loss is" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
+from mlflow.tracking import MlflowClient
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner, UsageError
 from samtune.records import Study
@@ -95,6 +97,28 @@ def test_a_callback_can_stop_the_search(tmp_path: Path) -> None:
     assert 2 <= len(results) < 100
     assert all(trial.state.is_final for trial in results)
     assert results.study.count(TrialState.COMPLETED) >= 2
+
+
+@pytest.mark.slow
+def test_a_callback_that_raises_ends_the_search_in_order_with_its_own_error(tmp_path: Path) -> None:
+    class Broken(Callback):
+        def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+            raise LookupError("my own mistake")
+
+    space = SearchSpace.from_yaml("digits.yaml", SMALL)
+    tuner = Tuner(space, num_trials=50, name="x", storage_path=tmp_path, address="local", callbacks=[Broken()])
+    with pytest.raises(LookupError, match="my own mistake"):
+        tuner.fit()
+    runs = MlflowClient(tuner.tracking_uri).search_runs([tuner.study.experiment_id or ""])
+    assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", ".", "x" * 200])
+def test_a_name_that_would_not_do_for_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    space = SearchSpace.from_yaml("digits.yaml")
+    with pytest.raises(UsageError, match="--name"):
+        Tuner(space, name=name, storage_path=tmp_path)
 
 
 def test_the_arguments_replace_the_space_s_own_and_are_validated(tmp_path: Path) -> None:

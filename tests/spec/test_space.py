@@ -149,11 +149,16 @@ def test_a_file_that_is_missing_names_where_it_was_looked_for(tmp_path: Path, mo
         ("training.epochs.x=1", "has no keys below it"),
         ("training.epcohs=1", "space.yaml with --set training.epcohs: unknown key; did you mean 'epochs'?"),
         ("training.epochs=0", "space.yaml with --set training.epochs: must be greater than or equal to 1 (got 0)"),
+        ("method.name=adamw", "method.name: adamw needs training.optimizer adamw (it is sgd)"),
+        (
+            "method={name: momentum_sam}#training.momentum=0",
+            "momentum_sam needs training.optimizer sgd with momentum > 0",
+        ),
         ("method.m=workers", "method.m: must be a valid integer, or 'worker' or 'global' (got 'workers')"),
     ],
 )
 def test_a_bad_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
-    assert message in refusal(tmp_path, SMALL, override)
+    assert message in refusal(tmp_path, SMALL, *override.split("#"))
 
 
 # -- accepted --------------------------------------------------------------------------------------------

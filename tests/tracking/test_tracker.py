@@ -77,6 +77,7 @@ def test_a_completed_trial_has_its_parameters_metrics_and_tags(
         "samtune.kind": "trial",
         "samtune.trial_id": "t000",
         "samtune.trial_number": "0",
+        "samtune.num_epochs": "3",
         "samtune.state": "completed",
         "samtune.method": "sam",
         "samtune.dataset": "digits",
@@ -190,7 +191,7 @@ def test_the_leaderboard_is_a_table_that_mlflow_loads(
     assert study.experiment_id
     assert study.parent_run_id
     table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
-    assert table[["rank", "trial", "state", "val_accuracy", "method.rho", "training.lr", "lr"]].to_numpy().tolist() == [
+    assert table[["rank", "trial", "state", "val_accuracy", "method/rho", "training/lr", "lr"]].to_numpy().tolist() == [
         [1, 1, "completed", 0.9778, 0.0512, 0.1, 0.001],
         [2, 0, "completed", 0.8, 0.2, 0.1, 0.001],
     ]
