@@ -54,8 +54,11 @@ def format_clock(seconds: float) -> str:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each dotted key, with as many parts before it as it takes to be the only one of its name."""
-    parts = {key: key.split(".") for key in keys}
+    """The last part of each dotted key, with as many parts before it as it takes to be the only one of its name.
+
+    `method.name` is `method`.
+    """
+    parts = {key: key.removesuffix(".name").split(".") for key in keys}
     names: dict[str, str] = {}
     for key, own in parts.items():
         for count in range(1, len(own) + 1):
