@@ -12,7 +12,7 @@ from ray import tune
 
 from samtune.errors import SpaceError
 from samtune.spec.space import SearchSpace
-from samtune.workers.mailbox import Progress, Reply
+from samtune.workers.messages import Progress, Reply
 
 NO_LIMIT = 2**31
 

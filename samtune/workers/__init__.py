@@ -4,5 +4,6 @@
         ▲                    │  state, not a queue                    │
         └────── records ─────┘◀────────── one record an epoch ────────┘
 
-`mailbox` holds who trains what, `loop` runs on every worker, `group` starts and ends the groups from the driver.
+`mailbox` holds who trains what, `messages` is what is said to it and by it, `loop` runs on every worker, `group` and
+`trainer` start and end the groups from the driver.
 """

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
 from samtune.workers.loop import LoopConfig, worker_loop
-from samtune.workers.mailbox import Failure, Mailbox
+from samtune.workers.mailbox import Mailbox
+from samtune.workers.messages import Failure
 
 if TYPE_CHECKING:
     from samtune.workers.trainer import GroupTrainer

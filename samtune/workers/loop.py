@@ -14,7 +14,7 @@ from typing import Any
 
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
-from samtune.workers.mailbox import Assignment, Failure, Place, Reply
+from samtune.workers.messages import Assignment, Failure, Place, Reply
 
 GROUP_LIFE = "SAMTUNE_GROUP_LIFE"
 """Environment variable that names this start of the group, the same on all its workers."""

@@ -10,71 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from samtune.spec.trial import TrialSpec
+from samtune.workers.messages import Assignment, Failure, Outcome, Place, Progress, Reply
 
 POLL_SECONDS = 10.0
 """How long the mailbox holds a question before it answers `ASK_AGAIN`: no caller ever waits on a dead process."""
-
-
-class Reply(StrEnum):
-    """What a worker is told."""
-
-    GO_ON = "go on"
-    END = "end"  # this trial is over; asked for an assignment: the search is over
-    ASK_AGAIN = "ask again"  # nothing to say yet
-    START_ANEW = "start anew"  # the mailbox was lost and knows nothing of this group: its workers must be replaced
-
-
-class Outcome(StrEnum):
-    """How a trial ended on the workers."""
-
-    COMPLETED = "completed"  # all its epochs
-    STOPPED = "stopped"  # ended from outside: scheduler, Ctrl-C
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial failed: one line, and the worker's traceback where there is one."""
-
-    error: str
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together)."""
-
-    group: int
-    rank: int
-    life: str
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
-
-    `key` names the trial's checkpoints; it stays the same when the trial goes on in a resumed search.
-    """
-
-    number: int
-    trial_id: str
-    key: str
-    spec: TrialSpec
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What became of a trial since the last question. `started_at`: when its workers took it (seconds since 1970)."""
-
-    records: list[dict[str, float]]
-    outcome: Outcome | None = None
-    failure: Failure | None = None
-    started_at: float | None = field(default=None, compare=False)
 
 
 @dataclass

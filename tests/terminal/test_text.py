@@ -73,8 +73,8 @@ def test_short_names_are_as_long_as_it_takes() -> None:
     assert short_names(["method.rho", "training.lr", "model.name", "method.name"]) == {
         "method.rho": "rho",
         "training.lr": "lr",
-        "model.name": "model.name",
-        "method.name": "method.name",
+        "model.name": "model",
+        "method.name": "method",
     }
     assert short_names(["lr", "training.lr"]) == {"lr": "lr", "training.lr": "training.lr"}
 

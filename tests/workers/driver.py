@@ -11,7 +11,7 @@ import ray
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import TrialSpec
 from samtune.workers.group import WorkerPool
-from samtune.workers.mailbox import Outcome, Progress, Reply
+from samtune.workers.messages import Outcome, Progress, Reply
 
 SPACE = SearchSpace.from_yaml(
     "digits.yaml", ["training.epochs=3", "data.num_train=400", "search={}", "initial=[]", "resources.num_workers=2"]

@@ -13,7 +13,7 @@ from driver import Client, pids, spec, worker_pids
 
 from samtune.spec.search import CheckpointConfig
 from samtune.workers.group import WorkerPool
-from samtune.workers.mailbox import Outcome
+from samtune.workers.messages import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 

@@ -10,7 +10,8 @@ import pytest
 
 from samtune.spec.space import SearchSpace
 from samtune.workers import mailbox as module
-from samtune.workers.mailbox import Assignment, Failure, Mailbox, Outcome, Place, Progress, Reply
+from samtune.workers.mailbox import Mailbox
+from samtune.workers.messages import Assignment, Failure, Outcome, Place, Progress, Reply
 
 SPEC = SearchSpace.from_yaml("digits.yaml", ["training.epochs=3"]).trial({})
 FAR = 1000

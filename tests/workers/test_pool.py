@@ -8,7 +8,7 @@ import pytest
 from driver import Client, spec, worker_pids
 
 from samtune.workers.group import WorkerPool
-from samtune.workers.mailbox import Outcome
+from samtune.workers.messages import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
