@@ -193,9 +193,11 @@ class Tuner:
         from samtune.workers.group import WorkerPool
 
         with ExitStack() as ending:
+            started: list[Callback] = []
+            ending.callback(_tell_end, study, started)
             for callback in callbacks:
+                started.append(callback)
                 callback.on_study_start(study)
-                ending.callback(callback.on_study_end, study)
             callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
             self._pool = pool = WorkerPool(
                 num_groups=plan.num_groups,
@@ -302,6 +304,14 @@ class Tuner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
+    """Tells all callbacks that the study has ended, in their order, whatever one of them raises."""
+    study.ended_at = study.ended_at or time.time()
+    with ExitStack() as stack:  # unwinds from the last to the first
+        for callback in reversed(callbacks):
+            stack.callback(callback.on_study_end, study)
 
 
 def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
