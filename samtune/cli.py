@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -136,8 +137,11 @@ def _search(tuner: Tuner, as_json: bool) -> None:
     console = make_console(stderr=as_json)
     tuner.callbacks.append(make_display(console))
     failure: SearchFailedError | None = None
+    # Ray prints of processes that died on stdout, which is the JSON object's alone.
+    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     try:
-        results = tuner.fit()
+        with quiet:
+            results = tuner.fit()
     except SearchFailedError as error:
         failure, results = error, error.results
     print_summary(console, results.study)
