@@ -97,6 +97,8 @@ class Study:
         storage_path: absolute path or URI of the folder of this study.
         tracking_uri, experiment: MLflow's, absolute; the tracker fills in the two ids.
         command: the command line that started it; `versions` of python, samtune and the libraries.
+        usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
+            (share of the groups' time, once ready, that they spent on trials).
     """
 
     name: str
@@ -110,6 +112,7 @@ class Study:
     command: str
     versions: dict[str, str]
     trials: list[Trial] = field(default_factory=list)
+    usage: dict[str, float] = field(default_factory=dict)
     experiment_id: str | None = None
     parent_run_id: str | None = None
     started_at: float = field(default_factory=time.time)

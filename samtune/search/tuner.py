@@ -223,6 +223,7 @@ class Tuner:
 
     def _end(self, study: Study, pool: WorkerPool) -> None:
         """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""
+        study.usage = pool.usage(study.started_at)
         pool.close(timeout=3.0 if self._stop else 10.0)
         study.ended_at = time.time()
 

@@ -105,6 +105,7 @@ def study_end_metrics(study: Study) -> dict[str, float]:
         "num_pruned": float(study.count(TrialState.PRUNED)),
         "num_failed": float(study.count(TrialState.FAILED)),
         "search_seconds": study.seconds,
+        **study.usage,
     }
     if best := study.best:
         others = [name for name in ("val_accuracy", "val_loss", "num_passes") if name != study.objective.metric]

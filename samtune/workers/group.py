@@ -128,6 +128,28 @@ class WorkerPool:
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the mailbox with it
             ray.get(self.mailbox.group_lost.remote(index, failure))
 
+    def usage(self, started_at: float) -> dict[str, float]:
+        """How long the start took and how busy the groups were; empty before a group was ready.
+
+        Args:
+            started_at: when the search began, in seconds since 1970.
+        """
+        import ray
+
+        try:
+            groups = ray.get(self.mailbox.usage.remote(), timeout=5)
+        except ray.exceptions.RayError:
+            return {}
+        ready = [group for group in groups.values() if "ready_at" in group]
+        if not ready:
+            return {}
+        available = sum(time.time() - group["ready_at"] for group in ready)
+        busy = sum(group["busy_seconds"] for group in ready)
+        return {
+            "startup_seconds": min(group["ready_at"] for group in ready) - started_at,
+            "busy_fraction": min(1.0, busy / available),
+        }
+
     def close(self, timeout: float = 10.0) -> bool:
         """Ends the workers' loops and waits for the groups; kills those that do not end in time.
 

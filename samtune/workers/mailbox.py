@@ -149,6 +149,7 @@ class Mailbox:
             return Reply.ASK_AGAIN
         if work.attempt == 0:
             work.attempt, work.started_at = 1, time.time()
+            group.busy_since = work.started_at
         return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
     async def epoch_done(self, place: Place, number: int, epoch: int, records: list[dict[str, float]] | None) -> Reply:
@@ -299,12 +300,13 @@ class Mailbox:
                 if work is None:
                     return
                 work.handed_out = True
-                group.work, group.busy_since = work, time.time()
+                group.work = work
 
     def _release(self, group: _Group, work: _Work) -> None:
         """The group has left the trial and is free for the next."""
         if group.work is work:
-            group.busy_seconds += time.time() - (group.busy_since or time.time())
+            if group.busy_since is not None:
+                group.busy_seconds += time.time() - group.busy_since
             group.work = group.busy_since = None
             self._hand_out()
 

@@ -120,6 +120,8 @@ def test_mlflow_has_a_parent_and_one_nested_run_per_trial(digits: Search) -> Non
     assert digits.states() == ["FINISHED"] * 16
     best = max(run.data.metrics["val_accuracy"] for run in digits.trials)
     assert digits.summary["best"]["metrics"]["val_accuracy"] == best
+    assert 0 < digits.parent.data.metrics["startup_seconds"] < digits.summary["seconds"]
+    assert 0 < digits.parent.data.metrics["busy_fraction"] <= 1
     artifacts = {a.path for a in digits.client.list_artifacts(digits.parent.info.run_id)}
     assert any("space" in path for path in artifacts), artifacts
     assert any("leaderboard" in path for path in artifacts), artifacts
