@@ -15,6 +15,9 @@ from samtune.search.sampler import OptunaSearcher
 from samtune.spec.space import SearchSpace
 from samtune.storage import delete_folder, join
 
+LOST_PERTURBATION_WARNING = 0.1
+"""Share of the weights that the perturbation leaves as they are, above which the user is warned."""
+
 _OUTCOMES = {"completed": TrialState.COMPLETED, "failed": TrialState.FAILED}
 
 
@@ -27,6 +30,7 @@ class Bridge(ray.tune.Callback):
         self._study, self._space, self._searcher = study, space, searcher
         self._mailbox, self._callbacks = mailbox, callbacks
         self._trials: dict[str, Trial] = {}
+        self._warned = False
         self.stopping = False
         self.error: Exception | None = None
         """The first exception of a callback."""
@@ -69,6 +73,18 @@ class Bridge(ray.tune.Callback):
             if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
                 record.history.append(metrics)
                 self._tell("on_epoch", record, metrics)
+                self._warn_of_lost_perturbation(record, metrics)
+
+    def _warn_of_lost_perturbation(self, record: Trial, metrics: dict[str, float]) -> None:
+        """Once a search: where w + ε̂ rounds back to w, the method is less than it is called."""
+        share = metrics.get("lost_perturbation", 0.0)
+        if share > LOST_PERTURBATION_WARNING and not self._warned:
+            self._warned = True
+            self._tell(
+                "on_status",
+                f"warning: trial {record.number}: {share:.0%} of the weights are not changed by the perturbation in their "
+                "precision (metric lost_perturbation); a larger rho or a finer precision would help",
+            )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
