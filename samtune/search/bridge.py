@@ -82,8 +82,8 @@ class Bridge(ray.tune.Callback):
             self._warned = True
             self._tell(
                 "on_status",
-                f"warning: trial {record.number}: {share:.0%} of the weights are not changed by the perturbation in their "
-                "precision (metric lost_perturbation); a larger rho or a finer precision would help",
+                f"warning: trial {record.number}: {share:.0%} of the weights are not changed by the perturbation in "
+                "their precision (metric lost_perturbation); a larger rho or a finer precision would help",
             )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
