@@ -96,6 +96,7 @@ class Tuner:
         self._stop: str | None = None
         self._interrupted = False
         self._pool: WorkerPool | None = None
+        self._relay: threading.Thread | None = None
 
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
@@ -215,7 +216,8 @@ class Tuner:
                 f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
                 f"worker{'s' * (plan.num_workers > 1)}"
             )
-            threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True).start()
+            self._relay = threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True)
+            self._relay.start()
 
             from samtune.search.tune_loop import run_trials  # while the groups start
 
@@ -225,6 +227,8 @@ class Tuner:
         """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""
         study.usage = pool.usage(study.started_at)
         pool.close(timeout=3.0 if self._stop else 10.0)
+        if self._relay is not None:
+            self._relay.join(30.0)  # ends with the mailbox
         study.ended_at = time.time()
 
     # -- small parts -------------------------------------------------------------------------------------------------
