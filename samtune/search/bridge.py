@@ -96,6 +96,8 @@ class Bridge(ray.tune.Callback):
         self._end(trial.trial_id, state, result.get("error"), result.get("traceback"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if trial.trial_id not in self._trials:  # lost its Trainable before it had begun
+            self.on_trial_start(iteration, trials, trial)
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
         text = " ".join(f"{type(error).__name__}: {error}".split()) if error else "the trial's actor was lost"
         self._end(trial.trial_id, TrialState.FAILED, text[:500], str(error or ""))

@@ -49,7 +49,8 @@ def test_a_killed_trainable_loses_no_trial_and_keeps_the_workers_warm(tmp_path: 
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         workers = descendants(process, "ray::RayTrainWorker")
-        while not (trainables := descendants(process, "ray::ResourceTrainable")):
+        # Its title names the method it is in: a trial is being trained.
+        while not (trainables := descendants(process, "ray::ResourceTrainable.train")):
             assert time.time() < deadline, [p.cmdline()[:1] for p in psutil.Process(process.pid).children(True)]
         os.kill(trainables[0], signal.SIGKILL)
         while "trial 3 completed" not in log.read_text():
@@ -62,6 +63,8 @@ def test_a_killed_trainable_loses_no_trial_and_keeps_the_workers_warm(tmp_path: 
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
     assert process.returncode == 0, log.read_text()
     assert json.loads(stdout)["num_completed"] == 6
     study = read_journal(tmp_path / "samtune-results" / "study")
