@@ -100,7 +100,6 @@ class Tuner:
 
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
-        check_dataset(self.space.data)
         return make_plan(self.space, [local_node()])
 
     def stop(self, reason: str = "stopped") -> None:
@@ -165,7 +164,7 @@ class Tuner:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
-        check_dataset(self.space.data)
+        check_dataset(self.space.data)  # the plan does too, but only once Ray has been started
         folder = self.storage_path / self.name
         if self._earlier is None and folder.exists():
             raise UsageError(
@@ -244,9 +243,7 @@ class Tuner:
             storage_path=str(folder),
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
-            command=shlex.join(
-                ["samtune", *sys.argv[1:]] if Path(sys.argv[0]).name in ("samtune", "__main__.py") else sys.argv
-            ),
+            command=_command_line(),
             versions=_versions(),
         )
         if self._earlier is not None:

@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_serializer, model_validator
 
+from samtune.records import Scalar
 from samtune.spec.base import Config
-
-Scalar = float | int | str | bool | None
 
 
 class _Interval(Config):
