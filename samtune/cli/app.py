@@ -1,0 +1,69 @@
+"""The command line's root: its commands, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from samtune.cli.search import search
+from samtune.cli.spaces import spaces
+from samtune.cli.status import status
+from samtune.errors import SamtuneError
+
+app = typer.Typer(
+    name="samtune",
+    help="Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"samtune {version('samtune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
+
+
+for command in (search, status, spaces):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except SamtuneError as error:
+        if debug:
+            traceback.print_exc()
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        _fail(f"{text} (run again with --debug for the traceback)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"samtune: error: {message}", file=sys.stderr)
+    sys.exit(code)

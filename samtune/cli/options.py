@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+SEARCH, WHERE, OUTPUT = "What to search", "Where it runs and is kept", "Output"
+
+
+def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+
+
+Space = Annotated[
+    str | None, option(SEARCH, "A YAML file, or a built-in space by its file name (see `samtune spaces`).")
+]
+Sets = Annotated[
+    list[str] | None,
+    option(SEARCH, "Set a dotted key, e.g. training.epochs=5. Repeatable.", "--set", metavar="KEY=VALUE"),
+]
+NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try.")]
+NumWorkers = Annotated[int | None, option(SEARCH, "Data-parallel workers of one trial.")]
+MaxConcurrent = Annotated[int | None, option(SEARCH, "Most trials at once.")]
+Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial.")]
+Resume = Annotated[
+    str | None, option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
+]
+Name = Annotated[str | None, option(WHERE, "Name of the study. Default: the space's name and the time.")]
+StoragePath = Annotated[str | None, option(WHERE, "Folder for studies. Default: ./samtune-results.")]
+TrackingUri = Annotated[str | None, option(WHERE, "MLflow tracking URI. Default: sqlite in the storage path.")]
+Experiment = Annotated[str | None, option(WHERE, "MLflow experiment. Default: the space's name.")]
+Address = Annotated[
+    str | None, option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
+]
+DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
+Json = Annotated[bool, option(OUTPUT, "One JSON object on stdout, all else on stderr.", "--json")]
+Debug = Annotated[bool, option(OUTPUT, "Full tracebacks.", "--debug")]

@@ -1,0 +1,109 @@
+"""`samtune search`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from samtune.cli.options import (
+    Address,
+    Debug,
+    DryRun,
+    Experiment,
+    Json,
+    MaxConcurrent,
+    Name,
+    NumTrials,
+    NumWorkers,
+    Resume,
+    Seed,
+    Sets,
+    Space,
+    StoragePath,
+    TrackingUri,
+)
+from samtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from samtune.search.tuner import Tuner
+
+
+def search(
+    space: Space = None,
+    set_: Sets = None,
+    num_trials: NumTrials = None,
+    num_workers: NumWorkers = None,
+    max_concurrent: MaxConcurrent = None,
+    seed: Seed = None,
+    resume: Resume = None,
+    name: Name = None,
+    storage_path: StoragePath = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
+    from samtune.search.tuner import Tuner
+    from samtune.spec.space import SearchSpace
+
+    changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
+    where: dict[str, Any] = {"storage_path": storage_path, "address": address}
+    fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
+    fixed |= {"tracking_uri": tracking_uri, "experiment": experiment}
+    if resume is None and space is None:
+        raise UsageError("--space is required: a YAML file or a built-in space (`samtune spaces` lists them)")
+    loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
+    if resume is not None:
+        given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]
+        if set_ and space is None:
+            given.append("--set")
+        if given:
+            raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
+        tuner = Tuner.resume(resume, space=loaded, **changes, **where)
+    else:
+        assert loaded is not None
+        tuner = Tuner(loaded, **changes, **where, **fixed)
+    if dry_run:
+        _dry_run(tuner, json_)
+    else:
+        _search(tuner, json_)
+
+
+def _dry_run(tuner: Tuner, as_json: bool) -> None:
+    from samtune.terminal import print_plan
+
+    plan = tuner.plan()
+    if as_json:
+        print(json.dumps(plan.to_dict()))
+    else:
+        print_plan(plan)
+
+
+def _search(tuner: Tuner, as_json: bool) -> None:
+    from samtune.search.results import SearchFailedError
+    from samtune.terminal import json_summary, make_console, make_display, print_summary
+
+    console = make_console(stderr=as_json)
+    tuner.callbacks.append(make_display(console))
+    failure: SearchFailedError | None = None
+    # Ray prints of processes that died on stdout, which is the JSON object's alone.
+    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    try:
+        with quiet:
+            results = tuner.fit()
+    except SearchFailedError as error:
+        failure, results = error, error.results
+    print_summary(console, results.study)
+    if as_json:
+        print(json.dumps(json_summary(results.study)))
+    if failure is not None:
+        raise failure
+    if results.interrupted:
+        raise typer.Exit(130)

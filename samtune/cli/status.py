@@ -1,0 +1,32 @@
+"""`samtune status`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from samtune.cli.options import Debug, Json, StoragePath
+
+
+def status(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    storage_path: StoragePath = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a running or ended study, without touching it."""
+    from samtune.search.folders import study_folder
+    from samtune.search.journal import is_running, read_journal
+    from samtune.terminal import json_summary, make_console, print_status
+
+    folder = study_folder(storage_path, name)
+    study = read_journal(folder)
+    running = is_running(folder)
+    if running:
+        study.ended_at = None
+    if json_:
+        print(json.dumps({**json_summary(study), "running": running}))
+    else:
+        print_status(make_console(stderr=False), study, running=running)
