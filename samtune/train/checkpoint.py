@@ -6,12 +6,15 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
-import torch
 
-from samtune.storage import open_storage
+from samtune.storage import delete_folder, open_storage
+
+if TYPE_CHECKING:
+    import torch  # imported where it is used: a trial's actor copies checkpoints and needs no torch
 
 KEEP = 2
 """Checkpoints kept per trial: the last may turn out to be damaged."""
@@ -40,12 +43,14 @@ class CheckpointFolder:
         Raises:
             CheckpointError: the store does not take it; checkpoints written before are untouched.
         """
+        import torch
+
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
         digest = hashlib.sha256(content).hexdigest().encode()
         filesystem, folder = open_storage(self.uri)
-        name = f"{folder}/epoch-{epoch:06d}.pt"
+        name = f"{folder}/{_file_name(epoch)}"
         temporary = f"{name}.part"
         try:
             filesystem.create_dir(folder, recursive=True)
@@ -63,6 +68,8 @@ class CheckpointFolder:
 
         A damaged file is passed over with a warning.
         """
+        import torch
+
         filesystem, folder = open_storage(self.uri)
         for _, path in reversed(self._files(filesystem, folder)):
             try:
@@ -76,6 +83,30 @@ class CheckpointFolder:
                 warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
         return None
 
+    def export(self, epoch: int, target: Path) -> None:
+        """Copies the checkpoint of an epoch into a local folder.
+
+        Raises:
+            OSError: there is none, or it cannot be copied.
+        """
+        filesystem, folder = open_storage(self.uri)
+        name = _file_name(epoch)
+        pafs.copy_files(f"{folder}/{name}", str(target / name), source_filesystem=filesystem)
+
+    def adopt(self, source: Path) -> None:
+        """Makes the one checkpoint in a local folder, another trial's perhaps, the only one of this trial.
+
+        Raises:
+            OSError: there is none, or it cannot be copied.
+        """
+        (file,) = source.glob("epoch-*.pt")
+        delete_folder(self.uri)
+        filesystem, folder = open_storage(self.uri)
+        filesystem.create_dir(folder, recursive=True)
+        temporary = f"{folder}/{file.name}.part"
+        pafs.copy_files(str(file), temporary, destination_filesystem=filesystem)
+        filesystem.move(temporary, f"{folder}/{file.name}")
+
     def _files(self, filesystem: pafs.FileSystem, folder: str) -> list[tuple[int, str]]:
         """(epoch, path) of all complete checkpoints, the oldest first."""
         selector = pafs.FileSelector(folder, allow_not_found=True)
@@ -84,3 +115,7 @@ class CheckpointFolder:
             for info in filesystem.get_file_info(selector)
             if info.base_name.startswith("epoch-") and info.base_name.endswith(".pt")
         )
+
+
+def _file_name(epoch: int) -> str:
+    return f"epoch-{epoch:06d}.pt"

@@ -168,15 +168,19 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
         with deadline(loop.timeout):
             run.train_epoch(epoch)
         due = epoch % loop.checkpoint.every_epochs == 0 and time.monotonic() - saved_at >= loop.checkpoint.min_seconds
-        if rank == 0 and due and epoch < last:
+        saved = rank == 0 and due and epoch < last
+        if saved:
             run.save(checkpoints)
             saved_at = time.monotonic()
         # At first with those before a restore: the search may have died before it heard of them.
         records, num_sent = (run.history[num_sent:] if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
-        while answer is Reply.ASK_AGAIN:
-            answer = ray.get(loop.mailbox.epoch_done.remote(worker.place, assignment.number, epoch, records))
-            records = None
+        while answer in (Reply.ASK_AGAIN, Reply.SAVE):
+            if answer is Reply.SAVE:
+                run.save(checkpoints)
+                saved, saved_at = True, time.monotonic()
+            question = loop.mailbox.epoch_done.remote(worker.place, assignment.number, epoch, records, saved)
+            answer, records = ray.get(question), None
         if answer is Reply.START_ANEW:
             raise MailboxLostError
         if answer is Reply.END:

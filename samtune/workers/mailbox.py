@@ -33,6 +33,8 @@ class _Work:
     started_at: float | None = None
     last_loss: str = ""
     granted: int = 0  # after this epoch the workers were told to go on
+    save_wanted: int = 0  # a checkpoint of this epoch is asked for
+    saved: int = 0  # the last epoch with a checkpoint that was asked for
     records: list[dict[str, float]] = field(default_factory=list)
     outcome: Outcome | None = None
     failure: Failure | None = None
@@ -111,8 +113,31 @@ class Mailbox:
             return Reply.ASK_AGAIN
         return Progress(work.records[known:], work.outcome, work.failure, work.started_at)
 
+    async def save(self, trial_id: str, epoch: int) -> str | Failure | Reply:
+        """Has the workers, which wait after this epoch, write a checkpoint of it.
+
+        Returns:
+            The key of the trial's checkpoints once it is written; why it was not; ASK_AGAIN; START_ANEW when the trial
+            must be posted again; END when the search is over.
+        """
+        work = self._trials.get(trial_id)
+        if work is None:
+            return Reply.START_ANEW
+        work.save_wanted = epoch
+        await self._announce()
+        await self._wait(lambda: work.saved >= epoch or work.outcome or self._closed or self._all_lost())
+        if work.saved >= epoch:
+            return work.key
+        if work.outcome is None and not self._closed and not self._all_lost():
+            return Reply.ASK_AGAIN
+        return work.failure or Reply.END
+
+    async def key(self, trial_id: str) -> str:
+        """The name of the trial's checkpoints."""
+        return self._keys.get(trial_id, trial_id)
+
     async def end(self, trial_id: str) -> None:
-        """The search is done with the trial; where it still trains, its group leaves it at the epoch's end."""
+        """The search is done with the trial, or has paused it; where it still trains, its group leaves it at the epoch's end."""
         work = self._trials.pop(trial_id, None)
         if work is not None and work.outcome is None:
             work.outcome = Outcome.STOPPED
@@ -152,11 +177,14 @@ class Mailbox:
             group.busy_since = work.started_at
         return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
-    async def epoch_done(self, place: Place, number: int, epoch: int, records: list[dict[str, float]] | None) -> Reply:
-        """A rank has finished an epoch. Every rank gets the same answer for the same epoch.
+    async def epoch_done(
+        self, place: Place, number: int, epoch: int, records: list[dict[str, float]] | None, saved: bool = False
+    ) -> Reply:
+        """A rank has finished an epoch. Every rank gets the same answer for the same epoch, but for SAVE.
 
         Args:
             records: the epochs' metrics not sent before, from rank 0; None from the others. Known ones are dropped.
+            saved: whether rank 0 has written a checkpoint of this epoch.
         """
         if place.group not in self._groups:
             return Reply.START_ANEW
@@ -168,8 +196,19 @@ class Mailbox:
             if epoch >= work.spec.training.epochs:
                 work.outcome = Outcome.COMPLETED
             await self._announce()
+        if saved:
+            work.saved = epoch
+            await self._announce()
         if epoch < work.spec.training.epochs:
-            await self._wait(lambda: work.granted >= epoch or work.outcome or self._closed or work.target > epoch)
+
+            def must_save() -> bool:
+                return place.rank == 0 and work.save_wanted == epoch > work.saved
+
+            await self._wait(
+                lambda: work.granted >= epoch or work.outcome or self._closed or work.target > epoch or must_save()
+            )
+            if work.outcome is None and must_save():
+                return Reply.SAVE
             if work.granted >= epoch:
                 return Reply.GO_ON
             if work.outcome is None and not self._closed:

@@ -14,6 +14,7 @@ class Reply(StrEnum):
     GO_ON = "go on"
     END = "end"  # this trial is over; asked for an assignment: the search is over
     ASK_AGAIN = "ask again"  # nothing to say yet
+    SAVE = "save"  # write a checkpoint of this epoch and ask again (rank 0 only)
     START_ANEW = "start anew"  # the mailbox was lost and knows nothing of this group: its workers must be replaced
 
 
