@@ -19,24 +19,9 @@ from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from samtune.records import Scalar, Trial, TrialState
+from samtune.search.samplers import build_sampler
 from samtune.spec.distributions import Choice, Distribution, Int, LogUniform
-from samtune.spec.search import RandomConfig, SamplerConfig, TPEConfig
 from samtune.spec.space import SearchSpace
-
-
-def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler of that name. With trials in parallel TPE assumes the running ones to be bad (constant liar)."""
-    match config:
-        case TPEConfig():
-            return optuna.samplers.TPESampler(
-                n_startup_trials=config.num_startup_trials,
-                multivariate=config.multivariate,
-                group=config.multivariate,
-                constant_liar=parallel,
-                seed=seed,
-            )
-        case RandomConfig():
-            return optuna.samplers.RandomSampler(seed=seed)
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:

@@ -1,32 +1,17 @@
-"""The search itself: sampler, scheduler, objective and resources."""
+"""The search itself: scheduler, objectives, budget and resources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from samtune.spec.base import Config
+from samtune.spec.source import did_you_mean
 
-
-class TPEConfig(Config):
-    """Optuna's tree-structured Parzen estimator."""
-
-    name: Literal["tpe"] = "tpe"
-    num_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Random trials before the estimator takes over."""
-    multivariate: bool = True
-    """Model the searched keys jointly (rho and lr interact)."""
-
-
-class RandomConfig(Config):
-    """Independent draws from the distributions."""
-
-    name: Literal["random"] = "random"
-
-
-SamplerConfig = Annotated[TPEConfig | RandomConfig, Field(discriminator="name")]
+Resource = Literal["epochs", "passes"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class NoSchedulerConfig(Config):
@@ -35,38 +20,120 @@ class NoSchedulerConfig(Config):
     name: Literal["none"] = "none"
 
 
-class ASHAConfig(Config):
-    """Asynchronous successive halving: at epochs grace, grace·η, grace·η² … only the best 1/η go on."""
+class _EarlyStoppingConfig(Config):
+    """What all schedulers have that compare trials before their end."""
+
+    resource: Resource = "epochs"
+    """What periods are counted in: `epochs`, or `passes` over the training set, of which SAM makes 2 per epoch."""
+
+
+class ASHAConfig(_EarlyStoppingConfig):
+    """Asynchronous successive halving: at grace, grace·η, grace·η² … of the resource only the best 1/η go on."""
 
     name: Literal["asha"] = "asha"
-    grace_epochs: Annotated[int, Field(ge=1)] = 1
-    """No trial is stopped before this epoch."""
+    """Scheduler."""
+    grace_period: Positive = 1
+    """No trial is stopped before so much of the resource."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
     """η: one in η trials goes on at each rung."""
 
 
-class MedianConfig(Config):
+class HyperBandConfig(_EarlyStoppingConfig):
+    """HyperBand (Li et al. 2018): brackets of synchronous successive halving, each with another grace period."""
+
+    name: Literal["hyperband"] = "hyperband"
+    """Scheduler."""
+    max_t: Annotated[int, Field(ge=1)] | None = None
+    """Most of the resource that a trial gets; none: that of the longest trial."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """η: one in η trials of a bracket goes on at each halving."""
+
+
+class MedianConfig(_EarlyStoppingConfig):
     """Stops a trial whose best value so far is worse than the median of the others' running means."""
 
     name: Literal["median"] = "median"
-    grace_epochs: Annotated[int, Field(ge=1)] = 1
-    """No trial is stopped before this epoch."""
+    """Scheduler."""
+    grace_period: Positive = 1
+    """No trial is stopped before so much of the resource."""
     min_trials: Annotated[int, Field(ge=1)] = 3
     """Trials needed for a median."""
 
 
-SchedulerConfig = Annotated[NoSchedulerConfig | ASHAConfig | MedianConfig, Field(discriminator="name")]
+class _PopulationConfig(_EarlyStoppingConfig):
+    """What population-based schedulers have. The population is all `num_trials` trials."""
+
+    perturbation_interval: Positive = 4
+    """Of the resource, from one exchange to the next."""
+    quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the trials at the bottom that go on from a copy of one at the top."""
+    mutations: Annotated[list[str], Field(min_length=1)] | None = None
+    """The searched keys that a copy changes; none: all that can change while a trial runs."""
+
+
+class PBTConfig(_PopulationConfig):
+    """Population-based training (Jaderberg et al. 2017): the worst trials copy the best, and change their keys."""
+
+    name: Literal["pbt"] = "pbt"
+    """Scheduler."""
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Chance that a key is drawn anew, instead of multiplied by 1.2 or 0.8 (or moved to a neighbouring choice)."""
+
+
+class PB2Config(_PopulationConfig):
+    """Population-based bandits (Parker-Holder et al. 2020): PBT that chooses the change by a Gaussian process."""
+
+    name: Literal["pb2"] = "pb2"
+    """Scheduler."""
+
+
+SchedulerConfig = Annotated[
+    NoSchedulerConfig | ASHAConfig | HyperBandConfig | MedianConfig | PBTConfig | PB2Config,
+    Field(discriminator="name"),
+]
+
+MUTABLE = [
+    "method.rho",
+    "method.lambda",
+    "method.alpha",
+    "method.eta",
+    "method.step_size",
+    "training.lr",
+    "training.weight_decay",
+    "training.momentum",
+    "training.label_smoothing",
+    "training.clip_norm",
+]
+"""Keys that may change between two epochs of a trial: no weight, buffer or data order depends on their old values."""
+
+METRICS = [
+    "val_accuracy",
+    "val_loss",
+    "train_accuracy",
+    "train_loss",
+    "sharpness",
+    "epoch_seconds",
+    "train_seconds",
+    "num_passes",
+    "gradient_norm",
+    "perturbation_norm",
+    "relative_perturbation",
+    "gradient_cosine",
+    "perturbation_cosine",
+    "lost_perturbation",
+]
+"""What a trial measures in every epoch."""
 
 
 class ObjectiveConfig(Config):
-    """What the search optimises: a metric of a trial's last epoch, measured on the held-out validation set."""
+    """What the search optimises: a metric of the trial's epochs, measured on the held-out validation set."""
 
-    metric: Literal[
-        "val_accuracy", "val_loss", "train_accuracy", "train_loss", "sharpness", "epoch_seconds", "num_passes"
-    ] = "val_accuracy"
+    metric: str = "val_accuracy"
     """A per-epoch metric."""
     mode: Literal["max", "min"] = "max"
     """Whether more or less is better; default: max for accuracies, min for everything else."""
+    epochs: Literal["last", "best"] | Annotated[int, Field(ge=1)] = "last"
+    """Which epochs count: the `last`, the `best` of all, or so many of the last, averaged."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +141,32 @@ class ObjectiveConfig(Config):
         if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
             return {**value, "mode": "max" if str(value["metric"]).endswith("accuracy") else "min"}
         return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
+        return metric
+
+
+def _as_sequence(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Objectives = Annotated[tuple[ObjectiveConfig, ...], BeforeValidator(_as_sequence), Field(min_length=1)]
+"""One objective, or several in a list."""
+
+
+class BudgetConfig(Config):
+    """What ends a search before its `num_trials`; whichever comes first."""
+
+    seconds: Positive | None = None
+    """Wall time of the search; none: any."""
+    passes: Positive | None = None
+    """Passes over the training set of all trials together; none: any."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Trials that end in a row without a better objective; none: any."""
 
 
 class ResourcesConfig(Config):

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from samtune.errors import SpaceError
@@ -177,16 +178,17 @@ def _author_path(loc: tuple[int | str, ...], config: type[Config], raw: Any) -> 
     """The path as the author wrote it (pydantic adds the tags of unions), the keys valid there, and the value."""
     path: list[str] = []
     annotation: Any = config
-    value, options = raw, list(config.model_fields)
+    value, options = raw, list(fields_of(config))
     for part in loc:
         owner = config_class(annotation, value)
-        if (isinstance(value, Mapping) and part in value) or (owner is not None and part in owner.model_fields):
-            options = list(owner.model_fields) if owner else []
-            annotation = owner.model_fields[str(part)].annotation if owner and part in owner.model_fields else None
+        fields = fields_of(owner) if owner else {}
+        if (isinstance(value, Mapping) and part in value) or part in fields:
+            options = list(fields)
+            annotation = fields[str(part)].annotation if part in fields else None
             value = value.get(part) if isinstance(value, Mapping) else None
             path += str(part).split(".")
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value, annotation = value[part], None
+            value, annotation = value[part], _item_annotation(annotation)
             path.append(str(part))
         # Anything else is the tag of a union, which the author never wrote.
     return tuple(path), options, value
@@ -198,7 +200,21 @@ def config_class(annotation: Any, raw: Any = None) -> type[Config] | None:
     if len(classes) <= 1:
         return classes[0] if classes else None
     name = raw.get("name") if isinstance(raw, Mapping) else None
-    return next((cls for cls in classes if name in names_of(cls)), None)
+    fallback = next((cls for cls in classes if ":" in str(name) and not names_of(cls)), None)
+    return next((cls for cls in classes if name in names_of(cls)), fallback)
+
+
+def fields_of(config: type[Config]) -> dict[str, FieldInfo]:
+    """The fields of a config class by their names in the YAML (`lambda`, which cannot be a name in Python)."""
+    return {field.alias or name: field for name, field in config.model_fields.items()}
+
+
+def _item_annotation(annotation: Any) -> Any:
+    """What an item of a sequence is, where all are alike."""
+    origin = get_origin(annotation)
+    if origin is typing.Annotated:
+        return _item_annotation(get_args(annotation)[0])
+    return get_args(annotation)[0] if origin in (list, tuple) else None
 
 
 def config_classes(annotation: Any) -> Iterable[type[Config]]:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_serializer, field_validator, model_validator
@@ -16,22 +16,27 @@ from samtune.records import Scalar
 from samtune.spec.base import Config
 from samtune.spec.builtin import find_space
 from samtune.spec.data import DataConfig
-from samtune.spec.distributions import Choice, Distribution, Int, parse_distribution
+from samtune.spec.distributions import Choice, Distribution, Int, LogUniform, Uniform, parse_distribution
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
+from samtune.spec.samplers import MEMORYLESS, SINGLE_OBJECTIVE, SamplerConfig, TPEConfig
 from samtune.spec.search import (
+    MUTABLE,
+    BudgetConfig,
     CheckpointConfig,
     NoSchedulerConfig,
     ObjectiveConfig,
+    Objectives,
+    PB2Config,
+    PBTConfig,
     ResourcesConfig,
-    SamplerConfig,
     SchedulerConfig,
-    TPEConfig,
 )
 from samtune.spec.source import (
     Source,
     config_classes,
     did_you_mean,
+    fields_of,
     names_of,
     parse_value,
     parse_yaml,
@@ -59,7 +64,8 @@ class SearchSpace(Config):
     """Points tried first: dotted key -> value; keys left out are sampled."""
     sampler: SamplerConfig = TPEConfig()
     scheduler: SchedulerConfig = NoSchedulerConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objectives: Annotated[Objectives, Field(alias="objective")] = (ObjectiveConfig(),)
+    """What is optimised: one objective, or a list of several."""
     resources: ResourcesConfig = ResourcesConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -68,6 +74,14 @@ class SearchSpace(Config):
     """Seconds that an epoch may take before its workers are taken for hung and replaced; none: any."""
     num_trials: Annotated[int, Field(ge=1)] = 16
     """Configurations to try."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Trials of each configuration, with a seed each; their mean counts."""
+    budget: BudgetConfig = BudgetConfig()
+    """What ends the search earlier."""
+    on_divergence: Literal["fail", "worst"] = "fail"
+    """What the sampler is told of a trial whose loss is not finite: nothing, or the worst value there has been."""
+    warm_start: list[str] = Field(default_factory=list)
+    """Studies whose finished trials the sampler learns from: names in the storage path, or `mlflow:EXPERIMENT`."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     """Most trials at once; none: as many as the cluster holds."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -107,7 +121,7 @@ class SearchSpace(Config):
         """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does."""
         source = (source or Source("search space")).overridden_by(_override_keys(overrides))
         if not isinstance(data, Mapping):
-            raise source.error((), f"must be a mapping with the keys {', '.join(cls.model_fields)} (got {data!r})")
+            raise source.error((), f"must be a mapping with the keys {', '.join(fields_of(cls))} (got {data!r})")
         raw = _apply_overrides(data, overrides, source)
         try:
             space = cls.model_validate(raw)
@@ -122,9 +136,14 @@ class SearchSpace(Config):
     @classmethod
     def _default_names(cls, raw: Any) -> Any:
         """Where a section's `name` is searched, the section need not repeat it: the first choice stands for it."""
-        if not isinstance(raw, Mapping) or not isinstance(raw.get("search"), Mapping):
+        if not isinstance(raw, Mapping):
             return raw
         raw = dict(raw)
+        scheduler = raw.get("scheduler")
+        if isinstance(scheduler, Mapping) and scheduler.get("name") in ("pbt", "pb2"):
+            raw.setdefault("sampler", {"name": "random"})
+        if not isinstance(raw.get("search"), Mapping):
+            return raw
         for section in SECTIONS:
             searched = raw["search"].get(f"{section}.name")
             options = searched.get("choice") if isinstance(searched, Mapping) else None
@@ -149,6 +168,11 @@ class SearchSpace(Config):
                 raise broken_rule(f"search.{key}", str(error)) from None
         return parsed
 
+    @field_serializer("objectives")
+    def _dump_objectives(self, objectives: Objectives) -> Any:
+        dumped = [objective.model_dump() for objective in objectives]
+        return dumped if len(dumped) > 1 else dumped[0]
+
     @field_serializer("search")
     def _dump_search(self, search: dict[str, Distribution]) -> dict[str, Any]:
         return {key: distribution.model_dump(mode="json") for key, distribution in search.items()}
@@ -166,9 +190,52 @@ class SearchSpace(Config):
                     raise broken_rule(f"{where}.{key}", f"is not a searched key{did_you_mean(key, self.search)}")
                 if not self.search[key].contains(value):
                     raise broken_rule(f"{where}.{key}", f"must lie in the searched {self.search[key]} (got {value!r})")
+        self._check_search()
         self._check_fixed()
         self._check_layouts()
         return self
+
+    def _check_search(self) -> None:
+        """Sampler, scheduler, objectives and repeats must fit each other."""
+        scheduler, names = self.scheduler.name, [objective.metric for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise broken_rule("objective", f"names a metric twice (got {', '.join(names)})")
+        if len(names) > 1 and scheduler != "none":
+            raise broken_rule(
+                "scheduler", f"{scheduler} compares trials by one metric; with several objectives it must be none"
+            )
+        if len(names) > 1 and self.sampler.name in SINGLE_OBJECTIVE:
+            raise broken_rule(
+                "sampler", f"{self.sampler.name} has one objective; for several take tpe, nsgaii, gp or random"
+            )
+        if isinstance(self.scheduler, PBTConfig | PB2Config):
+            self._check_population(self.scheduler)
+
+    def _check_population(self, scheduler: PBTConfig | PB2Config) -> None:
+        if self.sampler.name not in MEMORYLESS:
+            raise broken_rule(
+                "sampler",
+                f"{scheduler.name} changes what a sampler has proposed, which {self.sampler.name} would take for its "
+                f"own; the first configurations must come from one of {', '.join(MEMORYLESS)}",
+            )
+        if self.repeats > 1:
+            raise broken_rule("repeats", f"must be 1 with {scheduler.name}, whose trials copy each other")
+        if self.num_trials < 2:
+            raise broken_rule("num_trials", f"{scheduler.name} needs a population of at least 2 (got 1)")
+        mutable = [key for key in self.search if key in MUTABLE]
+        for index, key in enumerate(scheduler.mutations or ()):
+            if key not in self.search:
+                problem = f"is not a searched key (got {key!r}{did_you_mean(key, mutable)})"
+                raise broken_rule(f"scheduler.mutations.{index}", problem)
+            if key not in mutable:
+                problem = f"cannot change while a trial runs (got {key!r}; {', '.join(MUTABLE)} can)"
+                raise broken_rule(f"scheduler.mutations.{index}", problem)
+        if not self.mutations:
+            raise broken_rule("scheduler", f"{scheduler.name} needs a searched key that can change while a trial runs")
+        if isinstance(scheduler, PB2Config):
+            for key in self.mutations:
+                if not isinstance(self.search[key], Uniform | LogUniform):
+                    raise broken_rule("scheduler", f"pb2 changes real intervals only ({key} is {self.search[key]})")
 
     def _check_fixed(self) -> None:
         """The sections must fit each other before anything is searched."""
@@ -226,6 +293,18 @@ class SearchSpace(Config):
                 raise broken_rule("method.m" if about_m else "training.batch_size", str(error)) from None
 
     # -- what the search asks ----------------------------------------------------------------------------------------
+
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """The first objective."""
+        return self.objectives[0]
+
+    @property
+    def mutations(self) -> list[str]:
+        """The searched keys that a population-based scheduler changes while trials run; none with any other."""
+        if not isinstance(self.scheduler, PBTConfig | PB2Config):
+            return []
+        return self.scheduler.mutations or [key for key in self.search if key in MUTABLE]
 
     def distributions(self) -> list[tuple[str, Distribution]]:
         """The searched keys in the order of sampling: names first, since they decide which other keys exist."""

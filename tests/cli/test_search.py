@@ -167,7 +167,7 @@ def test_the_terminal_ends_with_a_leaderboard_and_the_way_to_the_mlflow_ui(digit
 def test_a_search_with_asha_prunes_and_mlflow_shows_it(tmp_path: Path) -> None:
     done = run_samtune(
         *("search", "--space", "digits.yaml", "--json", "--num-trials", "6", "--tracking-uri", "sqlite:///own.db"),
-        *("--experiment", "mine", "--set", "scheduler={name: asha, grace_epochs: 1, reduction_factor: 3}"),
+        *("--experiment", "mine", "--set", "scheduler={name: asha, grace_period: 1, reduction_factor: 3}"),
         *("--set", "training.epochs=4", "--set", "search.training.lr={log_uniform: [1e-6, 0.5]}"),
         *("--set", "data.num_train=500", "--seed", "1", "--num-workers", "1"),
         cwd=tmp_path,
