@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -19,7 +19,7 @@ Scalar = float | int | str | bool | None
 class TrialState(StrEnum):
     """The state of a trial. The last four are final."""
 
-    WAITING = "waiting"  # has a configuration, no worker group yet
+    WAITING = "waiting"  # paused by the scheduler: has a configuration and no worker group
     RUNNING = "running"
     COMPLETED = "completed"  # all its epochs
     PRUNED = "pruned"  # stopped early by the scheduler
@@ -43,6 +43,8 @@ class Trial:
         num_epochs: how many epochs the trial has when nothing stops it.
         history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1).
         error: one line, when the state is FAILED or INTERRUPTED; `traceback` the worker's text, if any.
+        perturbations: where population based training replaced its weights by another trial's: after which `epoch`,
+            the number of the `source`, and the configuration `before`; `config` is the one since the last of them.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Trial:
     traceback: str | None = None
     started_at: float | None = None  # seconds since 1970
     ended_at: float | None = None
+    perturbations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -72,20 +75,42 @@ class Trial:
 
 @dataclass(frozen=True)
 class Objective:
-    """What the search optimises: a metric of the last epoch, and which way."""
+    """What the search optimises: a metric of a trial's epochs, and which way.
+
+    Attributes:
+        epochs: which epochs count: the `last`, the `best` of all, or the mean of so many of the last.
+    """
 
     metric: str = "val_accuracy"
     mode: Literal["max", "min"] = "max"
+    epochs: Literal["last", "best"] | int = "last"
+
+    def score(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The value after these epochs; None when there is no finite one.
+
+        Args:
+            history: one dict of metrics per epoch.
+        """
+        values = [record.get(self.metric, math.nan) for record in history]
+        if self.epochs == "best":
+            finite = [value for value in values if math.isfinite(value)]
+            return (max if self.mode == "max" else min)(finite, default=None)
+        last = values[-1:] if self.epochs == "last" else values[-self.epochs :]
+        mean = sum(last) / len(last) if last else math.nan
+        return mean if math.isfinite(mean) else None
 
     def value(self, trial: Trial) -> float | None:
         """The trial's value; None when it has no finite one yet."""
-        value = trial.metrics.get(self.metric)
-        return value if value is not None and math.isfinite(value) else None
+        return self.score(trial.history)
 
     def sort_key(self, trial: Trial) -> tuple[bool, float]:
         """Sorts the best trial first and those without a value last."""
         value = self.value(trial)
         return (value is None, 0.0 if value is None else (-value if self.mode == "max" else value))
+
+    def __str__(self) -> str:
+        over = {"last": "", "best": " of the best epoch"}.get(str(self.epochs), f" over the last {self.epochs} epochs")
+        return self.metric + over
 
 
 @dataclass
@@ -93,6 +118,7 @@ class Study:
     """One search: what was asked for, where it is kept, and its trials so far.
 
     Attributes:
+        objectives: what is optimised; with several, `pareto` holds the trials that none is better than in all.
         space_yaml: the resolved search space as YAML text; `plan` its resolved plan (see `samtune.search.plan`).
         storage_path: absolute path or URI of the folder of this study.
         tracking_uri, experiment: MLflow's, absolute; the tracker fills in the two ids.
@@ -102,7 +128,7 @@ class Study:
     """
 
     name: str
-    objective: Objective
+    objectives: tuple[Objective, ...]
     num_trials: int
     space_yaml: str
     plan: dict[str, Any]
@@ -125,15 +151,51 @@ class Study:
     def seconds(self) -> float:
         return (self.ended_at or time.time()) - self.started_at
 
+    @property
+    def objective(self) -> Objective:
+        """The first objective, which decides what `best` is."""
+        return self.objectives[0]
+
     def ranked(self) -> list[Trial]:
-        """All trials, the best first. Completed trials come before those stopped early: they saw more epochs."""
+        """All trials, the best first. Completed trials come before those stopped early: they saw more epochs.
+
+        With several objectives the trials of the Pareto front come first.
+        """
+        front = {trial.number for trial in self.pareto} if len(self.objectives) > 1 else set()
         return sorted(
-            self.trials, key=lambda t: (t.state is not TrialState.COMPLETED, *self.objective.sort_key(t), t.number)
+            self.trials,
+            key=lambda t: (
+                t.state is not TrialState.COMPLETED,
+                t.number not in front,
+                *self.objective.sort_key(t),
+                t.number,
+            ),
         )
 
     @property
+    def pareto(self) -> list[Trial]:
+        """The completed trials that no other is at least as good as in every objective and better in one.
+
+        In the order of the first objective, the best first.
+        """
+        keys = {
+            trial.number: [objective.sort_key(trial) for objective in self.objectives]
+            for trial in self.trials
+            if trial.state is TrialState.COMPLETED
+        }
+        values = {n: [value for _, value in own] for n, own in keys.items() if not any(missing for missing, _ in own)}
+
+        def dominated(own: list[float]) -> bool:
+            return any(
+                other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in values.values()
+            )
+
+        front = [t for t in self.trials if t.number in values and not dominated(values[t.number])]
+        return sorted(front, key=lambda t: (values[t.number], t.number))
+
+    @property
     def best(self) -> Trial | None:
-        """The best completed trial, or None."""
+        """The best completed trial by the first objective, or None."""
         return next(
             (t for t in self.ranked() if t.state is TrialState.COMPLETED and self.objective.value(t) is not None), None
         )
@@ -150,6 +212,9 @@ class Callback:
     def on_trial_start(self, study: Study, trial: Trial) -> None: ...
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None: ...
+
+    def on_trial_change(self, study: Study, trial: Trial) -> None:
+        """Its configuration was changed while it is under way (see `Trial.perturbations`)."""
 
     def on_trial_end(self, study: Study, trial: Trial) -> None: ...
 

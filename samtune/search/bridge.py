@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -11,9 +12,11 @@ import ray.tune
 
 from samtune.errors import SpaceError
 from samtune.records import Callback, Scalar, Study, Trial, TrialState
+from samtune.search.gate import Gate
 from samtune.search.sampler import OptunaSearcher
 from samtune.spec.space import SearchSpace
 from samtune.storage import delete_folder, join
+from samtune.text import format_config
 
 LOST_PERTURBATION_WARNING = 0.1
 """Share of the weights that the perturbation leaves as they are, above which the user is warned."""
@@ -31,13 +34,18 @@ class Bridge(ray.tune.Callback):
         self._mailbox, self._callbacks = mailbox, callbacks
         self._trials: dict[str, Trial] = {}
         self._warned = False
+        self.gate: Gate | None = None
+        """Told of every trial that runs."""
         self.stopping = False
         self.error: Exception | None = None
         """The first exception of a callback."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if trial.trial_id in self._trials:
-            return  # starts again after its Trainable was lost
+        if self.gate is not None:
+            self.gate.on_start(trial.trial_id)
+        if (known := self._trials.get(trial.trial_id)) is not None:
+            known.state = TrialState.RUNNING  # was paused, or starts again after its Trainable was lost
+            return
         record = self._searcher.resumed.get(trial.trial_id)
         if record is None:
             record = self._new_record(trial)
@@ -74,6 +82,27 @@ class Bridge(ray.tune.Callback):
                 record.history.append(metrics)
                 self._tell("on_epoch", record, metrics)
                 self._warn_of_lost_perturbation(record, metrics)
+
+    def pause(self, trial_id: str) -> None:
+        """The scheduler has paused a trial: it waits for its next epochs."""
+        self._trials[trial_id].state = TrialState.WAITING
+
+    def take_over(self, trial_id: str, source_id: str, config: dict[str, Scalar]) -> None:
+        """The scheduler has a trial go on with another's weights and a changed configuration."""
+        record, source = self._trials[trial_id], self._trials[source_id]
+        change: dict[str, Any] = {"epoch": len(record.history), "source": source.number, "before": record.config}
+        record.perturbations.append(change)
+        record.config = dict(config)
+        with suppress(SpaceError):  # else the Trainable fails it with the reason
+            record.params = self._space.trial(config).params()
+        self._tell("on_trial_change", record)
+        changed = {key: value for key, value in config.items() if value != change["before"].get(key)}
+        epoch = f"{change['epoch']} epoch{'s' * (change['epoch'] != 1)}"
+        self._tell(
+            "on_status",
+            f"trial {record.number} takes over the weights of trial {source.number} after {epoch}"
+            + (f", with {format_config(changed)}" if changed else ""),
+        )
 
     def _warn_of_lost_perturbation(self, record: Trial, metrics: dict[str, float]) -> None:
         """Once a search: where w + ε̂ rounds back to w, the method is less than it is called."""

@@ -19,6 +19,7 @@ from samtune.records import Callback, Objective, Study, Trial, TrialState
 
 FILE_NAME = "journal.jsonl"
 
+_TRIAL_FIELDS = ("id", "number", "config", "params", "num_epochs", "started_at", "perturbations")
 _STUDY_FIELDS = ("name", "num_trials", "space_yaml", "plan", "storage_path", "tracking_uri", "experiment", "command")
 
 
@@ -46,7 +47,7 @@ class Journal(Callback):
         self._write(
             "study",
             **fields,
-            objective=asdict(study.objective),
+            objectives=[asdict(objective) for objective in study.objectives],
             versions=study.versions,
             experiment_id=study.experiment_id,
             parent_run_id=study.parent_run_id,
@@ -55,15 +56,10 @@ class Journal(Callback):
         )
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
-        self._write(
-            "trial",
-            id=trial.id,
-            number=trial.number,
-            config=trial.config,
-            params=trial.params,
-            num_epochs=trial.num_epochs,
-            started_at=trial.started_at,
-        )
+        self._write("trial", **{name: getattr(trial, name) for name in _TRIAL_FIELDS})
+
+    def on_trial_change(self, study: Study, trial: Trial) -> None:
+        self.on_trial_start(study, trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
         self._write("epoch", sync=False, id=trial.id, metrics=metrics)
@@ -147,7 +143,7 @@ def _drop_torn_line(path: Path) -> None:
 def _study(entry: dict[str, Any]) -> Study:
     return Study(
         **{name: entry[name] for name in _STUDY_FIELDS},
-        objective=Objective(**entry["objective"]),
+        objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
         experiment_id=entry["experiment_id"],
         parent_run_id=entry["parent_run_id"],
@@ -159,12 +155,10 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
     """One event on a trial."""
     event = entry["event"]
     if event == "trial":
-        fields = {name: entry[name] for name in ("id", "number", "config", "params", "num_epochs", "started_at")}
+        fields = {name: entry[name] for name in _TRIAL_FIELDS}
         known = trials.get(entry["id"])
-        if known is None:
-            trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING)
-        else:
-            known.state, known.ended_at, known.error, known.traceback = TrialState.RUNNING, None, None, None
+        history = known.history if known else []
+        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history)
     elif event == "epoch":
         trial = trials[entry["id"]]
         if entry["metrics"]["epoch"] == len(trial.history) + 1:

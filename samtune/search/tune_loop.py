@@ -10,6 +10,7 @@ from ray import tune
 
 from samtune.records import Callback, Study, TrialState
 from samtune.search.bridge import Bridge, StopWhen
+from samtune.search.gate import Gate
 from samtune.search.plan import Plan
 from samtune.search.results import HOPELESS
 from samtune.search.sampler import OptunaSearcher, is_over, open_study
@@ -49,6 +50,11 @@ def run_trials(
         go_on=lambda new_id, old_id: ray.get(pool.mailbox.go_on.remote(new_id, old_id)),
     )
     bridge = Bridge(study, space, searcher, pool.mailbox, callbacks)
+    gate = Gate(searcher, lambda: plan.num_groups, bridge.pause)
+    bridge.gate = gate
+    scheduler = build_scheduler(
+        space, longest=plan.epochs[1], num_groups=plan.num_groups, on_take_over=bridge.take_over
+    )
     reason: str | None = None
 
     def should_stop() -> bool:
@@ -66,17 +72,14 @@ def run_trials(
 
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(TrialRunner, mailbox=pool.mailbox, space=space),
+            tune.with_parameters(TrialRunner, mailbox=pool.mailbox, space=space, checkpoint_root=pool.checkpoint_root),
             # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
             tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
         ),
         tune_config=tune.TuneConfig(
             num_samples=num_left,
-            search_alg=searcher,
-            scheduler=build_scheduler(space, plan.epochs[1]),
-            metric=space.objective.metric,
-            mode=space.objective.mode,
-            max_concurrent_trials=plan.num_groups,
+            search_alg=gate,
+            scheduler=scheduler,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -86,7 +89,7 @@ def run_trials(
             callbacks=[bridge],
             stop=StopWhen(should_stop),
             failure_config=tune.FailureConfig(max_failures=_TRAINABLE_FAILURES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, num_to_keep=3),
         ),
     )
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from samtune.data import check_dataset
 from samtune.errors import UsageError
-from samtune.records import Callback, Objective, Study, TrialState
+from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import cluster_nodes, connected, local_node
 from samtune.search.folders import (
     DEFAULT_STORAGE,
@@ -28,6 +28,7 @@ from samtune.search.folders import (
     with_absolute_paths,
 )
 from samtune.search.journal import Journal, read_journal
+from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
 from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.spec.source import parse_yaml
@@ -236,7 +237,7 @@ class Tuner:
         """A new study, or the earlier one with what may change."""
         study = Study(
             name=self.name,
-            objective=Objective(self.space.objective.metric, self.space.objective.mode),
+            objectives=objectives_of(self.space),
             num_trials=self.space.num_trials,
             space_yaml=self.space.to_yaml(),
             plan=plan.to_dict(),

@@ -61,6 +61,7 @@ class WorkerPool:
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._timeout = timeout
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
+        self.checkpoint_root = join(storage_path, "checkpoints")
         self.mailbox: Any = (
             ray.remote(Mailbox)
             .options(num_cpus=0, max_concurrency=100_000, max_restarts=-1, max_task_retries=-1)
@@ -95,7 +96,7 @@ class WorkerPool:
             mailbox=self.mailbox,
             group=index,
             threads=max(1, int(self._cpus)),
-            checkpoint_root=join(self._storage_path, "checkpoints"),
+            checkpoint_root=self.checkpoint_root,
             checkpoint=self._checkpoint,
             timeout=self._timeout,
         )

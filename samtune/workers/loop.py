@@ -118,7 +118,8 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
         run = TrialRun(assignment.spec, rank=worker.place.rank, num_workers=worker.num_workers, device=worker.device)
         _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group goes on
-        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, Failure(str(error)), False))
+        failure = Failure(str(error), diverged=True)
+        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, failure, False))
     except MailboxLostError:
         raise
     except Exception as error:

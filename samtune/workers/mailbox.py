@@ -137,7 +137,7 @@ class Mailbox:
         return self._keys.get(trial_id, trial_id)
 
     async def end(self, trial_id: str) -> None:
-        """The search is done with the trial, or has paused it; where it still trains, its group leaves it at the epoch's end."""
+        """The search is done with the trial, or has paused it; its group leaves it at the end of the epoch."""
         work = self._trials.pop(trial_id, None)
         if work is not None and work.outcome is None:
             work.outcome = Outcome.STOPPED

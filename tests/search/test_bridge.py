@@ -28,7 +28,7 @@ class Notes(Callback):
 def started(folder: Path) -> tuple[Bridge, SimpleNamespace, Study, Notes]:
     """A bridge that has heard of the start of one trial."""
     names = ("space_yaml", "storage_path", "tracking_uri", "experiment", "command")
-    study = Study(name="s", objective=Objective(), num_trials=1, plan={}, versions={}, **dict.fromkeys(names, ""))
+    study = Study(name="s", objectives=(Objective(),), num_trials=1, plan={}, versions={}, **dict.fromkeys(names, ""))
     notes = Notes()
     searcher = OptunaSearcher(SPACE, open_study(SPACE, "s", folder / "journal", parallel=False))
     trial = SimpleNamespace(trial_id="t", config=searcher.suggest("t"), last_result={})

@@ -15,7 +15,7 @@ class Search:
         self.displays: list[Callback] = []
         self.study = Study(
             name="digits-1",
-            objective=Objective("val_accuracy", "max"),
+            objectives=(Objective("val_accuracy", "max"),),
             num_trials=num_trials,
             space_yaml="",
             plan={},

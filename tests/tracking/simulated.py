@@ -12,7 +12,7 @@ from samtune.records import Callback, Objective, Scalar, Study, Trial, TrialStat
 def make_study(folder: Path, tracking_uri: str, num_trials: int = 4) -> Study:
     return Study(
         name="digits-1",
-        objective=Objective("val_accuracy", "max"),
+        objectives=(Objective("val_accuracy", "max"),),
         num_trials=num_trials,
         space_yaml="name: digits\nnum_trials: 4\n",
         plan={"name": "digits", "num_groups": 2, "total_passes": (8.0, 8.0)},
