@@ -125,6 +125,7 @@ class Study:
         command: the command line that started it; `versions` of python, samtune and the libraries.
         usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
             (share of the groups' time, once ready, that they spent on trials).
+        stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Study:
     versions: dict[str, str]
     trials: list[Trial] = field(default_factory=list)
     usage: dict[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
     experiment_id: str | None = None
     parent_run_id: str | None = None
     started_at: float = field(default_factory=time.time)

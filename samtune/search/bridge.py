@@ -34,6 +34,8 @@ class Bridge(ray.tune.Callback):
         self._mailbox, self._callbacks = mailbox, callbacks
         self._trials: dict[str, Trial] = {}
         self._warned = False
+        self._num_ended = sum(trial.state.is_final for trial in study) - study.count(TrialState.INTERRUPTED)
+        self._num_failed = study.count(TrialState.FAILED)
         self.gate: Gate | None = None
         """Told of every trial that runs."""
         self.stopping = False
@@ -137,6 +139,8 @@ class Bridge(ray.tune.Callback):
             return
         record.state, record.error, record.traceback = state, error, traceback
         record.ended_at = time.time()
+        self._num_ended += 1
+        self._num_failed += state is TrialState.FAILED
         self._mailbox.end.remote(trial_id)
         if state is not TrialState.INTERRUPTED:
             delete_folder(join(self._study.storage_path, "checkpoints", record.id))
@@ -161,8 +165,7 @@ class Bridge(ray.tune.Callback):
 
     def hopeless(self, num_groups: int) -> bool:
         """Whether so many trials have failed, and none has succeeded, that the next will fail too."""
-        failed = self._study.count(TrialState.FAILED)
-        return failed >= max(3, 2 * num_groups) and failed == sum(t.state.is_final for t in self._study)
+        return max(3, 2 * num_groups) <= self._num_failed == self._num_ended
 
 
 class StopWhen(ray.tune.Stopper):

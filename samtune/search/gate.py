@@ -25,8 +25,12 @@ class Gate(Searcher):
         super().__init__(metric=inner.metric, mode=inner.mode)
         self._inner, self._limit, self._on_pause = inner, limit, on_pause
         self._active: set[str] = set()
+        self.closed = False
+        """Set when no new trial may begin."""
 
     def suggest(self, trial_id: str) -> Any:
+        if self.closed:
+            return Searcher.FINISHED
         if len(self._active) >= self._limit():
             return None
         config = self._inner.suggest(trial_id)

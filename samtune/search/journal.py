@@ -76,7 +76,7 @@ class Journal(Callback):
         )
 
     def on_study_end(self, study: Study) -> None:
-        self._write("study_end")
+        self._write("study_end", stopped_by=study.stopped_by)
         self.close()
 
     def close(self) -> None:
@@ -102,6 +102,7 @@ def read_journal(folder: Path) -> Study:
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no study of that name: {path} does not exist{_near(folder)}") from error
     study: Study | None = None
+    stopped_by: str | None = None
     trials: dict[str, Trial] = {}
     for index, line in enumerate(lines):
         try:
@@ -112,13 +113,15 @@ def read_journal(folder: Path) -> Study:
             raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         if entry["event"] == "study":
             study = _study(entry)
+        elif entry["event"] == "study_end":
+            stopped_by = entry["stopped_by"]
         else:
             _apply(entry, trials)
         if study is not None:
             study.ended_at = entry["time"]  # as far as is known
     if study is None:
         raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
-    study.trials = list(trials.values())
+    study.trials, study.stopped_by = list(trials.values()), stopped_by
     return study
 
 

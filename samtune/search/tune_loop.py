@@ -10,6 +10,7 @@ from ray import tune
 
 from samtune.records import Callback, Study, TrialState
 from samtune.search.bridge import Bridge, StopWhen
+from samtune.search.budget import Budget
 from samtune.search.gate import Gate
 from samtune.search.plan import Plan
 from samtune.search.results import HOPELESS
@@ -49,7 +50,8 @@ def run_trials(
         earlier=study.trials,
         go_on=lambda new_id, old_id: ray.get(pool.mailbox.go_on.remote(new_id, old_id)),
     )
-    bridge = Bridge(study, space, searcher, pool.mailbox, callbacks)
+    budget = Budget(space.budget, study)
+    bridge = Bridge(study, space, searcher, pool.mailbox, [budget, *callbacks])
     gate = Gate(searcher, lambda: plan.num_groups, bridge.pause)
     bridge.gate = gate
     scheduler = build_scheduler(
@@ -59,11 +61,14 @@ def run_trials(
 
     def should_stop() -> bool:
         nonlocal reason
+        if not gate.closed and (lost := budget.patience_lost()):
+            gate.closed, study.stopped_by = True, lost
         if reason is None:
             reason = (
                 stop_reason()
                 or ("a callback failed" if bridge.error else None)
                 or (HOPELESS if bridge.hopeless(plan.num_groups) else None)
+                or budget.exhausted()
             )
             if reason is not None:
                 bridge.stopping = searcher.closing = True
@@ -98,4 +103,5 @@ def run_trials(
         bridge.end_all(TrialState.INTERRUPTED, reason or "the search ended")
     if bridge.error is not None:
         raise bridge.error
+    study.stopped_by = study.stopped_by or reason
     return reason

@@ -64,6 +64,8 @@ def print_summary(console: Console, study: Study) -> None:
         console.print()
         console.print(Padding(table, (0, 0, 0, 2), expand=False))
         console.print()
+    if study.stopped_by:
+        console.print(Text(f"ended before the last trial: {study.stopped_by}", style="yellow"), soft_wrap=True)
     for line in format_failures(study):
         console.print(Text(line, style="red"), soft_wrap=True)
     console.print(Text(format_best(study), style="bold green" if study.best else "bold"))
@@ -86,6 +88,7 @@ def json_summary(study: Study) -> dict[str, Any]:
         "num_failed": study.count(TrialState.FAILED),
         "best": best
         and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
+        "stopped_by": study.stopped_by,
         "seconds": round(study.seconds, 3),
         "tracking_uri": study.tracking_uri,
         "experiment_id": study.experiment_id,

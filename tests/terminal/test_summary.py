@@ -117,6 +117,7 @@ def test_json_has_exactly_the_promised_keys(search: Search) -> None:
             "config": {"method.rho": 0.1, "training.lr": 0.0012},
             "metrics": {"epoch": 1.0, "val_accuracy": 0.9778, "num_passes": 2.0},
         },
+        "stopped_by": None,
         "seconds": 12.5,
         "tracking_uri": search.study.tracking_uri,
         "experiment_id": "1",
