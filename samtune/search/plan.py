@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from samtune.errors import SpaceError
 from samtune.records import Scalar
 from samtune.search.cluster import Node, gpus_per_worker, group_capacity
 from samtune.spec.space import SearchSpace
+from samtune.spec.tree import MISSING
 from samtune.spec.trial import TrialSpec
 
 _MAX_VARIANTS = 1000
@@ -126,17 +126,16 @@ def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
     Raises:
         SpaceError: a combination breaks a rule, or there are too many to look at.
     """
-    keys = [(key, distribution.extremes()) for key, distribution in space.distributions() if _counts(key)]
-    if math.prod(len(values) for _, values in keys) > _MAX_VARIANTS:
+    drawn = space.tree.enumerate(lambda name, key, node: node.extremes() if _counts(key) else [MISSING])
+    configs = list(itertools.islice(drawn, _MAX_VARIANTS + 1))
+    if len(configs) > _MAX_VARIANTS:
+        keys = ", ".join(key for key, _ in space.distributions() if _counts(key))
         raise SpaceError(
-            f"{space.source_name}: search: more than {_MAX_VARIANTS} combinations of {', '.join(k for k, _ in keys)} "
+            f"{space.source_name}: search: more than {_MAX_VARIANTS} combinations of {keys} "
             "would have to be checked; search fewer of these keys at once"
         )
-    for values in itertools.product(*(values for _, values in keys)):
-        config: dict[str, Scalar] = {}
-        for (key, _), value in zip(keys, values, strict=True):
-            if space.is_active(key, config):
-                config[key] = value
+    feasible = [config for config in configs if not any(space.violations(config))]
+    for config in feasible or configs:
         yield space.trial(config)
 
 

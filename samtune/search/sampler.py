@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.samplers import build_sampler
-from samtune.spec.distributions import Choice, Distribution, Int, LogUniform
+from samtune.spec.distributions import Choice, Distribution, Int, LogInt, LogUniform
 from samtune.spec.space import SearchSpace
 
 
@@ -41,30 +41,29 @@ def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> 
         study.set_metric_names([space.objective.metric])
     if num_asked == 0:
         for point in space.initial:
-            study.enqueue_trial(point)
+            study.enqueue_trial(space.tree.encode(point))
     return study
 
 
 def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
-    """One configuration: names first, then the keys that exist with them."""
-    config: dict[str, Scalar] = {}
-    for key, distribution in space.distributions():
-        if space.is_active(key, config):
-            config[key] = _suggest(trial, key, distribution)
-    return config
+    """One configuration: names and branches first, then the keys that exist with them."""
+    return space.tree.draw(lambda name, key, distribution: _suggest(trial, name, distribution))
 
 
-def _suggest(trial: optuna.Trial, key: str, distribution: Distribution) -> Scalar:
+def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scalar:
     match distribution:
         case Choice():
-            choice: Scalar = trial.suggest_categorical(key, distribution.choice)
+            choice: Scalar = trial.suggest_categorical(name, distribution.extremes())
             return choice
+        case LogInt():
+            return trial.suggest_int(name, distribution.low, distribution.high, log=True)
         case Int():
-            return trial.suggest_int(key, distribution.low, distribution.high)
+            return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step or 1)
+        case LogUniform():
+            return trial.suggest_float(name, distribution.low, distribution.high, log=True)
         case _:
-            return trial.suggest_float(
-                key, distribution.low, distribution.high, log=isinstance(distribution, LogUniform)
-            )
+            drawn = trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step)
+            return distribution.nearest(drawn)
 
 
 class OptunaSearcher(Searcher):

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from samtune.spec.base import Config
 
+OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
+"""What a space may call a key too, and what it is called: `lambda` and `num_samples` are the paper's words."""
+
 GroupSize = Annotated[int, Field(ge=1)] | Literal["worker", "global"]
 """How many examples share one perturbation."""
 
@@ -205,12 +208,12 @@ class MomentumSAMConfig(PerturbedConfig):
 class DirectionsConfig(PerturbedConfig):
     """What the members of the universal class (Tahmasebi et al., ICML 2024) have. n + 1 passes for n directions.
 
-    Objective `L(w) + lam·rho²·φ(mean_i ψ(t_i))` with `t_i = (L(w + rho·x_i) - L(w)) / rho²`.
+    Objective `L(w) + λ·rho²·φ(mean_i ψ(t_i))` with `t_i = (L(w + rho·x_i) - L(w)) / rho²`.
     """
 
-    lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.1
     """λ, weight of the regulariser."""
-    num_directions: Annotated[int, Field(ge=1)] = 1
+    num_directions: Annotated[int, Field(ge=1, alias="num_samples")] = 1
     """n, random directions per m-group and step."""
 
     @property
@@ -240,9 +243,9 @@ class FrobSAMConfig(DirectionsConfig):
     """Method."""
     rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Radius; 0 is the base optimizer at 1 pass."""
-    lam: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.01
     """λ, weight of the regulariser."""
-    num_directions: Annotated[int, Field(ge=2)] = 2
+    num_directions: Annotated[int, Field(ge=2, alias="num_samples")] = 2
     """n, random directions per m-group and step; the covariance needs two."""
 
 

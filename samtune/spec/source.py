@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -61,14 +61,21 @@ class Source:
     name: str
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    relocate: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
+    """From the path of a value in what is validated to its path in what was written."""
 
     def overridden_by(self, keys: Iterable[str]) -> Source:
         """The same source with dotted keys set over it."""
         return replace(self, overrides=(*self.overrides, *keys))
 
+    def written_as(self, relocate: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Source:
+        """The same source for a form of it whose paths `relocate` takes back to those in the file."""
+        return replace(self, relocate=relocate)
+
     def error(self, key: Iterable[str | int] | str, problem: str) -> SpaceError:
         """An error about the value at `key` (a path, or a dotted key)."""
         path = tuple(key.split(".")) if isinstance(key, str) else tuple(str(part) for part in key)
+        path = self.relocate(path)
         if any(".".join(path[:n]) in self.overrides for n in range(1, len(path) + 1)):
             return SpaceError(f"{self.name} with --set {'.'.join(path)}: {problem}")
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
@@ -131,13 +138,18 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def translate(error: ValidationError, config: type[Config], raw: Any, source: Source, prefix: str = "") -> SpaceError:
     """Turns pydantic's report into one line about the first problem, in the words of the YAML's author."""
+    path, problem = explain(error, config, raw)
+    return source.error((*(prefix.split(".") if prefix else ()), *path), problem)
+
+
+def explain(error: ValidationError, config: type[Config], raw: Any) -> tuple[tuple[str, ...], str]:
+    """The path of the first problem in pydantic's report, as its author wrote it, and the problem in our words."""
     reports = error.errors(include_url=False)
     details = reports[0]
     path, key_options, value = _author_path(details["loc"], config, raw)
     # The members of a plain union (a number, or one of some words) each report that they do not match.
     alike = [report for report in reports if _author_path(report["loc"], config, raw)[0] == path]
     more = len(reports) - len(alike)
-    start = tuple(prefix.split(".")) if prefix else ()
     if len(alike) > 1 and not any(report["type"] == "space_rule" for report in alike):
         problem = f"{' or '.join(dict.fromkeys(map(rule_of, alike)))} (got {value!r})".replace(" or must be", ", or")
     else:
@@ -146,7 +158,7 @@ def translate(error: ValidationError, config: type[Config], raw: Any, source: So
         path = tuple(str(key).split("."))
     if more:
         problem += f" (and {more} more problem{'s' if more > 1 else ''})"
-    return source.error((*start, *path), problem)
+    return path, problem
 
 
 def _problem(details: ErrorDetails, path: tuple[str, ...], key_options: list[str], value: Any) -> str:

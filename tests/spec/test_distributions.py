@@ -34,5 +34,5 @@ def test_contains_knows_types() -> None:
 
 @pytest.mark.parametrize("written", [0.5, [0, 1], {}, {"uniform": [0, 1], "int": [0, 1]}, {"normal": [0, 1]}])
 def test_anything_else_is_refused(written: Any) -> None:
-    with pytest.raises(ValueError, match="a distribution is one of uniform, log_uniform, int, choice"):
+    with pytest.raises(ValueError, match="a distribution is one of uniform, log_uniform, int, log_int, choice, grid"):
         parse_distribution(written)

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from samtune.spec.source import parse_value
-from samtune.spec.space import parse_override
+from samtune.spec.overrides import parse_override
 from samtune.text import (
     first_line,
     format_clock,

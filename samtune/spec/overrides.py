@@ -1,0 +1,115 @@
+"""Setting keys over what a space's file says: `--set training.lr=0.1`, `SearchSpace.replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import yaml
+
+from samtune.errors import SpaceError
+from samtune.spec.inline import classes_of, set_in_branches
+from samtune.spec.source import Source, fields_of, parse_value
+from samtune.spec.tree import MISSING, is_node
+from samtune.spec.trial import SECTIONS
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Dotted keys to set: a mapping, or `key=value` texts with values in YAML."""
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Source) -> dict[str, Any]:
+    """A copy of `data` with dotted keys set.
+
+    Setting a key that is searched fixes it: it is no longer searched. Setting a section's `name` leaves out what the
+    file says for the section that the new name does not have (`method.name=sgd` has no rho).
+
+    Raises:
+        SpaceError: a text is not `key=value`, or a key lies below one that has none.
+    """
+    raw: dict[str, Any] = {key: _copy(value) for key, value in data.items()}
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    for key, value in pairs:
+        first, _, rest = key.partition(".")
+        if first == "search" and rest:  # searched keys are dotted themselves
+            raw["search"] = {**(raw.get("search") or {}), rest: value}
+            continue
+        if first in SECTIONS and rest and is_node(raw.get(first)):
+            changed = set_in_branches(raw[first], rest.split("."), value, partial(_fields, first))
+            if changed is MISSING:
+                raise source.error(key, f"no choice of {first} has this key (--set {key}={value})")
+            raw[first] = changed
+        else:
+            _set(raw, key, value, source)
+        _stop_searching(raw, [key])
+        if key == "search":
+            _stop_searching(raw, [k for k in _searched_keys(raw) if k not in (raw["search"] or {})])
+        if rest == "name" and first in SECTIONS and not is_node(value) and (fields := _fields(first, value)):
+            raw[first] = {k: v for k, v in raw[first].items() if k in fields}
+            absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
+            _stop_searching(raw, absent)
+    return raw
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
+    node, *parts = [raw, *key.split(".")]
+    for depth, part in enumerate(parts[:-1]):
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise source.error(parts[: depth + 1], f"has no keys below it (--set {key}={value})")
+    node[parts[-1]] = value
+    if key == "objective.metric":
+        node.pop("mode", None)  # the file's is of the file's metric
+
+
+def override_keys(overrides: Overrides) -> list[str]:
+    """The dotted keys that are set."""
+    return list(overrides) if isinstance(overrides, Mapping) else [text.partition("=")[0].strip() for text in overrides]
+
+
+def _searched_keys(raw: Mapping[str, Any]) -> set[str]:
+    """The keys of the search and of the initial points."""
+    search, initial = raw.get("search"), raw.get("initial")
+    keys = set(search) if isinstance(search, dict) else set()
+    points = initial if isinstance(initial, list) else []
+    return keys.union(*(point for point in points if isinstance(point, dict)))
+
+
+def _stop_searching(raw: dict[str, Any], gone: Sequence[str]) -> None:
+    """Takes keys out of the search and of the initial points."""
+    if isinstance(raw.get("search"), dict):
+        raw["search"] = {key: value for key, value in raw["search"].items() if key not in gone}
+    if isinstance(raw.get("initial"), list):
+        raw["initial"] = [
+            {key: value for key, value in point.items() if key not in gone} if isinstance(point, dict) else point
+            for point in raw["initial"]
+        ]
+
+
+def _fields(section: str, name: Any) -> list[str]:
+    """The keys of the section's class of that name; empty where there is none."""
+    classes = classes_of(section, name)
+    return [key for cls in classes for key in fields_of(cls)] if len(classes) == 1 else []
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.lr=1e-3` -> ("training.lr", 0.001).
+
+    Raises:
+        SpaceError: there is no `=`, or the value is not valid YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise SpaceError(f"--set {text}: must be dotted.key=value, e.g. --set training.epochs=5")
+    try:
+        return key.strip(), parse_value(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpaceError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value
