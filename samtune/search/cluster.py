@@ -21,6 +21,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files: 10 ms a trial, and MLflow has it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails in its first epoch has no metric
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the gate decides how many trials are under way (see schedulers.actors)
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost Trainable is replaced; what fails a trial is said in one line
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_WARN_THRESHOLD_S": "60",

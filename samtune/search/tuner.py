@@ -18,22 +18,14 @@ from samtune.data import check_dataset
 from samtune.errors import UsageError
 from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import cluster_nodes, connected, local_node
-from samtune.search.folders import (
-    DEFAULT_STORAGE,
-    SPACE_FILE,
-    check_name,
-    local_folder,
-    make_folder,
-    study_folder,
-    with_absolute_paths,
-)
-from samtune.search.journal import Journal, read_journal
+from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
 from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import flatten
+from samtune.storage import join
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 
 if TYPE_CHECKING:
@@ -50,8 +42,10 @@ class Tuner:
         space: what is trained and searched.
         num_trials, num_workers, max_concurrent, seed: replace the space's own.
         name: of the study; default: the space's name and the time.
-        storage_path: folder for all studies (default ./samtune-results); the study gets a folder of its name in it.
-        tracking_uri: MLflow's; default: a sqlite store in `storage_path`, shared by all its studies.
+        storage_path: folder for all studies (default ./samtune-results) or a URI such as s3://bucket/path; the study
+            gets a folder of its name in it.
+        tracking_uri: MLflow's; default: a sqlite store in `storage_path`, shared by all its studies. A remote
+            `storage_path` cannot hold one: there it must be given.
         experiment: MLflow experiment; default: the space's name.
         address: of a running Ray cluster; default: the one that runs on this machine, else a new local one.
         callbacks: told of every trial and epoch.
@@ -85,10 +79,10 @@ class Tuner:
         self.space = with_absolute_paths(space).replace(
             {key: value for key, value in changes.items() if value is not None}
         )
-        self.name = check_name(name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        self.storage_path = local_folder(storage_path or DEFAULT_STORAGE)
+        self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = study_folder(storage_path, self.name)
         self.tracking_uri = (
-            resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(str(self.storage_path))
+            resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(self.folder.storage)
         )
         self.experiment = experiment or space.name
         self.address = address
@@ -133,8 +127,8 @@ class Tuner:
             UsageError: there is no such study, or the space is another.
         """
         folder = study_folder(storage_path, name)
-        study = read_journal(folder)
-        data, source = parse_yaml(study.space_yaml, str(folder / SPACE_FILE))
+        study = folder.read()
+        data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
         stored = SearchSpace.from_dict(data, source=source)
         if space is not None:
             _check_same(name, stored, with_absolute_paths(space))
@@ -146,7 +140,7 @@ class Tuner:
             num_trials=num_trials,
             max_concurrent=max_concurrent,
             name=name,
-            storage_path=folder.parent,
+            storage_path=storage_path,
             tracking_uri=study.tracking_uri,
             experiment=study.experiment,
             address=address,
@@ -166,10 +160,10 @@ class Tuner:
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
         check_dataset(self.space.data)  # the plan does too, but only once Ray has been started
-        folder = self.storage_path / self.name
+        folder = self.folder
         if self._earlier is None and folder.exists():
             raise UsageError(
-                f"--name {self.name}: a study of that name is in {self.storage_path} already "
+                f"--name {self.name}: a study of that name is in {folder.storage} already "
                 f"(--resume {self.name} goes on with it)"
             )
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
@@ -177,11 +171,10 @@ class Tuner:
         with connected(self.address):
             plan = make_plan(self.space, cluster_nodes())
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
-            make_folder(folder)
-            journal = Journal(folder)
+            keepers = folder.open(self._say, self.stop)
             self.study = study = self._make_study(plan, folder)
             with self._interruptible():
-                self._search(study, plan, [journal, tracker, *self.callbacks])
+                self._search(study, plan, [*keepers, tracker, *self.callbacks])
         results = Results(study, interrupted=self._interrupted)
         if self._stop is None or self._stop == HOPELESS:
             failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
@@ -191,8 +184,6 @@ class Tuner:
 
     def _search(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
         """Starts the groups, runs the trials, and ends both whatever happens in between."""
-        from samtune.workers.group import WorkerPool
-
         with ExitStack() as ending:
             started: list[Callback] = []
             ending.callback(_tell_end, study, started)
@@ -200,16 +191,7 @@ class Tuner:
                 started.append(callback)
                 callback.on_study_start(study)
             callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
-            self._pool = pool = WorkerPool(
-                num_groups=plan.num_groups,
-                num_workers=plan.num_workers,
-                cpus_per_worker=plan.cpus_per_worker,
-                gpus_per_worker=plan.gpus_per_worker,
-                storage_path=study.storage_path,
-                checkpoint=self.space.checkpoint,
-                max_failures=self.space.max_failures,
-                timeout=self.space.timeout,
-            )
+            self._pool = pool = self._make_pool(plan, study)
             ending.callback(self._end, study, pool)
             pool.start()
             self._say(
@@ -221,7 +203,22 @@ class Tuner:
 
             from samtune.search.tune_loop import run_trials  # while the groups start
 
-            self._stop = run_trials(study, self.space, plan, pool, callbacks, lambda: self._stop) or self._stop
+            stop_reason = run_trials(study, self.folder.local, self.space, plan, pool, callbacks, lambda: self._stop)
+            self._stop = stop_reason or self._stop
+
+    def _make_pool(self, plan: Plan, study: Study) -> WorkerPool:
+        from samtune.workers.group import WorkerPool
+
+        return WorkerPool(
+            num_groups=plan.num_groups,
+            num_workers=plan.num_workers,
+            cpus_per_worker=plan.cpus_per_worker,
+            gpus_per_worker=plan.gpus_per_worker,
+            storage_path=study.storage_path,
+            checkpoint=self.space.checkpoint,
+            max_failures=self.space.max_failures,
+            timeout=self.space.timeout,
+        )
 
     def _end(self, study: Study, pool: WorkerPool) -> None:
         """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""
@@ -233,7 +230,7 @@ class Tuner:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _make_study(self, plan: Plan, folder: Path) -> Study:
+    def _make_study(self, plan: Plan, folder: StudyFolder) -> Study:
         """A new study, or the earlier one with what may change."""
         study = Study(
             name=self.name,
@@ -241,7 +238,7 @@ class Tuner:
             num_trials=self.space.num_trials,
             space_yaml=self.space.to_yaml(),
             plan=plan.to_dict(),
-            storage_path=str(folder),
+            storage_path=folder.uri,
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
             command=_command_line(),
@@ -250,7 +247,7 @@ class Tuner:
         if self._earlier is not None:
             study.trials = self._earlier.trials
             study.parent_run_id = self._earlier.parent_run_id
-        (folder / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
+        (folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
         return study
 
     def _say(self, message: str) -> None:

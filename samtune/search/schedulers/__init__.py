@@ -6,7 +6,7 @@ from typing import Any
 
 from samtune.search.objectives import SCORE
 from samtune.search.schedulers.population import TakeOver
-from samtune.spec.distributions import Choice, Int, LogUniform
+from samtune.spec.distributions import Choice, Int, LogInt, LogUniform
 from samtune.spec.search import (
     ASHAConfig,
     HyperBandConfig,
@@ -31,20 +31,19 @@ def build_scheduler(space: SearchSpace, *, longest: int, num_groups: int, on_tak
         num_groups: how many trials can be active at once.
         on_take_over: told when population based training replaces a trial's weights.
     """
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
-
+    from samtune.search.schedulers.actors import ASHA, Fifo
     from samtune.search.schedulers.median import Median
     from samtune.search.schedulers.pausing import HyperBand
     from samtune.search.schedulers.population import Population, PopulationBandits
 
     config = space.scheduler
     if isinstance(config, NoSchedulerConfig):
-        return FIFOScheduler()
+        return Fifo()  # type: ignore[no-untyped-call]
     common: dict[str, Any] = {"time_attr": _TIME[config.resource], "metric": SCORE, "mode": space.objective.mode}
     match config:
         case ASHAConfig(grace_period=grace, reduction_factor=factor):
             common |= {"max_t": max(longest, grace), "grace_period": grace}
-            return AsyncHyperBandScheduler(**common, reduction_factor=factor)
+            return ASHA(**common, reduction_factor=factor)
         case MedianConfig(grace_period=grace, min_trials=minimum):
             return Median(**common, grace_period=grace, min_samples_required=minimum)
         case HyperBandConfig(max_t=max_t, reduction_factor=factor):
@@ -75,7 +74,7 @@ def within_bounds(config: dict[str, Any], space: SearchSpace) -> dict[str, Any]:
         distribution, value = space.search[key], config[key]
         if not isinstance(distribution, Choice):
             value = min(max(value, distribution.low), distribution.high)
-            config[key] = round(value) if isinstance(distribution, Int) else float(value)
+            config[key] = round(value) if isinstance(distribution, Int | LogInt) else distribution.nearest(value)
     return config
 
 
@@ -88,6 +87,8 @@ def _domain(distribution: Any) -> Any:
             return list(distribution.choice)
         case Int():
             return tune.randint(distribution.low, distribution.high + 1)
+        case LogInt():
+            return tune.lograndint(distribution.low, distribution.high + 1)
         case LogUniform():
             return tune.loguniform(distribution.low, distribution.high)
         case _:

@@ -6,8 +6,10 @@ from typing import Any
 
 from ray.tune.schedulers import MedianStoppingRule
 
+from samtune.search.schedulers.actors import KeepsActors
 
-class Median(MedianStoppingRule):
+
+class Median(KeepsActors, MedianStoppingRule):
     """Ray's rule fails on the last result of a trial that has no metric, and pauses trials to wait for others."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import HyperBandForBOHB
 
+from samtune.search.schedulers.actors import KeepsActors
 
-class Pausing:
+
+class Pausing(KeepsActors):
     """Lets a paused trial start again only when a group is free for it. Mixed into one of Tune's schedulers.
 
     New trials are kept back by the searcher, which is told of every pause.

@@ -35,7 +35,8 @@ class _Population(Pausing):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Tune refuses searchers here. Ours draws the first configurations and is not asked for more.
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[misc]
+        without_searcher = SimpleNamespace(search_alg=None, _tune_controller=tune_controller._tune_controller)
+        super().on_trial_add(without_searcher, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         scheduler: Any = self
