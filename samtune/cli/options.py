@@ -28,7 +28,9 @@ Resume = Annotated[
     str | None, option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
 ]
 Name = Annotated[str | None, option(WHERE, "Name of the study. Default: the space's name and the time.")]
-StoragePath = Annotated[str | None, option(WHERE, "Folder for studies. Default: ./samtune-results.")]
+StoragePath = Annotated[
+    str | None, option(WHERE, "Folder for studies, or a URI such as s3://bucket/path. Default: ./samtune-results.")
+]
 TrackingUri = Annotated[str | None, option(WHERE, "MLflow tracking URI. Default: sqlite in the storage path.")]
 Experiment = Annotated[str | None, option(WHERE, "MLflow experiment. Default: the space's name.")]
 Address = Annotated[

@@ -18,12 +18,10 @@ def status(
 ) -> None:
     """Show a running or ended study, without touching it."""
     from samtune.search.folders import study_folder
-    from samtune.search.journal import is_running, read_journal
     from samtune.terminal import json_summary, make_console, print_status
 
     folder = study_folder(storage_path, name)
-    study = read_journal(folder)
-    running = is_running(folder)
+    study, running = folder.read(), folder.is_running()
     if running:
         study.ended_at = None
     if json_:

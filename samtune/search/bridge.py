@@ -79,9 +79,10 @@ class Bridge(ray.tune.Callback):
     ) -> None:
         record = self._trials[trial.trial_id]
         record.started_at = result.get("started_at") or record.started_at  # without the wait for its workers
-        for metrics in result.get("records", []):
+        for metrics, place in zip(result.get("records", []), result.get("places", []), strict=True):
             if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
                 record.history.append(metrics)
+                record.places.append(place)
                 self._tell("on_epoch", record, metrics)
                 self._warn_of_lost_perturbation(record, metrics)
 
@@ -143,7 +144,8 @@ class Bridge(ray.tune.Callback):
         self._num_failed += state is TrialState.FAILED
         self._mailbox.end.remote(trial_id)
         if state is not TrialState.INTERRUPTED:
-            delete_folder(join(self._study.storage_path, "checkpoints", record.id))
+            with suppress(OSError):  # the store is away: checkpoints that nobody needs stay there
+                delete_folder(join(self._study.storage_path, "checkpoints", record.id))
         self._tell("on_trial_end", record)
 
     def _tell(self, event: str, *details: Any) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from samtune.errors import UsageError
+from samtune.records import Callback, Study
+from samtune.search.journal import Journal, is_running, read_journal
 from samtune.spec.space import SearchSpace
+from samtune.storage import is_remote, join, open_storage
 
 DEFAULT_STORAGE = "samtune-results"
 SPACE_FILE = "space.yaml"
@@ -25,23 +30,78 @@ def check_name(name: str) -> str:
     return name
 
 
-def local_folder(path: str | Path) -> Path:
-    """The storage path, absolute.
+def absolute_storage(path: str | Path) -> str:
+    """The storage path: an absolute folder of this machine's file system, or a URI.
 
     Raises:
-        UsageError: it is not a folder of this machine.
+        UsageError: it is neither.
     """
-    if "://" in str(path):
-        raise UsageError(f"--storage-path {path}: must be a folder on this machine's file system")
-    folder = Path(path).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
-    return folder
+    text = str(path)
+    if not is_remote(text):
+        folder = Path(path).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
+        return str(folder)
+    if "@" in urlsplit(text).netloc:  # it would be shown, logged and stored
+        raise UsageError("--storage-path: must not hold credentials; give them in the environment or a profile")
+    try:
+        open_storage(text)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors where the URI itself is at fault
+        raise UsageError(f"--storage-path {text}: cannot be used: {' '.join(str(error).split())[:300]}") from error
+    return text
 
 
-def study_folder(storage_path: str | Path | None, name: str) -> Path:
-    """Where the study of that name is kept."""
-    return local_folder(storage_path or DEFAULT_STORAGE) / check_name(name)
+def study_folder(storage_path: str | Path | None, name: str) -> StudyFolder:
+    """Where the study of that name is kept.
+
+    Raises:
+        UsageError: the path or the name will not do.
+    """
+    storage = absolute_storage(storage_path or DEFAULT_STORAGE)
+    if is_remote(storage):
+        from samtune.search.remote import RemoteStudyFolder
+
+        return RemoteStudyFolder(storage, check_name(name))
+    return StudyFolder(storage, check_name(name))
+
+
+class StudyFolder:
+    """A study's folder on this machine's file system, which may be a shared one.
+
+    Attributes:
+        storage: the folder of all studies; `name` the study's in it; `uri` both together.
+        local: where this process writes the study's own files.
+    """
+
+    def __init__(self, storage: str, name: str) -> None:
+        self.storage, self.name, self.uri = storage, name, join(storage, name)
+        self.local = Path(self.uri)
+
+    def exists(self) -> bool:
+        return self.local.exists()
+
+    def read(self) -> Study:
+        """The study as it stands. Raises UsageError where there is none."""
+        return read_journal(self.local)
+
+    def is_running(self) -> bool:
+        """Whether a driver has it."""
+        return is_running(self.local)
+
+    def open(self, say: Callable[[str], None], stop: Callable[[str], None]) -> list[Callback]:
+        """Takes the study for this process, until the study's end.
+
+        Args:
+            say: told what is worth a line; `stop` called with the reason where the search may not go on.
+
+        Returns:
+            The callbacks that keep the study, to be told of everything first.
+
+        Raises:
+            UsageError: another process runs this study, or the folder cannot be written.
+        """
+        make_folder(self.local)
+        return [Journal(self.local)]
 
 
 def make_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -62,7 +63,7 @@ class Journal(Callback):
         self.on_trial_start(study, trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        self._write("epoch", sync=False, id=trial.id, metrics=metrics)
+        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=trial.places[-1] if trial.places else None)
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         self._write(
@@ -76,7 +77,7 @@ class Journal(Callback):
         )
 
     def on_study_end(self, study: Study) -> None:
-        self._write("study_end", stopped_by=study.stopped_by)
+        self._write("study_end", stopped_by=study.stopped_by, usage=study.usage)
         self.close()
 
     def close(self) -> None:
@@ -91,18 +92,33 @@ class Journal(Callback):
 
 
 def read_journal(folder: Path) -> Study:
-    """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
+    """The study as the journal in its folder tells it.
 
     Raises:
         UsageError: there is no study in the folder, or its journal is damaged.
     """
     path = folder / FILE_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no study of that name: {path} does not exist{_near(folder)}") from error
+        others = (p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
+        raise no_study(str(folder), str(path), others) from error
+    return parse_journal(text, str(path))
+
+
+def parse_journal(text: str, path: str) -> Study:
+    """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
+
+    Args:
+        path: where the text is from, for messages.
+
+    Raises:
+        UsageError: the journal is damaged.
+    """
+    lines = text.splitlines()
     study: Study | None = None
     stopped_by: str | None = None
+    usage: dict[str, float] = {}
     trials: dict[str, Trial] = {}
     for index, line in enumerate(lines):
         try:
@@ -114,14 +130,14 @@ def read_journal(folder: Path) -> Study:
         if entry["event"] == "study":
             study = _study(entry)
         elif entry["event"] == "study_end":
-            stopped_by = entry["stopped_by"]
+            stopped_by, usage = entry["stopped_by"], entry["usage"]
         else:
             _apply(entry, trials)
         if study is not None:
             study.ended_at = entry["time"]  # as far as is known
     if study is None:
         raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
-    study.trials, study.stopped_by = list(trials.values()), stopped_by
+    study.trials, study.stopped_by, study.usage = list(trials.values()), stopped_by, usage
     return study
 
 
@@ -160,12 +176,13 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
     if event == "trial":
         fields = {name: entry[name] for name in _TRIAL_FIELDS}
         known = trials.get(entry["id"])
-        history = known.history if known else []
-        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history)
+        history, places = (known.history, known.places) if known else ([], [])
+        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history, places=places)
     elif event == "epoch":
         trial = trials[entry["id"]]
         if entry["metrics"]["epoch"] == len(trial.history) + 1:
             trial.history.append(entry["metrics"])
+            trial.places += [tuple(place) for place in [entry["place"]] if place]
     elif event == "end":
         trial = trials[entry["id"]]
         trial.error, trial.traceback = entry["error"], entry["traceback"]
@@ -173,8 +190,13 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
         trial.state = TrialState(entry["state"])
 
 
-def _near(folder: Path) -> str:
+def no_study(folder: str, path: str, others: Iterable[str]) -> UsageError:
+    """The error about a folder without a journal.
+
+    Args:
+        others: names of the studies beside it.
+    """
     from samtune.spec.source import did_you_mean
 
-    others = sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
-    return did_you_mean(folder.name, others)
+    near = did_you_mean(folder.rpartition("/")[2], sorted(others))
+    return UsageError(f"{folder}: no study of that name: {path} does not exist{near}")

@@ -18,6 +18,7 @@ from samtune.search.sampler import OptunaSearcher, is_over, open_study
 from samtune.search.schedulers import build_scheduler
 from samtune.search.trainable import TrialRunner
 from samtune.spec.space import SearchSpace
+from samtune.storage import join
 from samtune.workers.group import WorkerPool
 
 _TRAINABLE_FAILURES = 3  # the light actors between Tune and the mailbox; losing one loses nothing
@@ -25,6 +26,7 @@ _TRAINABLE_FAILURES = 3  # the light actors between Tune and the mailbox; losing
 
 def run_trials(
     study: Study,
+    folder: Path,
     space: SearchSpace,
     plan: Plan,
     pool: WorkerPool,
@@ -34,6 +36,7 @@ def run_trials(
     """Runs the trials that the study still lacks.
 
     Args:
+        folder: where this process writes the study's own files.
         stop_reason: asked in every turn of Tune's loop; a text ends the search in order.
 
     Returns:
@@ -42,7 +45,6 @@ def run_trials(
     num_left = study.num_trials - sum(is_over(trial) for trial in study)
     if num_left <= 0:
         return None
-    folder = Path(study.storage_path)
     optuna_study = open_study(space, study.name, folder / "optuna.journal", plan.num_groups > 1)
     searcher = OptunaSearcher(
         space,
@@ -89,7 +91,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{len(study.trials):06d}",
-            storage_path=str(folder / "ray"),
+            storage_path=join(study.storage_path, "ray"),
             verbose=0,
             callbacks=[bridge],
             stop=StopWhen(should_stop),
