@@ -42,6 +42,7 @@ class Trial:
         params: every key of the resolved trial, flat, e.g. `{"model.depth": 28, "method.rho": 0.05, …}`.
         num_epochs: how many epochs the trial has when nothing stops it.
         history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1).
+        places: where and when each epoch of `history` was trained: the worker group, and the end in seconds since 1970.
         error: one line, when the state is FAILED or INTERRUPTED; `traceback` the worker's text, if any.
         perturbations: where population based training replaced its weights by another trial's: after which `epoch`,
             the number of the `source`, and the configuration `before`; `config` is the one since the last of them.
@@ -54,6 +55,7 @@ class Trial:
     num_epochs: int
     state: TrialState = TrialState.WAITING
     history: list[dict[str, float]] = field(default_factory=list)
+    places: list[tuple[int, float]] = field(default_factory=list)
     error: str | None = None
     traceback: str | None = None
     started_at: float | None = None  # seconds since 1970

@@ -75,9 +75,9 @@ class TrialRunner(tune.Trainable):
         """Waits for the next records of the trial.
 
         Returns:
-            The last record's metrics; `records` with all that are new; the objective so far; `started_at`; and at the
-            end `done`, `outcome` ("completed", "stopped", "failed") and, of a failed trial, `error`, `traceback` and
-            whether it `diverged`.
+            The last record's metrics; `records` with all that are new and their `places`; the objective so far;
+            `started_at`; and at the end `done`, `outcome` ("completed", "stopped", "failed") and, of a failed trial,
+            `error`, `traceback` and whether it `diverged`.
         """
         if self._invalid is not None:
             return {"records": [], "done": True, "outcome": "failed", "error": self._invalid, "traceback": ""}
@@ -90,6 +90,7 @@ class TrialRunner(tune.Trainable):
             progress = ray.get(self._mailbox.progress.remote(self._key, len(self._history), self._target))
         self._history += progress.records
         result: dict[str, Any] = {**(progress.records[-1] if progress.records else {}), "records": progress.records}
+        result["places"] = progress.places
         result["started_at"] = progress.started_at
         if (score := self._objective.score(self._history)) is not None:
             result[SCORE] = score

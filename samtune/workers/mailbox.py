@@ -36,6 +36,7 @@ class _Work:
     save_wanted: int = 0  # a checkpoint of this epoch is asked for
     saved: int = 0  # the last epoch with a checkpoint that was asked for
     records: list[dict[str, float]] = field(default_factory=list)
+    places: list[tuple[int, float]] = field(default_factory=list)  # group and time of each record
     outcome: Outcome | None = None
     failure: Failure | None = None
 
@@ -111,7 +112,7 @@ class Mailbox:
             work.outcome, work.failure = Outcome.FAILED, self._first_loss
         if len(work.records) <= known and work.outcome is None:
             return Reply.ASK_AGAIN
-        return Progress(work.records[known:], work.outcome, work.failure, work.started_at)
+        return Progress(work.records[known:], work.outcome, work.failure, work.started_at, work.places[known:])
 
     async def save(self, trial_id: str, epoch: int) -> str | Failure | Reply:
         """Has the workers, which wait after this epoch, write a checkpoint of it.
@@ -192,7 +193,9 @@ class Mailbox:
         if work is None or work.number != number:
             return Reply.END
         if records is not None and work.outcome is None:
-            work.records += [record for record in records if record["epoch"] > len(work.records)]
+            new = [record for record in records if record["epoch"] > len(work.records)]
+            work.records += new
+            work.places += [(place.group, time.time())] * len(new)
             if epoch >= work.spec.training.epochs:
                 work.outcome = Outcome.COMPLETED
             await self._announce()

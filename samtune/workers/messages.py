@@ -60,9 +60,16 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Progress:
-    """What became of a trial since the last question. `started_at`: when its workers took it (seconds since 1970)."""
+    """What became of a trial since the last question.
+
+    Attributes:
+        records: the metrics of the epochs that are new.
+        started_at: when its workers took it (seconds since 1970).
+        places: of each record, the group that trained the epoch, and when it ended (seconds since 1970).
+    """
 
     records: list[dict[str, float]]
     outcome: Outcome | None = None
     failure: Failure | None = None
     started_at: float | None = field(default=None, compare=False)
+    places: list[tuple[int, float]] = field(default_factory=list, compare=False)
