@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from samtune.cli.export import export
 from samtune.cli.search import search
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
@@ -40,7 +41,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, spaces):
+for command in (search, status, export, spaces):
     app.command()(command)
 
 

@@ -1,0 +1,37 @@
+"""`samtune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samtune.cli.options import Debug, StoragePath
+from samtune.errors import UsageError
+
+
+def export(
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    file: Annotated[Path, typer.Argument(help="What to write: .parquet or .csv.")],
+    storage_path: StoragePath = None,
+    debug: Debug = False,
+) -> None:
+    """Write a study as a table, one row per trial and epoch, for pandas, Arrow, DuckDB or a spreadsheet."""
+    if file.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"{file}: must end in .parquet or .csv")
+    from samtune.search.results import Results
+
+    table = Results.load(name, storage_path).to_arrow()
+    try:
+        if file.suffix == ".parquet":
+            from pyarrow import parquet
+
+            parquet.write_table(table, file)
+        else:
+            from pyarrow import csv
+
+            csv.write_csv(table, file)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error}") from error
+    typer.echo(f"{file}: {table.num_rows} rows, {table.num_columns} columns")
