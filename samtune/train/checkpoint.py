@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ class CheckpointFolder:
                 stream.write(content)
             filesystem.move(temporary, name)
         except OSError as error:
+            with suppress(OSError):  # half of it may fill the disk
+                filesystem.delete_file(temporary)
             raise CheckpointError(f"checkpoint {name} could not be written: {error}") from error
         for _, old in self._files(filesystem, folder)[:-KEEP]:
             filesystem.delete_file(old)

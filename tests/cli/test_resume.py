@@ -22,24 +22,31 @@ from samtune.search.journal import FILE_NAME, is_running, read_journal
 pytestmark = pytest.mark.slow
 
 NUM_TRIALS = 5
+NUM_KILLS = 10
 SMALL = (
     *("--set", "training.epochs=6", "--set", "data.num_train=800", "--set", "checkpoint.min_seconds=0"),
     *("--num-workers", "1"),
 )
 
 
-def kill_after(folder: Path, arguments: tuple[str, ...], lines: int, delay: float = 0.0) -> None:
-    """Starts a search and kills its driver when the journal has so many lines (or lets it end before)."""
+def kill_after(
+    folder: Path, arguments: tuple[str, ...], *, lines: int = 10**9, seconds: float = 10**9, delay: float = 0.0
+) -> None:
+    """Starts a search and kills its driver when the journal has so many lines more, or after so many seconds.
+
+    It may have ended before.
+    """
     journal = folder / "samtune-results" / "study" / FILE_NAME
     before = journal.read_text().count("\n") if journal.exists() else 0
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [*SAMTUNE, "search", *arguments], cwd=folder, env=CLEAN, stdout=log, stderr=log, start_new_session=True
         )
-    deadline = time.time() + 120
+    started = time.time()
     while process.poll() is None:
-        assert time.time() < deadline, (folder / "log").read_text()
-        if journal.exists() and journal.read_text().count("\n") - before >= lines:
+        assert time.time() < started + 120, (folder / "log").read_text()
+        num_lines = journal.read_text().count("\n") - before if journal.exists() else 0
+        if num_lines >= lines or time.time() >= started + seconds:
             time.sleep(delay)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
@@ -84,6 +91,8 @@ def test_a_killed_search_completes_exactly_its_trials_however_often_it_is_killed
     finished = {trial.number: trial.ended_at for trial in study if trial.state.is_final}
     for _ in range(2):
         kill_after(tmp_path, ("--resume", "study"), lines=rng.randint(1, 12), delay=rng.random() * 0.2)
+    for _ in range(NUM_KILLS - 3):
+        kill_after(tmp_path, ("--resume", "study"), seconds=rng.uniform(0.5, 12))
     assert not is_running(tmp_path / "samtune-results" / "study")
     done = run_samtune("search", "--resume", "study", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
