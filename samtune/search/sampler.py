@@ -18,10 +18,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
+from samtune.errors import RunError
 from samtune.records import Scalar, Trial, TrialState
+from samtune.search.objectives import objectives_of
+from samtune.search.proposals import GridPoints, draw
 from samtune.search.samplers import build_sampler
-from samtune.spec.distributions import Choice, Distribution, Int, LogInt, LogUniform
+from samtune.spec.samplers import GridConfig, QMCConfig
 from samtune.spec.space import SearchSpace
+
+_MAX_TRIES = 1000  # proposals in a row that may break a constraint
+_TRIES_OF_SAMPLER = 50  # after which points are drawn at random: a sampler may insist on one that breaks it
+_INFEASIBLE, _NUMBER, _WARM_START = "infeasible", "number", "warm_start"
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
@@ -32,45 +39,26 @@ def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> 
         study = optuna.create_study(
             study_name=name,
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-            direction="maximize" if space.objective.mode == "max" else "minimize",
+            directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
             load_if_exists=True,
         )
         num_asked = len(study.get_trials(deepcopy=False))
-        # A sampler that began anew with its old seed would propose its first points again.
-        study.sampler = build_sampler(space.sampler, space.seed + num_asked, parallel)
-        study.set_metric_names([space.objective.metric])
+        # A sampler that began anew with its old seed would propose its first points again; QMC keeps its place.
+        seed = space.seed + (0 if isinstance(space.sampler, QMCConfig) else num_asked)
+        study.sampler = build_sampler(space.sampler, seed, parallel)
+        study.set_metric_names([objective.metric for objective in space.objectives])
     if num_asked == 0:
         for point in space.initial:
             study.enqueue_trial(space.tree.encode(point))
     return study
 
 
-def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
-    """One configuration: names and branches first, then the keys that exist with them."""
-    return space.tree.draw(lambda name, key, distribution: _suggest(trial, name, distribution))
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scalar:
-    match distribution:
-        case Choice():
-            choice: Scalar = trial.suggest_categorical(name, distribution.extremes())
-            return choice
-        case LogInt():
-            return trial.suggest_int(name, distribution.low, distribution.high, log=True)
-        case Int():
-            return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step or 1)
-        case LogUniform():
-            return trial.suggest_float(name, distribution.low, distribution.high, log=True)
-        case _:
-            drawn = trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step)
-            return distribution.nearest(drawn)
-
-
 class OptunaSearcher(Searcher):
     """Asks Optuna for configurations and tells it how they ended.
 
-    Completed trials are told with their last value, trials stopped early as PRUNED with all values they reached,
-    failed ones as FAIL. Trials that an earlier run of the search left unfinished are proposed first.
+    Completed trials are told with their objectives, trials stopped early as PRUNED with all values they reached,
+    failed ones as FAIL. A proposal that breaks a constraint is told as PRUNED with what it misses, and is no trial.
+    Trials that an earlier run of the search left unfinished are proposed first.
 
     Args:
         earlier: the trials of an earlier run.
@@ -86,8 +74,13 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__(metric=space.objective.metric, mode=space.objective.mode)
         self._space, self._study, self._go_on = space, study, go_on
+        self._objectives = objectives_of(space)
         self._trials: dict[str, optuna.Trial] = {}
+        self._histories: dict[str, dict[int, dict[str, float]]] = {}
+        self._grid = GridPoints(space, study) if isinstance(space.sampler, GridConfig) else None
         self._unfinished = self._reconcile(earlier)
+        numbers = [trial.user_attrs.get(_NUMBER, -1) for trial in study.get_trials(deepcopy=False)]
+        self._next_number = max([-1, *numbers, *(record.number for record in earlier)]) + 1
         self.numbers: dict[str, int] = {}
         """Tune's trial id -> number of the trial."""
         self.resumed: dict[str, Trial] = {}
@@ -95,55 +88,136 @@ class OptunaSearcher(Searcher):
         self.closing = False
         """Set when the search ends early: what is told to end then is left for a resumed search."""
 
-    def suggest(self, trial_id: str) -> dict[str, Scalar]:
-        trial, record = self._unfinished.pop(0) if self._unfinished else (self._study.ask(), None)
+    # -- ask ---------------------------------------------------------------------------------------------------------
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next configuration, or `Searcher.FINISHED` when a grid has no more.
+
+        Raises:
+            RunError: no proposal satisfies the constraints.
+        """
+        asked, record = self._unfinished.pop(0) if self._unfinished else (None, None)
         if record is not None:
             self._go_on(trial_id, record.id)
             self.resumed[trial_id] = record
-        if trial is not None:
-            trial.set_user_attr("trial_id", record.id if record else trial_id)
-            self._trials[trial_id] = trial
-        number = trial.number if trial is not None else record.number if record is not None else -1
-        self.numbers[trial_id] = number
-        if record is not None:
+            self.numbers[trial_id] = record.number
+            self._histories[trial_id] = {int(metrics["epoch"]): metrics for metrics in record.history}
+            if asked is not None:
+                self._trials[trial_id] = asked
             return dict(record.config)
-        assert trial is not None
-        return draw(trial, self._space)
+        found = self._feasible(asked)
+        if found is None:
+            return Searcher.FINISHED
+        trial, config = found
+        self.numbers[trial_id] = number = trial.user_attrs.get(_NUMBER, self._next_number)
+        self._next_number = max(self._next_number, number + 1)
+        trial.set_user_attr(_NUMBER, number)
+        trial.set_user_attr("trial_id", trial_id)
+        self._trials[trial_id], self._histories[trial_id] = trial, {}
+        return config
+
+    def _feasible(self, trial: optuna.Trial | None) -> tuple[optuna.Trial, dict[str, Scalar]] | None:
+        """The first proposal that satisfies the constraints; None at the end of a grid."""
+        for tries in range(_MAX_TRIES):
+            if trial is None:
+                if self._grid is not None and not self._grid.enqueue_next():
+                    return None
+                trial = self._ask_at_random() if tries >= _TRIES_OF_SAMPLER else self._study.ask()
+            config = draw(trial, self._space)
+            if self._grid is not None:
+                self._grid.add(trial.params)
+            if self._satisfies(trial, config):
+                return trial, config
+            trial.set_user_attr(_INFEASIBLE, True)
+            self._study.tell(trial.number, state=OptunaState.PRUNED)
+            trial = None
+        raise RunError(
+            f"constraints: none of {_MAX_TRIES} proposals in a row satisfies {' and '.join(self._space.constraints)}"
+        )
+
+    def _ask_at_random(self) -> optuna.Trial:
+        sampler, self._study.sampler = (
+            self._study.sampler,
+            optuna.samplers.RandomSampler(seed=self._space.seed + len(self._study.get_trials(deepcopy=False))),
+        )
+        try:
+            trial = self._study.ask()
+            draw(trial, self._space)
+        finally:
+            self._study.sampler = sampler
+        return trial
+
+    def _satisfies(self, trial: optuna.Trial, config: dict[str, Scalar]) -> bool:
+        """Whether a configuration keeps the constraints; by how much it misses each is written to Optuna's trial."""
+        try:
+            violations = self._space.violations(config)
+        except ValueError:
+            return True  # an expression has no value: the trial fails with the reason
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            for text, violation in zip(self._space.constraints, violations, strict=False):
+                trial.set_constraint(text, violation)
+        return not any(violations)
+
+    # -- tell --------------------------------------------------------------------------------------------------------
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         trial = self._trials.get(trial_id)
         if trial is not None:
-            self._report(trial, result.get("records", []))
+            self._report(trial, self._histories[trial_id], result.get("records", []))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         result = result or {}
         self.on_trial_result(trial_id, result)
-        trial = self._trials.pop(trial_id, None)
+        trial, history = self._trials.pop(trial_id, None), self._histories.pop(trial_id, {})
         outcome = result.get("outcome")
         if trial is None or (self.closing and outcome not in ("completed", "failed")):
             return
+        state = TrialState.COMPLETED if outcome == "completed" else TrialState.PRUNED
         if error or outcome == "failed":
-            self._tell(trial.number, TrialState.FAILED, None)
-        elif outcome == "completed":
-            self._tell(trial.number, TrialState.COMPLETED, result.get(self.metric))
-        else:
-            self._tell(trial.number, TrialState.PRUNED, None)
+            state = TrialState.FAILED
+        self._tell(trial.number, state, history, result.get("error"))
 
-    def _tell(self, number: int, state: TrialState, value: float | None) -> None:
-        if state is TrialState.COMPLETED and value is not None and math.isfinite(value):
-            self._study.tell(number, value, skip_if_finished=True)
+    def _tell(self, number: int, state: TrialState, history: dict[int, dict[str, float]], error: str | None) -> None:
+        epochs = [history[epoch] for epoch in sorted(history)]
+        values: list[float | None] = [objective.score(epochs) for objective in self._objectives]
+        if state is TrialState.FAILED and self._space.on_divergence == "worst" and is_divergence(error):
+            state, values = TrialState.COMPLETED, self._worst(epochs)
+        if state is TrialState.COMPLETED and None not in values:
+            self._study.tell(number, [value for value in values if value is not None], skip_if_finished=True)
         elif state is TrialState.PRUNED:
             self._study.tell(number, state=OptunaState.PRUNED, skip_if_finished=True)
         else:
             self._study.tell(number, state=OptunaState.FAIL, skip_if_finished=True)
 
-    def _report(self, trial: optuna.Trial, records: Iterable[dict[str, float]]) -> None:
+    def _worst(self, epochs: Sequence[dict[str, float]]) -> list[float | None]:
+        """The worst value of each objective among the finished trials and the trial's own epochs, if any."""
+        finished = self._study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+        worst: list[float | None] = []
+        for index, objective in enumerate(self._objectives):
+            values = [trial.values[index] for trial in finished]
+            values += [
+                record[objective.metric] for record in epochs if math.isfinite(record.get(objective.metric, math.nan))
+            ]
+            worst.append((min if objective.mode == "max" else max)(values, default=None))
+        return worst
+
+    def _report(
+        self, trial: optuna.Trial, history: dict[int, dict[str, float]], records: Iterable[dict[str, float]]
+    ) -> None:
+        """Adds epochs to a trial's history. Optuna hears of the objective after each, if there is only one."""
+        resource = getattr(self._space.scheduler, "resource", "epochs")
         for record in records:
-            value = record.get(self.metric)
-            if value is not None and math.isfinite(value):
+            history[int(record["epoch"])] = record
+            if len(self._objectives) > 1:
+                continue
+            score = self._objectives[0].score([history[epoch] for epoch in sorted(history)])
+            if score is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a trial that goes on repeats epochs it had reported
-                    trial.report(value, step=int(record["epoch"]))
+                    trial.report(score, step=int(record["num_passes" if resource == "passes" else "epoch"]))
+
+    # -- go on -------------------------------------------------------------------------------------------------------
 
     def _reconcile(self, earlier: Sequence[Trial]) -> list[tuple[optuna.Trial | None, Trial | None]]:
         """Brings Optuna's history up to the records', which are the truth; returns what is still to be run.
@@ -153,19 +227,22 @@ class OptunaSearcher(Searcher):
         """
         records = {record.number: record for record in earlier}
         running: dict[int, optuna.Trial] = {}
+        never_started: list[optuna.Trial] = []
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state is not OptunaState.RUNNING:
                 continue
             trial = optuna.Trial(self._study, frozen._trial_id)
-            record = records.get(frozen.number)
-            if record is None or not is_over(record):
-                running[frozen.number] = trial
+            number = frozen.user_attrs.get(_NUMBER)
+            record = records.get(number) if number is not None else None
+            if record is None:
+                never_started.append(trial)
+            elif not is_over(record):
+                running[record.number] = trial
             else:
-                self._report(trial, record.history)
-                value = record.metrics.get(self.metric)
-                self._tell(frozen.number, record.state, value)
+                history: dict[int, dict[str, float]] = {}
+                self._report(trial, history, record.history)
+                self._tell(frozen.number, record.state, history, record.error)
         unfinished = [record for record in earlier if not is_over(record)]
-        never_started = [trial for number, trial in running.items() if number not in records]
         return [(running.get(record.number), record) for record in unfinished] + [(t, None) for t in never_started]
 
     def save(self, checkpoint_path: str) -> None:
@@ -181,3 +258,8 @@ class OptunaSearcher(Searcher):
 def is_over(trial: Trial) -> bool:
     """Whether a trial of an earlier run need not be run again."""
     return trial.state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+
+
+def is_divergence(error: str | None) -> bool:
+    """Whether a trial failed because its loss was not finite (`samtune.train.trial.DivergedError`)."""
+    return error is not None and "diverged: " in error

@@ -80,11 +80,8 @@ def _build(config: SamplerConfig, seed: int, parallel: bool) -> BaseSampler:
             return samplers.QMCSampler(
                 qmc_type=config.sequence, scramble=config.scramble, warn_independent_sampling=False, seed=seed
             )
-        case RandomConfig():
+        case RandomConfig() | GridConfig():  # a grid's points are enqueued (`samtune.search.proposals`)
             return samplers.RandomSampler(seed=seed)
-        case GridConfig():
-            # GridSampler knows no branches.
-            return samplers.BruteForceSampler(seed=seed)
         case CustomSamplerConfig():
             return _custom(config, seed)
 
