@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from samtune.data.augment import crop_and_mirror, cutout, draw_boxes, mirror_half
+from samtune.data.augment import crop_and_mirror, cutout, mirror_half
 from samtune.data.dataset import Dataset, Split
 from samtune.data.hashing import fold, random_order
-from samtune.data.image_ops import enlarge_boxes
 from samtune.data.mixing import draw_mix
 from samtune.data.policies import find_policy
 from samtune.spec.data import DataConfig
@@ -41,6 +40,7 @@ def train_batches(
     seed: int,
     epoch: int,
     device: torch.device,
+    accumulate: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One worker's share of every batch of an epoch.
 
@@ -55,75 +55,108 @@ def train_batches(
         seed: of the trial.
         epoch: counted from 0.
         device: where the batches are made.
+        accumulate: parts in which each batch comes, one after another; of each, a worker has its rows.
 
     Yields:
-        inputs float32 [b, C, H, W], normalised, and targets int64 [b], on the device; with Mixup or CutMix, targets
-        are class probabilities, float32 [b, num_classes].
+        inputs float32 [b / accumulate, C, H, W], normalised, and targets int64, on the device; with Mixup or CutMix,
+        targets are class probabilities, float32 [b / accumulate, num_classes].
 
     Raises:
         ValueError: the workers do not divide the batch, or a batch has more examples than the training split.
     """
     if batch_size % num_workers:
         raise ValueError(f"num_workers must divide batch_size ({num_workers} does not divide {batch_size})")
+    if batch_size % (num_workers * accumulate):
+        raise ValueError(
+            "num_workers x accumulate must divide batch_size "
+            f"({num_workers} x {accumulate} does not divide {batch_size})"
+        )
     steps = steps_per_epoch(dataset, batch_size=batch_size)
     order = random_order(fold(seed, epoch, _SHUFFLE), dataset.train.indices)
     batches = order[: steps * batch_size].view(steps, batch_size)
-    share = batch_size // num_workers
-    return _train_batches(dataset, config, batches, slice(rank * share, (rank + 1) * share), fold(seed, epoch), device)
+
+    def mine(batch: Tensor) -> list[Tensor]:
+        return list(batch.view(accumulate, num_workers, -1)[:, rank])
+
+    return _train_batches(dataset, config, batches, mine, fold(seed, epoch), device)
 
 
 def _train_batches(
-    dataset: Dataset, config: DataConfig, batches: Tensor, mine: slice, key: int, device: torch.device
+    dataset: Dataset,
+    config: DataConfig,
+    batches: Tensor,
+    mine: Callable[[Tensor], list[Tensor]],
+    key: int,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    make = BatchMaker(dataset, config, key, device)
-    for step, batch in enumerate(batches):
-        inputs, targets = make(batch[mine])
-        if config.mixup or config.cutmix:
-            mix = draw_mix(config.mixup, config.cutmix, *dataset.input_shape[1:], key=fold(key, _MIX, step))
-            partners = batch[random_order(fold(key, _PARTNERS, step), batch)]
-            other_inputs, other_targets = make(partners[mine])
-            targets = mix.targets(targets, other_targets, dataset.num_classes)
-            inputs = mix.inputs(inputs, other_inputs)
-        yield inputs, targets
+    mixing = bool(config.mixup or config.cutmix)
+
+    def positions() -> Iterator[Tensor]:
+        """Of all batches, in the order in which they are made; those to mix with follow those they are mixed into."""
+        for step, batch in enumerate(batches):
+            partners = batch[random_order(fold(key, _PARTNERS, step), batch)] if mixing else batch
+            for own, other in zip(mine(batch), mine(partners), strict=True):
+                yield own
+                if mixing:
+                    yield other
+
+    make = BatchMaker(dataset, config, key, positions(), device)
+    num_parts = len(mine(batches[0]))
+    for step in range(len(batches)):
+        if not mixing:
+            for _ in range(num_parts):
+                yield next(make)
+            continue
+        height, width = dataset.input_shape[1:]
+        mix = draw_mix(config.mixup, config.cutmix, height, width, key=fold(key, _MIX, step))
+        for _ in range(num_parts):
+            (inputs, targets), (other_inputs, other_targets) = next(make), next(make)
+            yield mix.inputs(inputs, other_inputs), mix.targets(targets, other_targets, dataset.num_classes)
 
 
 class BatchMaker:
-    """Takes training examples, augments and normalises them.
+    """Takes training examples, augments and normalises them: an iterator over batches.
 
     Args:
         key: of seed and epoch.
+        positions: of each batch in the training split, int64 [b].
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, key: int, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Dataset, config: DataConfig, key: int, positions: Iterable[Tensor], device: torch.device
+    ) -> None:
         self._split, self._config, self._device = dataset.train, config, device
         self._normalise = Normalise(dataset, device)
         self._key = key
         self._mirror = dataset.traits.mirror
-        height, width = dataset.input_shape[1:]
-        self._padding = round(height / 8)
         self._policy = None
         if config.augmentation in ("autoaugment", "randaugment", "trivialaugment"):
-            self._policy = find_policy(config.augmentation, dataset.traits.policy, height, width)
+            self._policy = find_policy(config.augmentation, dataset.traits.policy, *dataset.input_shape[1:])
+        boxes = fold(key, _CROP) if config.augmentation == "resized_crop" or dataset.augments_itself else None
+        self._batches = self._split.batches(positions, device, crop=boxes, replace=True)
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs float32 [b, C, H, W] and targets int64 [b] of positions in the training split, int64 [b]."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Inputs float32 [b, C, H, W] and targets int64 [b]."""
+        images, positions = next(self._batches)
         rows = self._split.indices[positions]
-        images = self._split.source.take(rows, self._device)
+        targets = self._split.labels[positions].to(self._device, non_blocking=True)
+        augmentation, key = self._config.augmentation, fold(self._key, _CROP)
+        if augmentation == "none" and not self._config.cutout:
+            return self._normalise(images), targets
         indices = rows.to(self._device, non_blocking=True)
-        key = fold(self._key, _CROP)
-        if self._config.augmentation == "resized_crop":
-            boxes = draw_boxes(rows, key, *images.shape[2:])
-            images = enlarge_boxes(images, boxes.to(self._device, non_blocking=True))
-            if self._mirror:
-                images = mirror_half(images, indices, fold(key, 0))
-        elif self._config.augmentation != "none":
-            images = crop_and_mirror(images, indices, key, padding=self._padding, mirror=self._mirror)
+        if augmentation == "resized_crop":  # the boxes are cut where the images come from
+            images = mirror_half(images, indices, fold(key, 0)) if self._mirror else images
+        elif augmentation != "none":
+            images = crop_and_mirror(images, indices, key, padding=round(images.shape[2] / 8), mirror=self._mirror)
         if self._policy is not None:
             images = self._policy(images, rows, fold(self._key, _POLICY))
         inputs = self._normalise(images)
         if self._config.cutout:
             inputs = cutout(inputs, indices, fold(self._key, _CUTOUT), size=self._config.cutout)
-        return inputs, self._split.labels[positions].to(self._device, non_blocking=True)
+        return inputs, targets
 
 
 def eval_batches(
@@ -142,11 +175,10 @@ def eval_batches(
         inputs float32 [<= batch_size, C, H, W], normalised, and targets int64, on the device.
     """
     start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
+    requests = [torch.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
     normalise = Normalise(dataset, device)
-    for first in range(start, stop, batch_size):
-        chosen = slice(first, min(first + batch_size, stop))
-        images = split.source.take(split.indices[chosen], device)
-        yield normalise(images), split.labels[chosen].to(device, non_blocking=True)
+    for images, positions in split.batches(requests, device, crop=None, replace=False):
+        yield normalise(images), split.labels[positions].to(device, non_blocking=True)
 
 
 def training_examples(
@@ -165,12 +197,12 @@ def training_examples(
     """
     split = dataset.train
     positions = random_order(fold(seed, _EXAMPLES), split.indices)[:num_examples]
-    images = split.source.take(split.indices[positions], device)
+    images, positions = split.source.one_batch(split.indices, positions, device)
     return Normalise(dataset, device)(images), split.labels[positions].to(device)
 
 
 class Normalise:
-    """uint8 images to float32 of zero mean and unit variance per channel."""
+    """uint8 images to float32 of zero mean and unit variance per channel; other inputs stay as they are."""
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         mean = torch.tensor(dataset.mean, dtype=torch.float64)
@@ -180,5 +212,7 @@ class Normalise:
         self._shift = (mean / std).float().view(-1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
         # Two roundings, each an operation of its own: a fused one would make the bits depend on the batch's layout.
         return images.to(torch.float32).mul_(self._scale).sub_(self._shift)

@@ -126,7 +126,7 @@ def _write(path: Path, images: Images, labels: Labels) -> None:
         os.fsync(file.fileno())
 
 
-def _map(path: Path, shape: tuple[int, int, int]) -> Arrays | None:
+def _map(path: Path, shape: tuple[int, ...]) -> Arrays | None:
     """The content of a cache file, or None when it is missing or damaged (then it is built again)."""
     try:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,37 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samtune.data.cache import Arrays, cache_path, load_arrays
 from samtune.data.download import download
+from samtune.data.images import ImageSource
 from samtune.data.info import split_sizes
-from samtune.data.sources import Source, open_source
-from samtune.data.sources.base import SplitName
+from samtune.data.loaded import forget_opened, load_split
+from samtune.data.sources import open_source
+from samtune.data.sources.own import OwnSource
 from samtune.data.sources.traits import Traits
 from samtune.data.subset import flip_labels, select_rows
 from samtune.errors import DatasetError
 from samtune.spec.data import DataConfig
-
-MAX_RESIDENT_BYTES = 4 * 2**30
-"""A data set up to this size is copied to the accelerator once; of a larger one, each batch is."""
-
-
-class Images:
-    """All images of one file: pixels on the host, and a copy on each accelerator that asked for them."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
-        """uint8 [N, C, H, W]; possibly pages of a file. Not to be written to."""
-        self._resident: dict[torch.device, Tensor] = {}
-
-    def take(self, rows: Tensor, device: torch.device) -> Tensor:
-        """The images of `rows` (int64 [b], on the host), as uint8 [b, C, H, W] on the device."""
-        if device.type == "cpu":
-            return self.pixels.index_select(0, rows)
-        if self.pixels.nbytes <= MAX_RESIDENT_BYTES:
-            if device not in self._resident:
-                self._resident[device] = self.pixels.to(device)
-            return self._resident[device].index_select(0, rows.to(device, non_blocking=True))
-        return self.pixels.index_select(0, rows).pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +32,7 @@ class Split:
         labels: int64 [N]; of a training split, with the label noise.
     """
 
-    source: Images
+    source: ImageSource
     indices: Tensor
     labels: Tensor
 
@@ -61,22 +41,15 @@ class Split:
 
     @property
     def images(self) -> Tensor:
-        """uint8 [N, C, H, W]: a copy, for looking at; batches are taken from `source`."""
-        return self.source.pixels.index_select(0, self.indices)
+        """[N, ...]: a copy of all inputs, for looking at; batches are taken from `source`."""
+        everything = torch.arange(len(self))
+        return self.source.one_batch(self.indices, everything, torch.device("cpu"))[0]
 
-
-_open_files: dict[Path | str, tuple[Images, Arrays]] = {}
-
-
-def _load_split(source: Source, split: SplitName, config: DataConfig) -> tuple[Images, Arrays]:
-    """The whole of a split, the same objects for every configuration that reads it."""
-    if source.num_examples(split) == 0:
-        raise DatasetError(f"{config.name} has no {split} set")
-    key = cache_path(source, split, config.name) or f"{config.name}-{split}"
-    if key not in _open_files:
-        arrays = load_arrays(source, split, config.name)
-        _open_files[key] = Images(arrays.images), arrays
-    return _open_files[key]
+    def batches(
+        self, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs of one batch after another, and their positions; see `ImageSource.batches`."""
+        return self.source.batches(self.indices, requests, device, crop=crop, replace=replace)
 
 
 class Dataset:
@@ -94,17 +67,18 @@ class Dataset:
         download(config)
         self._source = open_source(config)
         self.traits: Traits = self._source.traits
-        images, arrays = _load_split(self._source, "train", config)
-        self.mean = self.traits.mean or arrays.mean
-        self.std = self.traits.std or arrays.std
-        num_train, num_validation = split_sizes(config, len(arrays.labels))
-        rows, validation = select_rows(config, arrays.labels, num_train, num_validation)
+        loaded = load_split(self._source, "train", config)
+        self.mean = self.traits.mean or loaded.mean
+        self.std = self.traits.std or loaded.std
+        num_train, num_validation = split_sizes(config, len(loaded.labels))
+        rows, validation = select_rows(config, loaded.labels, num_train, num_validation)
         labels, flipped = flip_labels(
-            arrays.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed
+            loaded.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed
         )
         self.flipped = rows[flipped]
-        self.train = Split(images, rows, labels)
-        self.validation = Split(images, validation, arrays.labels[validation])
+        self.train = Split(loaded.images, rows, labels)
+        self.validation = Split(loaded.images, validation, loaded.labels[validation])
+        self._check_augmentation()
         self._test: Split | None = None
 
     @property
@@ -112,9 +86,30 @@ class Dataset:
         return self.traits.num_classes
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width); of a data set of the user's, the shape of whatever its inputs are."""
         return self.traits.shape
+
+    @property
+    def augments_itself(self) -> bool:
+        """Whether the examples come from a torch Dataset, which may draw at random what it does to them."""
+        return isinstance(self._source, OwnSource) and self._source.dataset("train") is not None
+
+    def _check_augmentation(self) -> None:
+        config = self.config
+        if config.augmentation == "none" and not config.cutout and not config.mixup and not config.cutmix:
+            return
+        images = not isinstance(self._source, OwnSource) or (
+            len(self.input_shape) == 3
+            and self.input_shape[0] in (1, 3)
+            and self._source.first("train").dtype == torch.uint8
+            and not (self.augments_itself and config.augmentation == "resized_crop")
+        )
+        if not images:
+            raise DatasetError(
+                f"data.augmentation: {config.name} gives no uint8 tensors [3 or 1, H, W]; augment its inputs there "
+                "(and set augmentation none, and cutout, mixup and cutmix 0)"
+            )
 
     def load_test(self) -> Split:
         """The official test set (of digits, the 20% held out), which a search never touches.
@@ -123,8 +118,8 @@ class Dataset:
             DatasetError: there is none, or its files are damaged.
         """
         if self._test is None:
-            images, arrays = _load_split(self._source, "test", self.config)
-            self._test = Split(images, torch.arange(len(arrays.labels)), arrays.labels)
+            loaded = load_split(self._source, "test", self.config)
+            self._test = Split(loaded.images, loaded.rows, loaded.labels)
         return self._test
 
 
@@ -140,7 +135,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 def forget_loaded() -> None:
     """Lets go of everything that `load_dataset` keeps for the next trial."""
     _load_dataset.cache_clear()
-    _open_files.clear()
+    forget_opened()
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def root_folder(root: str) -> Path:
-    """`root` of a configuration as an absolute path."""
+    """`root` of a configuration as an absolute path; of a remote one, this machine's copy of its Parquet files."""
+    if "://" in root:
+        from samtune.data.remote import local_copy
+
+        return local_copy(root)
     return Path(root).expanduser().absolute()
 
 

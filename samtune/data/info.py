@@ -14,7 +14,7 @@ class DatasetInfo:
     """Sizes of a data set as a trial sees it."""
 
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     """(channels, height, width)."""
     num_train: int
     """Examples trained on, validation excluded."""
@@ -42,6 +42,8 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
 
 
 def _info(config: DataConfig, source: Source) -> DatasetInfo:
+    if config.validation_fraction == 0 and source.num_examples("test") == 0:
+        raise DatasetError(f"data.validation_fraction must not be 0: {config.name} has no test set to evaluate instead")
     num_train, num_validation = split_sizes(config, source.num_examples("train"))
     return DatasetInfo(source.traits.num_classes, source.traits.shape, num_train, num_validation)
 
@@ -58,9 +60,11 @@ def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:
         of = config.name if share == available else f"data.fraction {config.fraction} of {config.name}"
         raise DatasetError(f"data.num_train must not exceed the {share} training examples of {of} ({used})")
     num_validation = round(used * config.validation_fraction)
-    if not 0 < num_validation < used:
+    if not 0 < num_validation < used and config.validation_fraction > 0:
         raise DatasetError(
             f"data.validation_fraction must leave examples to train and to validate on "
             f"({config.validation_fraction} of {used} is {num_validation})"
         )
+    if used == 0:
+        raise DatasetError(f"{config.name}: no training example is left (data.fraction {config.fraction})")
     return used - num_validation, num_validation

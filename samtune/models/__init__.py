@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from samtune.errors import UsageError
 from samtune.spec.model import (
     CifarResNetConfig,
     DigitsCnnConfig,
     MlpConfig,
     ModelConfig,
+    OwnModelConfig,
     PyramidNetConfig,
     ResNetConfig,
     ShakeShakeConfig,
@@ -18,7 +20,7 @@ from samtune.spec.model import (
 )
 
 
-def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, int, int], seed: int) -> nn.Module:
+def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], seed: int) -> nn.Module:
     """A freshly initialised network on the CPU.
 
     Args:
@@ -39,13 +41,15 @@ def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
         return _build(config, num_classes, input_shape)
 
 
-def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
-    channels = input_shape[0]
+def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    if not isinstance(config, MlpConfig | OwnModelConfig) and len(input_shape) != 3:
+        raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
+    channels, height, width = input_shape if len(input_shape) == 3 else (0, 0, 0)
     match config:
         case DigitsCnnConfig():
             from samtune.models.digits_cnn import DigitsCnn
 
-            return DigitsCnn(config.width, num_classes, input_shape)
+            return DigitsCnn(config.width, num_classes, (channels, height, width))
         case MlpConfig():
             from samtune.models.mlp import mlp
 
@@ -73,4 +77,8 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, int, i
         case TorchvisionConfig():
             from samtune.models.pretrained import torchvision_model
 
-            return torchvision_model(config, num_classes, input_shape)
+            return torchvision_model(config, num_classes, (channels, height, width))
+        case OwnModelConfig():
+            from samtune.models.own import own_model
+
+            return own_model(config, num_classes, input_shape)

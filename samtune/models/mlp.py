@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 
-def mlp(depth: int, width: int, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Sequential:
+def mlp(depth: int, width: int, num_classes: int, input_shape: tuple[int, ...]) -> nn.Sequential:
     """`depth` linear layers with ReLU between them, on the flattened image; weights of He's variance, biases 0."""
     sizes = [math.prod(input_shape), *[width] * (depth - 1), num_classes]
     layers: list[nn.Module] = [nn.Flatten()]

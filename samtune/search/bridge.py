@@ -63,13 +63,13 @@ class Bridge(ray.tune.Callback):
             id=trial.trial_id,
             config=config,
             params={},
-            num_epochs=self._space.training.epochs,
+            num_epochs=self._space.training.epochs or 0,
             state=TrialState.RUNNING,
             started_at=time.time(),
         )
         try:
             spec = self._space.trial(config)
-            record.params, record.num_epochs = spec.params(), spec.training.epochs
+            record.params, record.num_epochs = spec.params(), spec.num_epochs
         except SpaceError:
             record.params = dict(config)  # the Trainable fails it with the reason
         return record

@@ -100,7 +100,7 @@ def make_plan(space: SearchSpace, nodes: list[Node]) -> Plan:
         batch_size=_range(v.training.batch_size for v in variants),
         batch_per_worker=_range(v.training.batch_size // workers for v in variants),
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
-        epochs=_range(v.training.epochs for v in variants),
+        epochs=_range(v.num_epochs for v in variants),
         steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
         passes_per_step=_range(v.passes_per_step for v in variants),
         passes_per_trial=passes,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`package.module:function`."""
 
 
 class Config(BaseModel):
@@ -16,3 +21,9 @@ class Config(BaseModel):
         serialize_by_alias=True,  # `lambda` cannot be a name in Python: the YAML's names are the aliases
         validate_by_name=True,
     )
+
+
+def own_or_builtin(value: Any) -> str:
+    """Tells a section that names a part of the user's (`package.module:function`) from one of samtune's."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "own" if isinstance(name, str) and ":" in name else "builtin"

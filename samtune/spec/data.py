@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from samtune.spec.base import Config
+from samtune.spec.base import Config, ImportPath, own_or_builtin
 
 Augmentation = Literal["none", "basic", "resized_crop", "autoaugment", "randaugment", "trivialaugment"]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 OnError = Literal["error", "skip"]
 ImageSize = Annotated[int, Field(ge=4, le=1024)]
@@ -19,7 +19,8 @@ class DatasetConfig(Config):
     """What every data set has."""
 
     validation_fraction: Fraction = 0.1
-    """Share of the training set held out as validation data: stratified by class, chosen by `split_seed`."""
+    """Share of the training set held out as validation data: stratified by class, chosen by `split_seed`. 0: train on
+    all of it and evaluate the test set, for the final figures of a configuration that is chosen already."""
 
     split_seed: Seed = 0
     """Chooses the validation examples and, with `num_train`, the examples used. Independent of the trial's seed."""
@@ -141,6 +142,23 @@ class ImageFilesConfig(FileDatasetConfig):
     """3: colour, 1: grey; images are converted."""
 
 
+class StreamedConfig(Config):
+    """What data sets have whose images may be read while they are trained on."""
+
+    stream: bool = False
+    """Read and decode images while training, in processes of their own, instead of once into a cache file: for data
+    sets that are too large for that, as ImageNet. `resized_crop` then takes its boxes from the whole photograph."""
+
+    loader_processes: Annotated[int, Field(ge=0, le=256)] = 4
+    """With `stream`: processes of each worker that read; the result does not depend on it. 0: the worker itself."""
+
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 2
+    """With `stream`: batches that each of these processes is ahead."""
+
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """With `stream`: share of the shorter side that is evaluated, the rest is cut off; 0.875 is 224 of 256 pixels."""
+
+
 class ListedImagesConfig(DownloadableConfig):
     """Photographs of the papers' fine-tuning experiments, in torchvision's folders; see `data/sources/listed.py`."""
 
@@ -157,7 +175,7 @@ class ListedImagesConfig(DownloadableConfig):
     """An image that cannot be decoded: stop, or leave it out with a warning that counts them."""
 
 
-class ImageFolderConfig(ImageFilesConfig):
+class ImageFolderConfig(StreamedConfig, ImageFilesConfig):
     """A folder per class: `ROOT/train/CLASS/*.jpg`, and `ROOT/test/CLASS/*.jpg` (or `val`) as test set."""
 
     name: Literal["image_folder"] = "image_folder"
@@ -165,6 +183,41 @@ class ImageFolderConfig(ImageFilesConfig):
 
     image_size: ImageSize
     """Side in pixels: each image is resized so that its shorter side fits, and its centre is cropped."""
+
+
+class ImageNetConfig(StreamedConfig, ImageFilesConfig):
+    """ImageNet (ILSVRC 2012): 1.28M training and 50,000 test images in 1,000 classes.
+
+    `root` holds `imagenet/train/n01440764/*.JPEG` and `imagenet/val/n01440764/*.JPEG`, and so on for every class.
+    """
+
+    name: Literal["imagenet"] = "imagenet"
+    """Data set."""
+
+    augmentation: Augmentation = "resized_crop"
+    """none, basic (pad, crop, mirror), resized_crop, or a policy: autoaugment, randaugment, trivialaugment."""
+
+    image_size: ImageSize = 224
+    """Side in pixels."""
+
+    stream: bool = True
+    """Read and decode images while training; off: once into a cache file, of 200 GB at 224 pixels."""
+
+
+class BirdsnapConfig(StreamedConfig, ImageFilesConfig):
+    """Birdsnap: 47,386 training and 2,443 test photographs in 500 classes, as far as they are still to be had.
+
+    `root` holds `birdsnap/train/CLASS/*.jpg` and `birdsnap/test/CLASS/*.jpg`.
+    """
+
+    name: Literal["birdsnap"] = "birdsnap"
+    """Data set."""
+
+    augmentation: Augmentation = "resized_crop"
+    """none, basic (pad, crop, mirror), resized_crop, or a policy: autoaugment, randaugment, trivialaugment."""
+
+    image_size: ImageSize = 224
+    """Side in pixels."""
 
 
 class ParquetConfig(ImageFilesConfig):
@@ -183,7 +236,31 @@ class ParquetConfig(ImageFilesConfig):
     """Side in pixels, as for image_folder. Default: the images as they are, all of one size."""
 
 
-DataConfig = Annotated[
+class OwnDataConfig(DatasetConfig):
+    """Examples of one's own: a function that gives the training and the test set."""
+
+    name: ImportPath
+    """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], classes [N]), or a
+    map-style torch Dataset of (input, class); test may be None. Inputs of uint8 [3 or 1, H, W] are images: they are
+    augmented and normalised here. Others reach the network as they are."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function."""
+
+    num_classes: Annotated[int, Field(ge=1)] | None = None
+    """Default: the largest class of the training set plus one."""
+
+    loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes of each worker that read a torch Dataset; the result does not depend on it. 0: the worker itself."""
+
+    prefetch: Annotated[int, Field(ge=1, le=64)] = 2
+    """Batches that each of these processes is ahead."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+BuiltinDataConfig = Annotated[
     DigitsConfig
     | Cifar10Config
     | Cifar100Config
@@ -191,7 +268,13 @@ DataConfig = Annotated[
     | MnistConfig
     | FashionMnistConfig
     | ListedImagesConfig
+    | ImageNetConfig
+    | BirdsnapConfig
     | ImageFolderConfig
     | ParquetConfig,
     Field(discriminator="name"),
+]
+DataConfig = Annotated[
+    Annotated[BuiltinDataConfig, Tag("builtin")] | Annotated[OwnDataConfig, Tag("own")],
+    Discriminator(own_or_builtin),
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
-from samtune.spec.base import Config
+from samtune.spec.base import Config, ImportPath, own_or_builtin
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1)]
@@ -218,7 +218,18 @@ class TorchvisionConfig(Config):
     """Normalise with the running statistics of `weights` and keep these as they are, for fine-tuning."""
 
 
-ModelConfig = Annotated[
+class OwnModelConfig(Config):
+    """A network of one's own: a function that builds it."""
+
+    name: ImportPath
+    """`package.module:function`, called with `num_classes`, `input_shape` (channels, height, width) and the options.
+    Returns a torch module: inputs [N, ...] -> outputs [N, num_classes]."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments of the function."""
+
+
+BuiltinModelConfig = Annotated[
     DigitsCnnConfig
     | MlpConfig
     | WideResNetConfig
@@ -228,4 +239,8 @@ ModelConfig = Annotated[
     | PyramidNetConfig
     | TorchvisionConfig,
     Field(discriminator="name"),
+]
+ModelConfig = Annotated[
+    Annotated[BuiltinModelConfig, Tag("builtin")] | Annotated[OwnModelConfig, Tag("own")],
+    Discriminator(own_or_builtin),
 ]

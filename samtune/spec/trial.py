@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -14,7 +15,7 @@ from samtune.spec.base import Config
 from samtune.spec.data import DataConfig
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
-from samtune.spec.training import TrainingConfig
+from samtune.spec.training import DEFAULT_EPOCHS, TrainingConfig
 
 SECTIONS = ("data", "model", "method", "training")
 """The sections of a trial; every key in them can be searched."""
@@ -45,7 +46,28 @@ class TrialSpec(Config):
                 "momentum_sam needs training.optimizer sgd with momentum > 0 "
                 f"(optimizer is {self.training.optimizer}, momentum {self.training.momentum})",
             )
+        if self.training.compile and getattr(self.method, "second_order", False):
+            raise broken_rule("training.compile", "must be off with method.second_order, which differentiates twice")
         return self
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        training = self.training
+        if self.num_epochs < 1:
+            problem = f"must hold an epoch of {self.method.name}, which costs {self.passes_per_epoch:g} passes"
+            raise broken_rule("training.passes", f"{problem} (got {training.passes:g})")
+        if training.warmup_epochs > self.num_epochs:
+            problem = "warmup_epochs must not exceed epochs"
+            got = f"(warmup_epochs is {training.warmup_epochs}, epochs {self.num_epochs})"
+            raise broken_rule("training", f"{problem} {got}")
+        return self
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole trial: as given, or as many whole ones as `training.passes` pays for."""
+        if self.training.passes is None:
+            return self.training.epochs or DEFAULT_EPOCHS
+        return math.floor(self.training.passes / self.passes_per_epoch + 1e-9)  # 12 / 1.2 passes are 10 epochs
 
     @property
     def passes_per_step(self) -> float:
@@ -53,9 +75,14 @@ class TrialSpec(Config):
         return self.method.passes_per_step
 
     @property
+    def passes_per_epoch(self) -> float:
+        """Passes over the training set that an epoch costs."""
+        return self.passes_per_step
+
+    @property
     def num_passes(self) -> float:
         """Passes over the training set that the whole trial costs."""
-        return self.passes_per_step * self.training.epochs
+        return self.passes_per_epoch * self.num_epochs
 
     def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
         """How the batch is split into workers and m-groups.
@@ -65,14 +92,14 @@ class TrialSpec(Config):
         """
         return GroupLayout.resolve(
             getattr(self.method, "m", "worker"),
-            batch_size=self.training.batch_size,
+            batch_size=self.training.batch_size // self.training.accumulate,
             num_workers=num_workers,
             rank=rank,
         )
 
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
-        return flatten(self.model_dump())
+        return flatten(self.model_dump()) | {"training.epochs": self.num_epochs}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:

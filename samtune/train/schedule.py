@@ -7,18 +7,19 @@ import math
 from samtune.spec.training import TrainingConfig
 
 
-def learning_rate(config: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: TrainingConfig, step: int, *, num_epochs: int, steps_per_epoch: int) -> float:
     """The learning rate of one step.
 
     Args:
         step: counted from 0 over the whole training.
+        num_epochs: of the whole training.
 
     Returns:
         During the warm-up a linear rise that reaches `lr` at its end; then the schedule over the remaining steps:
         cosine `lr/2 (1 + cos πt)` and linear `lr (1 - t)` go to 0 at the end of training, t being the share done.
     """
     warmup = config.warmup_epochs * steps_per_epoch
-    total = config.epochs * steps_per_epoch
+    total = num_epochs * steps_per_epoch
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(total - warmup, 1.0)

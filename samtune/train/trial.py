@@ -8,14 +8,16 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
-from samtune.spec.training import TrainingConfig
 from samtune.spec.trial import TrialSpec
+from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.loss import evaluation_measures, training_loss
+from samtune.train.optimizers import base_optimizer
 from samtune.train.schedule import learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
@@ -43,23 +45,34 @@ class TrialRun:
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.data)
+        self.evaluated = "val" if len(self.dataset.validation) else "test"
+        """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""
         self.steps_per_epoch = steps_per_epoch(self.dataset, batch_size=training.batch_size)
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
+        if training.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
+        """The weights that are evaluated, where these are not the trained ones."""
+        if training.compile:
+            torch.compiler.reset()  # what earlier trials compiled counts to a limit
+            self.model.compile()
         self.optimizer = base_optimizer(training, self.model)
         self.train_step = TrainStep(
             self.model,
-            nn.CrossEntropyLoss(label_smoothing=training.label_smoothing),
+            training_loss(training),
             self.optimizer,
             spec.method,
-            batch_size=training.batch_size,
+            batch_size=training.batch_size // training.accumulate,
             num_workers=num_workers,
             rank=rank,
             seed=spec.seed,
             precision=training.precision,
             clip_norm=training.clip_norm,
+            accumulate=training.accumulate,
         )
+        self._measures = evaluation_measures(training)
 
     def restore(self, checkpoints: CheckpointFolder) -> None:
         """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
@@ -80,6 +93,8 @@ class TrialRun:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.train_step.load_state_dict(state["train_step"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.history = state["history"]
 
     def save(self, checkpoints: CheckpointFolder) -> None:
@@ -88,15 +103,15 @@ class TrialRun:
         Raises:
             CheckpointError: it could not be written.
         """
-        checkpoints.save(
-            len(self.history),
-            {
-                "epoch": len(self.history),
-                "model": self.model.state_dict(),
-                "train_step": self.train_step.state_dict(),
-                "history": self.history,
-            },
-        )
+        state = {
+            "epoch": len(self.history),
+            "model": self.model.state_dict(),
+            "train_step": self.train_step.state_dict(),
+            "history": self.history,
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        checkpoints.save(len(self.history), state)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Trains one epoch and evaluates.
@@ -115,7 +130,7 @@ class TrialRun:
         self.model.train()
         self.train_step.begin_epoch(
             epoch - 1,
-            training.epochs,
+            self.spec.num_epochs,
             steps_per_epoch=self.steps_per_epoch,
             examples=partial(training_examples, self.dataset, device=self.device),
         )
@@ -128,25 +143,30 @@ class TrialRun:
             seed=self.spec.seed,
             epoch=epoch - 1,
             device=self.device,
+            accumulate=training.accumulate,
         )
-        first_step = (epoch - 1) * self.steps_per_epoch
         lr = training.lr
-        for step, (inputs, targets) in enumerate(batches, start=first_step):
-            lr = learning_rate(training, step, self.steps_per_epoch)
+        for inputs, targets in batches:
+            done = self.train_step.num_steps
+            lr = learning_rate(training, done, num_epochs=self.spec.num_epochs, steps_per_epoch=self.steps_per_epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            self.train_step(inputs, targets)
+            self.train_step(self._laid_out(inputs), targets)
+            if self.average is not None and self.train_step.num_steps > done:
+                self.average.update(self.train_step.num_steps)
         metrics = self.train_step.epoch_metrics()
         train_seconds = time.perf_counter() - started
         if not math.isfinite(metrics["train_loss"]):
             raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
         self.train_step.average_running_statistics()
-        val_loss, val_accuracy = self.evaluate(self.dataset.validation)
+        if self.average is not None:
+            self.average.average_over(self.num_workers)
+        split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
+        evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
         record = {
             "epoch": float(epoch),
             **metrics,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
+            **evaluation,
             "lr": lr,
             "num_passes": float(self.train_step.passes),
             "train_seconds": train_seconds,
@@ -156,10 +176,14 @@ class TrialRun:
         return record
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> tuple[float, float]:
-        """Mean cross-entropy (without label smoothing) and accuracy over a split, each example counted once."""
-        self.model.eval()
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, examples
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """Loss (without label smoothing), accuracy and the user's metrics over a split, each example counted once.
+
+        Of the averaged weights, where there are any.
+        """
+        model = self.model if self.average is None else self.average.model
+        model.eval()
+        totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
         batches = eval_batches(
             self.dataset,
             split,
@@ -169,37 +193,16 @@ class TrialRun:
             device=self.device,
         )
         for inputs, targets in batches:
-            totals += _loss_and_correct(self.model(inputs), targets)
+            outputs = model(self._laid_out(inputs)).float()
+            means = [measure(outputs, targets).double() for measure in self._measures.values()]
+            totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
         if self.num_workers > 1:
             dist.all_reduce(totals)
-        loss, correct, examples = totals.tolist()
-        return loss / examples, correct / examples
+        *sums, examples = totals.tolist()
+        return {name: total / examples for name, total in zip(self._measures, sums, strict=True)}
 
-
-def _loss_and_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    loss = nn.functional.cross_entropy(outputs.float(), targets, reduction="sum").double()
-    correct = (outputs.argmax(dim=1) == targets).sum().double()
-    return torch.stack([loss, correct, torch.full_like(loss, len(targets))])
-
-
-def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that takes the step at w, as torch has it."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # One kernel over all parameters, which also skips a step whose gradient is not finite without asking the host.
-    fused = bool(parameters) and parameters[0].device.type == "cuda"
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters,
-            lr=config.lr,
-            betas=(config.momentum, 0.999),
-            weight_decay=config.weight_decay,
-            fused=fused,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=fused,
-    )
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        """Inputs in the memory format that the configuration says."""
+        if self.spec.training.channels_last and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs

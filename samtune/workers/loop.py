@@ -164,7 +164,7 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
     rank = worker.place.rank
     checkpoints = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
     run.restore(checkpoints)
-    last, saved_at, num_sent = assignment.spec.training.epochs, time.monotonic(), 0
+    last, saved_at, num_sent = assignment.spec.num_epochs, time.monotonic(), 0
     for epoch in range(len(run.history) + 1, last + 1):
         with deadline(loop.timeout):
             run.train_epoch(epoch)

@@ -196,13 +196,13 @@ class Mailbox:
             new = [record for record in records if record["epoch"] > len(work.records)]
             work.records += new
             work.places += [(place.group, time.time())] * len(new)
-            if epoch >= work.spec.training.epochs:
+            if epoch >= work.spec.num_epochs:
                 work.outcome = Outcome.COMPLETED
             await self._announce()
         if saved:
             work.saved = epoch
             await self._announce()
-        if epoch < work.spec.training.epochs:
+        if epoch < work.spec.num_epochs:
 
             def must_save() -> bool:
                 return place.rank == 0 and work.save_wanted == epoch > work.saved

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from samtune.data.sources.base import Source, SplitName
 from samtune.data.sources.traits import Traits
-from samtune.spec.data import DataConfig, DigitsConfig, ImageFolderConfig, ListedImagesConfig, ParquetConfig
+from samtune.spec.data import (
+    BirdsnapConfig,
+    DataConfig,
+    DigitsConfig,
+    ImageFolderConfig,
+    ImageNetConfig,
+    ListedImagesConfig,
+    OwnDataConfig,
+    ParquetConfig,
+)
 
 __all__ = ["Source", "SplitName", "Traits", "open_source"]
 
@@ -20,7 +29,7 @@ def open_source(config: DataConfig) -> Source:
             from samtune.data.sources.digits import DigitsSource
 
             return DigitsSource()
-        case ImageFolderConfig():
+        case ImageFolderConfig() | ImageNetConfig() | BirdsnapConfig():
             from samtune.data.sources.folder import FolderSource
 
             return FolderSource(config)
@@ -32,6 +41,10 @@ def open_source(config: DataConfig) -> Source:
             from samtune.data.sources.parquet import find_parquet
 
             return find_parquet(config)
+        case OwnDataConfig():
+            from samtune.data.sources.own import OwnSource
+
+            return OwnSource(config)
         case _:
             from samtune.data.sources.official import find_official
 

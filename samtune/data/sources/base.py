@@ -81,7 +81,7 @@ class Undownloaded(Source):
         raise AssertionError("a data set is downloaded before it is read")
 
 
-def allocate_images(count: int, shape: tuple[int, int, int]) -> Images:
+def allocate_images(count: int, shape: tuple[int, ...]) -> Images:
     """Room for decoded images, uint8 [count, C, H, W]; a large one is a file without a name, not memory."""
     if count * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
         return np.empty((count, *shape), dtype=np.uint8)

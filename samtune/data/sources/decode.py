@@ -10,11 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from samtune.data.sources.base import Images, Labels, allocate_images
 from samtune.errors import DatasetError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1024  # images in flight
@@ -30,7 +34,7 @@ class Decoder:
         skip_damaged: leave images out that cannot be decoded, instead of stopping.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     resize: bool = False
     skip_damaged: bool = False
 
@@ -89,12 +93,8 @@ class Decoder:
         """
         from PIL import Image, ImageOps
 
-        channels, height, width = self.shape
-        try:
-            with Image.open(io.BytesIO(encoded)) as opened:
-                image = opened.convert("RGB" if channels == 3 else "L")
-        except (OSError, SyntaxError, ValueError, TypeError) as error:
-            raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+        _, height, width = self.shape
+        image = self._open(encoded, where)
         if image.size != (width, height):
             if not self.resize:
                 raise DatasetError(
@@ -102,8 +102,29 @@ class Decoder:
                     "all must be of one size"
                 )
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-        return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+        return _planes(image)
+
+    def whole(self, encoded: bytes, where: str) -> Images:
+        """One image of any size as uint8 [C, H, W], in its own size.
+
+        Raises:
+            DamagedImageError: it cannot be decoded.
+        """
+        return _planes(self._open(encoded, where))
+
+    def _open(self, encoded: bytes, where: str) -> Image.Image:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(encoded)) as opened:
+                return opened.convert("RGB" if self.shape[0] == 3 else "L")
+        except (OSError, SyntaxError, ValueError, TypeError) as error:
+            raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+
+
+def _planes(image: Image.Image) -> Images:
+    pixels = np.asarray(image)
+    return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
 class DamagedImageError(DatasetError):

@@ -2,77 +2,109 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from samtune.data.folders import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
-from samtune.data.sources.traits import Traits
+from samtune.data.sources.traits import IMAGENET, Traits
 from samtune.errors import DatasetError
-from samtune.spec.data import ImageFolderConfig
+from samtune.spec.data import BirdsnapConfig, ImageFolderConfig, ImageNetConfig
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+_NUM_CLASSES = {"imagenet": 1000, "birdsnap": 500}
+FolderConfig = ImageFolderConfig | ImageNetConfig | BirdsnapConfig
 
 
 class FolderSource(Source):
-    """`ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` (or `val`); classes are numbered in the order of their names."""
+    """`ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` (or `val`); classes are numbered in the order of their names.
 
-    def __init__(self, config: ImageFolderConfig) -> None:
-        root = root_folder(config.root)
-        train = root / "train"
+    Of `imagenet` and `birdsnap`, ROOT is the folder of that name in `data.root`.
+    """
+
+    def __init__(self, config: FolderConfig) -> None:
+        self.root = root_folder(config.root)
+        if config.name in _NUM_CLASSES:
+            self.root /= config.name
+        train = self.root / "train"
         if not train.is_dir():
             raise DatasetError(
-                f"no image folder in {root}: {train} is not there; put images into {train}/CLASS/, "
-                f"and those of the test set into {root}/test/CLASS/"
+                f"no {config.name.replace('_', ' ')} in {self.root}: {train} is not there; put images into "
+                f"{train}/CLASS/, and those of the test set into {self.root}/test/CLASS/"
             )
-        self._root = root
         self._classes = sorted(path.name for path in train.iterdir() if path.is_dir())
         if not self._classes:
             raise DatasetError(f"{train}: no folder in it (expected one for each class)")
-        self._files = {"train": self._list(train), "test": self._list_test(root)}
+        expected = _NUM_CLASSES.get(config.name, len(self._classes))
+        if len(self._classes) != expected:
+            raise DatasetError(
+                f"{train}: {config.name} has {expected} classes, a folder each (found {len(self._classes)}); "
+                "a part of it can be used as image_folder"
+            )
+        self._names: dict[SplitName, list[list[str]]] = {"train": self._list("train"), "test": self._list_test()}
         shape = (config.channels, config.image_size, config.image_size)
         self.traits = Traits(len(self._classes), shape)
+        if config.stream:  # nobody looks at all pixels to measure them
+            mean, std = IMAGENET if config.channels == 3 else ((0.449,), (0.226,))
+            self.traits = replace(self.traits, mean=mean, std=std)
         self._decoder = Decoder(shape, resize=True, skip_damaged=config.on_error == "skip")
         self.options = (str(self._decoder), *self._classes)
 
     def check(self) -> None:
-        found = {path.parent.name for path in self._files["train"]}
-        empty = [name for name in self._classes if name not in found]
-        if empty:
-            raise DatasetError(f"{self._root / 'train' / empty[0]}: no image in it ({', '.join(sorted(_SUFFIXES))})")
+        empty = next((n for n, names in zip(self._classes, self._names["train"], strict=True) if not names), None)
+        if empty is not None:
+            raise DatasetError(f"{self.root / 'train' / empty}: no image in it ({', '.join(sorted(_SUFFIXES))})")
 
     def num_examples(self, split: SplitName) -> int:
-        return len(self._files[split])
+        return sum(map(len, self._names[split]))
+
+    def names(self, split: SplitName) -> list[str]:
+        """The paths of the images, relative to `root`."""
+        return [name for names in self._names[split] for name in names]
+
+    def labels(self, split: SplitName) -> Labels:
+        """The class of each, int64 [N]."""
+        return np.repeat(np.arange(len(self._classes), dtype=np.int64), [len(names) for names in self._names[split]])
 
     def files(self, split: SplitName) -> Sequence[Path]:
-        return self._files[split]
+        return [self.root / name for name in self.names(split)]
 
     def read(self, split: SplitName) -> tuple[Images, Labels]:
         images, labels = self._decoder.all(self._encoded(split), self.num_examples(split))
-        check_arrays(images, labels, self.traits, str(self._root / split))
+        check_arrays(images, labels, self.traits, str(self.root / split))
         return images, labels
 
     def _encoded(self, split: SplitName) -> Iterator[tuple[str, Callable[[], bytes], int]]:
-        numbers = {name: number for number, name in enumerate(self._classes)}
-        for path in self._files[split]:
-            yield str(path), partial(read_image_file, path), numbers[path.parent.name]
+        for path, label in zip(self.files(split), self.labels(split).tolist(), strict=True):
+            yield str(path), partial(read_image_file, path), label
 
-    def _list(self, folder: Path) -> list[Path]:
+    def _list(self, folder: str) -> list[list[str]]:
+        """The images of each class in a folder of `root`."""
         return [
-            path
+            [
+                f"{folder}/{name}/{file}"
+                for file in sorted(_file_names(self.root / folder / name))
+                if os.path.splitext(file)[1].lower() in _SUFFIXES
+            ]
             for name in self._classes
-            if (folder / name).is_dir()
-            for path in sorted((folder / name).iterdir())
-            if path.suffix.lower() in _SUFFIXES
         ]
 
-    def _list_test(self, root: Path) -> list[Path]:
-        for folder in (root / "test", root / "val"):
-            if folder.is_dir():
-                unknown = {path.name for path in folder.iterdir() if path.is_dir()} - set(self._classes)
+    def _list_test(self) -> list[list[str]]:
+        for folder in ("test", "val"):
+            path = self.root / folder
+            if path.is_dir():
+                unknown = {entry.name for entry in path.iterdir() if entry.is_dir()} - set(self._classes)
                 if unknown:
-                    raise DatasetError(f"{folder / min(unknown)}: no such class in {root / 'train'}")
+                    raise DatasetError(f"{path / min(unknown)}: no such class in {self.root / 'train'}")
                 return self._list(folder)
         return []
+
+
+def _file_names(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []

@@ -10,8 +10,8 @@ class Traits:
     """Facts about a data set that do not depend on how it is stored."""
 
     num_classes: int
-    shape: tuple[int, int, int]
-    """(channels, height, width) of every image."""
+    shape: tuple[int, ...]
+    """(channels, height, width) of every image; of the user's examples, the shape of an input."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel over the training set, pixels in [0, 1]; None: measured when the images are decoded."""
     std: tuple[float, ...] | None = None
@@ -28,3 +28,5 @@ CIFAR100 = Traits(100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0
 SVHN = Traits(10, (3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), mirror=False, policy="svhn")
 MNIST = Traits(10, (1, 28, 28), (0.1307,), (0.3081,), mirror=False, policy="svhn")
 FASHION_MNIST = Traits(10, (1, 28, 28), (0.2860,), (0.3530,), policy="cifar10")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's channels, with which photographs are normalised that are not looked at before."""

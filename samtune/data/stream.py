@@ -1,0 +1,201 @@
+"""Examples that are read, decoded and cropped when they are needed, ahead of the step, by processes of their own.
+
+What a process makes of an example is a function of (seed, epoch, example), so that the batches are the same bits with
+any number of processes and of workers. At most `processes x prefetch` batches are in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from samtune.data.hashing import fold
+from samtune.data.images import ImageSource, joined
+from samtune.data.sources.decode import DamagedImageError
+from samtune.errors import DatasetError
+
+NUM_SUBSTITUTES = 8
+"""Images that are tried, one after another, in place of a damaged one."""
+
+_log = logging.getLogger(__name__)
+
+
+class Reader(ABC):
+    """Reads one example. Goes to the loader processes, so it must be picklable, and should be small."""
+
+    @abstractmethod
+    def read(self, row: int, crop: int | None) -> Tensor:
+        """The input of an example.
+
+        Args:
+            crop: the key (of seed and epoch) of its augmentation; None: without.
+
+        Raises:
+            DamagedImageError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch.
+
+    Attributes:
+        rows: int64 [b, 1 + k]: the examples, each followed by those that take its place if it is damaged.
+        crop: as for `Reader.read`.
+    """
+
+    rows: Tensor
+    crop: int | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a request.
+
+    Attributes:
+        inputs: [b', ...]; None when all are damaged.
+        taken: int64 [b]: which column of `rows` was read; -1: none could be.
+        damaged: what was wrong with each that could not be read.
+    """
+
+    inputs: Tensor | None
+    taken: Tensor
+    damaged: list[str]
+
+    def pin_memory(self) -> Reply:
+        """For DataLoader: page-locked, so that the copy to the accelerator does not wait."""
+        return Reply(None if self.inputs is None else self.inputs.pin_memory(), self.taken, self.damaged)
+
+
+class _Requests(Dataset[Reply]):
+    """A batch for every request, as DataLoader wants it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, request: Request) -> Reply:
+        inputs, taken, damaged = [], [], []
+        for candidates in request.rows.tolist():
+            taken.append(-1)
+            for column, row in enumerate(candidates):
+                try:
+                    inputs.append(self.reader.read(row, request.crop))
+                except DamagedImageError as error:
+                    damaged.append(str(error))
+                else:
+                    taken[-1] = column
+                    break
+        return Reply(joined(inputs) if inputs else None, torch.tensor(taken), damaged)
+
+
+class _Queue:
+    """What DataLoader takes for its sampler: the requests of the epoch that is under way."""
+
+    requests: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+
+class StreamedImages(ImageSource):
+    """Examples that a reader reads, in processes that live as long as this does.
+
+    Args:
+        processes: how many; 0 reads in this process, when a batch is asked for.
+        prefetch: batches that each process is ahead.
+        skip_damaged: whether a damaged image may be left out; if not, it is an error.
+    """
+
+    def __init__(self, reader: Reader, *, processes: int, prefetch: int, skip_damaged: bool) -> None:
+        self._dataset = _Requests(reader)
+        self._processes, self._prefetch, self._skip = processes, prefetch, skip_damaged
+        self._queue = _Queue()
+        self._loader: DataLoader[Reply] | None = None
+
+    def batches(
+        self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        asked = list(requests)
+        substitutes = min(NUM_SUBSTITUTES, len(indices) - 1) if replace and self._skip else 0
+        columns = torch.arange(1 + substitutes)
+        rows = (Request(indices[(p[:, None] + columns) % len(indices)], crop) for p in asked)
+        num_damaged, first = 0, ""
+        for positions, reply in zip(asked, self._replies(rows, device), strict=True):
+            if reply.damaged:
+                num_damaged, first = num_damaged + len(reply.damaged), first or reply.damaged[0]
+                if not self._skip:
+                    raise DatasetError(f"{first} (data.on_error: skip leaves such images out)")
+                if replace and bool((reply.taken < 0).any()):
+                    raise DatasetError(f"{substitutes + 1} images in a row cannot be decoded; the first: {first}")
+            if reply.inputs is not None:
+                read = reply.taken >= 0
+                used = (positions[read] + reply.taken[read]) % len(indices)
+                yield reply.inputs.to(device, non_blocking=True), used
+        if num_damaged:
+            what = "others took their places" if replace else "they were left out"
+            _log.warning("%d images could not be decoded and %s; the first: %s", num_damaged, what, first)
+
+    def one_batch(self, indices: Tensor, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        # Not through the processes: it may be asked for while they work on an epoch.
+        here = StreamedImages(self._dataset.reader, processes=0, prefetch=1, skip_damaged=self._skip)
+        return next(here.batches(indices, [positions], device, crop=None, replace=True))
+
+    def _replies(self, requests: Iterable[Request], device: torch.device) -> Iterator[Reply]:
+        if self._processes == 0:
+            return map(self._dataset.__getitem__, requests)
+        self._queue.requests = requests
+        if self._loader is None:
+            self._loader = self._start(pin_memory=device.type == "cuda")
+        return iter(self._loader)
+
+    def _start(self, *, pin_memory: bool) -> DataLoader[Reply]:
+        # Not by fork: this process has threads (Ray's, the process group's), whose locks a copy would hold for ever.
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=self._queue,  # any iterable will do
+            num_workers=self._processes,
+            prefetch_factor=self._prefetch,
+            persistent_workers=True,
+            multiprocessing_context=context,
+            pin_memory=pin_memory,
+        )
+
+
+@contextmanager
+def keyed_randomness(*key: int) -> Iterator[None]:
+    """Inside, torch's, NumPy's and Python's random numbers on the host are a function of the key; then as before."""
+    seed = fold(*key)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+class OwnExamples(Reader):
+    """Examples of a map-style torch Dataset of (input, class); what it draws at random is keyed by the example."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def read(self, row: int, crop: int | None) -> Tensor:
+        with keyed_randomness(0 if crop is None else crop, row):
+            return torch.as_tensor(self.dataset[row][0])
