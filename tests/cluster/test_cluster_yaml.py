@@ -1,0 +1,62 @@
+"""cluster.yaml by Ray's own loader and schema, and by what the rest of the project says."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(ROOT)  # file mounts are relative to the checkout
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return loaded
+
+
+def test_ray_s_loader_and_schema_take_it(config: dict[str, Any]) -> None:
+    validate_config(prepare_config(copy.deepcopy(config)))
+    config["avilable_node_types"] = {}
+    with pytest.raises(Exception, match="avilable_node_types"):
+        validate_config(prepare_config(config))
+
+
+def test_the_autoscaler_starts_nothing_by_itself_and_spot_before_on_demand(config: dict[str, Any]) -> None:
+    parsed = AutoscalingConfig(prepare_config(copy.deepcopy(config)), skip_content_hash=True)
+    types = parsed.get_node_type_configs()
+    workers = {name: node for name, node in types.items() if name != "head"}
+    assert {name: node.min_worker_nodes for name, node in workers.items()} == dict.fromkeys(workers, 0)
+    for size, gpus in (("gpu1", 1), ("gpu8", 8)):
+        spot, on_demand = workers[f"{size}-spot"], workers[f"{size}-on-demand"]
+        assert spot.priority > on_demand.priority
+        assert spot.resources == on_demand.resources
+        assert spot.resources["GPU"] == gpus
+    markets = {name: "InstanceMarketOptions" in config["available_node_types"][name]["node_config"] for name in workers}
+    assert markets == {name: name.endswith("-spot") for name in workers}
+    assert types["head"].resources["CPU"] == 0  # the workers of a search are not placed on the head
+    assert parsed.get_idle_timeout_s() == 600
+
+
+def test_ray_is_the_one_that_is_tested_and_every_file_mount_is_there(config: dict[str, Any]) -> None:
+    commands = "\n".join(config["setup_commands"])
+    assert f"ray[default]=={version('ray')}" in commands
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "--python 3.11." in commands
+    assert project["project"]["requires-python"].startswith(">=3.11")
+    assert all((ROOT / source).exists() for source in config["file_mounts"].values())
+
+
+def test_nothing_listens_to_the_world(config: dict[str, Any]) -> None:
+    commands = "\n".join(config["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in commands
+    assert "--host 127.0.0.1" in commands
+    assert "0.0.0.0" not in (ROOT / "cluster.yaml").read_text()
