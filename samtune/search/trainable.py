@@ -98,7 +98,6 @@ class TrialRunner(tune.Trainable):
             result |= {"done": True, "outcome": str(progress.outcome)}
         if progress.failure is not None:
             result |= {"error": progress.failure.error, "traceback": progress.failure.traceback}
-            result["diverged"] = progress.failure.diverged
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

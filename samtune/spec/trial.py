@@ -35,6 +35,8 @@ class TrialSpec(Config):
     training: TrainingConfig
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds initialisation, data order, augmentation and all noise."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Runs with the seeds `seed`, `seed + 1`, …, whose metrics are averaged."""
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
@@ -81,8 +83,8 @@ class TrialSpec(Config):
 
     @property
     def num_passes(self) -> float:
-        """Passes over the training set that the whole trial costs."""
-        return self.passes_per_epoch * self.num_epochs
+        """Passes over the training set that the whole trial costs, all its repeats together."""
+        return self.passes_per_epoch * self.num_epochs * self.repeats
 
     def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
         """How the batch is split into workers and m-groups.

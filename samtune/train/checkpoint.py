@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,58 @@ class CheckpointFolder:
             for info in filesystem.get_file_info(selector)
             if info.base_name.startswith("epoch-") and info.base_name.endswith(".pt")
         )
+
+
+class Resumable(ABC):
+    """What is trained epoch by epoch on every rank and can go on from a checkpoint."""
+
+    history: list[dict[str, float]]
+    """The metrics of all finished epochs, those before a restore included."""
+    num_workers: int
+    device: torch.device
+
+    @abstractmethod
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Trains one epoch, counted from 1, and evaluates; the metrics are the same on every rank."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to go on from; the same on every rank."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def save(self, checkpoints: CheckpointFolder) -> None:
+        """Saves the state after the last finished epoch; call it on one rank, they all have the same.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        checkpoints.save(len(self.history), self.state_dict())
+
+    def restore(self, checkpoints: CheckpointFolder) -> None:
+        """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
+
+        Raises:
+            RuntimeError: the workers do not see the same checkpoint.
+        """
+        state = checkpoints.load(self.device)
+        if self.num_workers > 1:
+            self._check_all_see_the_same(0 if state is None else len(state["history"]), checkpoints)
+        if state is not None:
+            self.load_state_dict(state)
+
+    def _check_all_see_the_same(self, epoch: int, checkpoints: CheckpointFolder) -> None:
+        import torch
+        import torch.distributed as dist
+
+        seen = torch.tensor([epoch, -epoch], device=self.device)
+        dist.all_reduce(seen, dist.ReduceOp.MAX)
+        if seen[0] != -seen[1]:
+            raise RuntimeError(
+                f"the workers see different checkpoints in {checkpoints.uri}, of epochs {-seen[1]} to {seen[0]}: "
+                "the storage path must be shared by all nodes"
+            )
 
 
 def _file_name(epoch: int) -> str:

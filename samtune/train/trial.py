@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
 from samtune.spec.trial import TrialSpec
 from samtune.train.averaging import WeightAverage
-from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.checkpoint import Resumable
 from samtune.train.loss import evaluation_measures, training_loss
 from samtune.train.optimizers import base_optimizer
 from samtune.train.schedule import learning_rate
@@ -27,7 +28,7 @@ class DivergedError(Exception):
     """The training loss is no longer finite. Raised on every rank alike, since the loss is reduced over all."""
 
 
-class TrialRun:
+class TrialRun(Resumable):
     """One trial on one rank. Everything is fresh but the data set, which stays loaded in the process.
 
     The result is a function of the spec (its seed included) and of m, not of the process, of what ran before it, or,
@@ -55,9 +56,6 @@ class TrialRun:
             self.model.to(memory_format=torch.channels_last)
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
-        if training.compile:
-            torch.compiler.reset()  # what earlier trials compiled counts to a limit
-            self.model.compile()
         self.optimizer = base_optimizer(training, self.model)
         self.train_step = TrainStep(
             self.model,
@@ -72,46 +70,24 @@ class TrialRun:
             clip_norm=training.clip_norm,
             accumulate=training.accumulate,
         )
+        if training.compile:
+            compile_model(self.model, self.train_step.num_forwards)
         self._measures = evaluation_measures(training)
 
-    def restore(self, checkpoints: CheckpointFolder) -> None:
-        """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
-
-        Raises:
-            RuntimeError: the workers do not see the same checkpoint.
-        """
-        state = checkpoints.load(self.device)
-        epoch = 0 if state is None else int(state["epoch"])
-        if self.num_workers > 1:
-            seen = torch.tensor([epoch, -epoch], device=self.device)
-            dist.all_reduce(seen, dist.ReduceOp.MAX)
-            if seen[0] != -seen[1]:
-                raise RuntimeError(
-                    f"the workers see different checkpoints in {checkpoints.uri}, of epochs {-seen[1]} to {seen[0]}: "
-                    "the storage path must be shared by all nodes"
-                )
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.train_step.load_state_dict(state["train_step"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.history = state["history"]
-
-    def save(self, checkpoints: CheckpointFolder) -> None:
-        """Saves the state after the last finished epoch; call it on one rank, they all have the same.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
-        state = {
-            "epoch": len(self.history),
-            "model": self.model.state_dict(),
-            "train_step": self.train_step.state_dict(),
-            "history": self.history,
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the trial goes on from after its last finished epoch; the same on all ranks."""
+        state = {"model": self.model.state_dict(), "train_step": self.train_step.state_dict(), "history": self.history}
         if self.average is not None:
             state["average"] = self.average.state_dict()
-        checkpoints.save(len(self.history), state)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.model.load_state_dict(state["model"])
+        self.train_step.load_state_dict(state["train_step"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history = state["history"]
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Trains one epoch and evaluates.
@@ -206,3 +182,17 @@ class TrialRun:
         if self.spec.training.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
+
+
+def compile_model(model: nn.Module, num_forwards: int) -> None:
+    """Compiles a network in place: its parameters, hooks and names stay.
+
+    Args:
+        num_forwards: m-groups of a step on this worker; each updates BatchNorm with a weight of its own, which torch
+            compiles apart.
+    """
+    import torch._dynamo
+
+    torch.compiler.reset()  # what earlier trials have compiled counts to a limit, behind which nothing is compiled
+    torch._dynamo.config.recompile_limit = max(8, 4 + 2 * num_forwards)
+    model.compile()

@@ -97,7 +97,7 @@ def _start(loop: LoopConfig) -> _Worker:
     import ray.train.torch
     import torch
 
-    import samtune.train.trial  # noqa: F401  # paid for here, once
+    import samtune.train.repeats  # noqa: F401  # paid for here, once
 
     torch.set_num_threads(loop.threads)
     context = ray.train.get_context()
@@ -112,14 +112,14 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     """Trains one trial; its errors fail the trial, not the group, unless other ranks may be waiting for this one."""
     import ray
 
-    from samtune.train.trial import DivergedError, TrialRun
+    from samtune.train.repeats import build_run
+    from samtune.train.trial import DivergedError
 
     try:
-        run = TrialRun(assignment.spec, rank=worker.place.rank, num_workers=worker.num_workers, device=worker.device)
+        run = build_run(assignment.spec, rank=worker.place.rank, num_workers=worker.num_workers, device=worker.device)
         _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group goes on
-        failure = Failure(str(error), diverged=True)
-        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, failure, False))
+        ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, Failure(str(error)), False))
     except MailboxLostError:
         raise
     except Exception as error:

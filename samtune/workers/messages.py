@@ -28,11 +28,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: one line, the worker's traceback where there is one, and whether its loss diverged."""
+    """Why a trial failed: one line, and the worker's traceback where there is one."""
 
     error: str
     traceback: str = ""
-    diverged: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Pausing(KeepsActors):
     _supports_buffered_results = True  # silences Tune's warning about a buffer, which is off here in any case
 
     def choose_trial_to_run(self, tune_controller: Any, *arguments: Any, **options: Any) -> Trial | None:
-        trial: Trial | None = super().choose_trial_to_run(tune_controller, *arguments, **options)  # type: ignore[misc]
+        trial: Trial | None = super().choose_trial_to_run(tune_controller, *arguments, **options)
         if trial is not None and trial.status == Trial.PAUSED:
             active = sum(t.status in (Trial.RUNNING, Trial.PENDING) for t in tune_controller.get_live_trials())
             if active >= self.num_groups:

@@ -1,0 +1,73 @@
+"""Several runs of one configuration that differ by their seeds, trained side by side, one epoch after the other.
+
+A trial of `repeats: 3` is one such set: the scheduler and the sampler see the mean of the three after every epoch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from samtune.spec.trial import TrialSpec
+from samtune.train.checkpoint import Resumable
+from samtune.train.trial import TrialRun
+
+_SUMS = ("num_passes", "train_seconds", "epoch_seconds")
+"""Metrics that say what was spent, on all runs together."""
+
+
+class RepeatedRun(Resumable):
+    """`spec.repeats` runs with the seeds `spec.seed`, `spec.seed + 1`, …; each is the `TrialRun` of its seed.
+
+    Args:
+        spec, rank, num_workers, device: as of `TrialRun`. All runs are in memory together.
+    """
+
+    def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
+        self.spec, self.num_workers, self.device = spec, num_workers, device
+        self.runs = [
+            TrialRun(
+                spec.model_copy(update={"seed": spec.seed + index, "repeats": 1}),
+                rank=rank,
+                num_workers=num_workers,
+                device=device,
+            )
+            for index in range(spec.repeats)
+        ]
+        self.history: list[dict[str, float]] = []
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Trains one epoch of every run.
+
+        Returns:
+            The mean of each metric over the runs, and of those of an evaluation the standard deviation too
+            (`val_accuracy_std`); of passes and seconds the sum.
+
+        Raises:
+            DivergedError: one of the runs has.
+        """
+        records = [run.train_epoch(epoch) for run in self.runs]
+        merged: dict[str, float] = {}
+        for name in records[0]:
+            values = [record[name] for record in records if name in record]
+            merged[name] = sum(values) if name in _SUMS else statistics.fmean(values)
+            if name.startswith(("val_", "test_")):
+                merged[f"{name}_std"] = statistics.stdev(values)
+        self.history.append(merged)
+        return merged
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "runs": [run.state_dict() for run in self.runs]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for run, own in zip(self.runs, state["runs"], strict=True):
+            run.load_state_dict(own)
+        self.history = state["history"]
+
+
+def build_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | RepeatedRun:
+    """What trains the trial: one run, or several with different seeds."""
+    kind = RepeatedRun if spec.repeats > 1 else TrialRun
+    return kind(spec, rank=rank, num_workers=num_workers, device=device)
