@@ -283,6 +283,7 @@ def _check_search(space: SearchSpace) -> None:
     scheduler, names = space.scheduler.name, [objective.metric for objective in space.objectives]
     if len(set(names)) < len(names):
         raise broken_rule("objective", f"names a metric twice (got {', '.join(names)})")
+    _check_measured(space, names)
     if len(names) > 1 and scheduler != "none":
         raise broken_rule(
             "scheduler", f"{scheduler} compares trials by one metric; with several objectives it must be none"
@@ -304,6 +305,19 @@ def _check_search(space: SearchSpace) -> None:
             )
         if isinstance(leaf.node, Grid) and not isinstance(space.sampler, GridConfig):
             raise broken_rule(leaf.where, f"grid needs sampler grid (it is {space.sampler.name}); choice does not")
+
+
+def _check_measured(space: SearchSpace, metrics: list[str]) -> None:
+    """Trials measure the validation set, or, without one, the test set; and the user's metrics."""
+    evaluated, other = ("test", "val") if space.data.validation_fraction == 0 else ("val", "test")
+    own = [path.partition(":")[2] for path in space.training.metrics]
+    measured = [f"{evaluated}_{name}" for name in ("accuracy", "loss", *own)]
+    for metric in metrics:
+        if metric.startswith(f"{other}_") and f"{evaluated}{metric[len(other) :]}" in measured:
+            problem = f"must be one of {', '.join(measured)} with data.validation_fraction"
+            raise broken_rule("objective.metric", f"{problem} {space.data.validation_fraction:g} (got {metric!r})")
+        if metric.startswith(("val_", "test_")) and metric not in measured:
+            raise broken_rule("objective.metric", f"unknown metric {metric!r}{did_you_mean(metric, measured)}")
 
 
 def _check_population(space: SearchSpace, scheduler: PBTConfig | PB2Config) -> None:

@@ -109,6 +109,8 @@ MUTABLE = [
 METRICS = [
     "val_accuracy",
     "val_loss",
+    "test_accuracy",
+    "test_loss",
     "train_accuracy",
     "train_loss",
     "sharpness",
@@ -145,7 +147,8 @@ class ObjectiveConfig(Config):
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        if metric not in METRICS:
+        own = metric.startswith(("val_", "test_"))  # perhaps one of the user's, which the whole space knows
+        if metric not in METRICS and not own:
             raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
         return metric
 

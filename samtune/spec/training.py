@@ -60,7 +60,8 @@ class TrainingConfig(Config):
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Evaluate (and keep) the exponential moving average of the weights with this decay per step; none: the weights."""
     compile: bool = False
-    """Compile the network with torch.compile: faster steps after a slow first one; wants a C++ compiler on a CPU."""
+    """Compile the network with torch.compile: faster steps after slow first ones (each m-group of a worker's batch is
+    compiled apart). Wants a C++ compiler on a CPU."""
     channels_last: bool = False
     """Keep images and convolutions in channels-last order, which tensor cores prefer."""
 

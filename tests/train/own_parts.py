@@ -1,0 +1,60 @@
+"""What a user might bring along: a network, data, a loss, a metric."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+NOT_CALLABLE = 3
+
+
+def make_net(num_classes: int, input_shape: tuple[int, ...], width: int = 8) -> nn.Module:
+    size = int(torch.Size(input_shape).numel())
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, width), nn.Tanh(), nn.Linear(width, num_classes))
+
+
+def not_a_net(num_classes: int, input_shape: tuple[int, ...]) -> str:
+    return "net"
+
+
+def blobs(count: int = 200, shift: float = 2.0) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Two Gaussians in the plane."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        classes = torch.arange(number) % 2
+        return torch.randn(number, 2, generator=generator) + shift * classes[:, None], classes
+
+    return draw(count), draw(count // 2)
+
+
+class Noisy(Dataset[tuple[Tensor, int]]):
+    """Examples that are augmented where they are read."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((3,), float(index)) + torch.rand(3), index % 2
+
+
+def noisy() -> tuple[Noisy, None]:
+    return Noisy(), None
+
+
+def images() -> tuple[tuple[Tensor, Tensor], None]:
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randint(0, 256, (80, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(80) % 4), None
+
+
+def wrong() -> tuple[tuple[Tensor, Tensor], None]:
+    return (torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64)), None
+
+
+def twice_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 2 * nn.functional.cross_entropy(outputs, targets)
+
+
+def share_of_zeros(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(dim=1) == 0).float().mean()
