@@ -12,6 +12,8 @@ from samtune.records import Scalar
 from samtune.spec.distributions import Choice, Distribution, Int, LogInt, LogUniform
 from samtune.spec.space import SearchSpace
 
+_NUM_RANDOM = 10_000
+
 
 def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Scalar]:
     """One configuration: names and branches first, then the keys that exist with them."""
@@ -46,6 +48,16 @@ def distributions_of(space: SearchSpace) -> dict[str, optuna.distributions.BaseD
     return found
 
 
+def random_feasible(space: SearchSpace, seed: int) -> dict[str, Scalar] | None:
+    """The first of many random configurations that satisfies the constraints, if any does."""
+    rng = random.Random(seed)
+    for _ in range(_NUM_RANDOM):
+        config = space.tree.draw(lambda name, key, distribution: distribution.random(rng))
+        if not any(space.violations(config)):
+            return config
+    return None
+
+
 class GridPoints:
     """The points of a grid that a study has not had, in an order that the seed decides.
 
@@ -57,7 +69,7 @@ class GridPoints:
         self._study = study
         self._had = {_key(trial.params) for trial in study.get_trials(deepcopy=False)}
         values = space.tree.enumerate(lambda name, key, node: node.values() or node.extremes())
-        self._points = [space.tree.encode(config) for config in values]
+        self._points = [space.tree.encode(config) for config in values if not any(space.violations(config))]
         random.Random(space.seed).shuffle(self._points)
         self._num_waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
@@ -79,4 +91,8 @@ class GridPoints:
 
 
 def _key(params: Mapping[str, Scalar]) -> frozenset[tuple[str, type, Scalar]]:
-    return frozenset((name, type(value), value) for name, value in params.items())
+    """What makes two points the same, whatever rounding their steps went through."""
+    return frozenset(
+        (name, type(value), float(f"{value:.12g}") if isinstance(value, float) else value)
+        for name, value in params.items()
+    )

@@ -21,14 +21,14 @@ from ray.tune.search import Searcher
 from samtune.errors import RunError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.objectives import objectives_of
-from samtune.search.proposals import GridPoints, draw
+from samtune.search.proposals import GridPoints, draw, random_feasible
 from samtune.search.samplers import build_sampler
-from samtune.spec.samplers import GridConfig, QMCConfig
+from samtune.spec.samplers import CustomSamplerConfig, GPConfig, GridConfig, QMCConfig, TPEConfig
 from samtune.spec.space import SearchSpace
 
-_MAX_TRIES = 1000  # proposals in a row that may break a constraint
-_TRIES_OF_SAMPLER = 50  # after which points are drawn at random: a sampler may insist on one that breaks it
-_INFEASIBLE, _NUMBER, _WARM_START = "infeasible", "number", "warm_start"
+_TRIES = 100  # proposals in a row that may break a constraint, before a point is drawn at random
+_TRIES_OF_GP = 3  # which does not learn from them, and all but insists
+_NUMBER = "number"  # of the trial; proposals that broke a constraint have none
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
@@ -118,45 +118,36 @@ class OptunaSearcher(Searcher):
 
     def _feasible(self, trial: optuna.Trial | None) -> tuple[optuna.Trial, dict[str, Scalar]] | None:
         """The first proposal that satisfies the constraints; None at the end of a grid."""
-        for tries in range(_MAX_TRIES):
+        for _ in range(_TRIES_OF_GP if isinstance(self._space.sampler, GPConfig) else _TRIES):
             if trial is None:
                 if self._grid is not None and not self._grid.enqueue_next():
                     return None
-                trial = self._ask_at_random() if tries >= _TRIES_OF_SAMPLER else self._study.ask()
+                trial = self._study.ask()
             config = draw(trial, self._space)
             if self._grid is not None:
                 self._grid.add(trial.params)
             if self._satisfies(trial, config):
                 return trial, config
-            trial.set_user_attr(_INFEASIBLE, True)
-            self._study.tell(trial.number, state=OptunaState.PRUNED)
+            self._study_tell(trial.number, state=OptunaState.PRUNED)
             trial = None
-        raise RunError(
-            f"constraints: none of {_MAX_TRIES} proposals in a row satisfies {' and '.join(self._space.constraints)}"
-        )
-
-    def _ask_at_random(self) -> optuna.Trial:
-        sampler, self._study.sampler = (
-            self._study.sampler,
-            optuna.samplers.RandomSampler(seed=self._space.seed + len(self._study.get_trials(deepcopy=False))),
-        )
-        try:
-            trial = self._study.ask()
-            draw(trial, self._space)
-        finally:
-            self._study.sampler = sampler
-        return trial
+        found = random_feasible(self._space, self._space.seed + len(self._study.get_trials(deepcopy=False)))
+        if found is None:
+            raise RunError(f"no configuration was found that satisfies {' and '.join(self._space.constraints)}")
+        self._study.enqueue_trial(self._space.tree.encode(found))
+        trial = self._study.ask()
+        return trial, draw(trial, self._space)
 
     def _satisfies(self, trial: optuna.Trial, config: dict[str, Scalar]) -> bool:
-        """Whether a configuration keeps the constraints; by how much it misses each is written to Optuna's trial."""
+        """Whether a configuration keeps the constraints. The samplers that learn from what it misses hear of it."""
         try:
             violations = self._space.violations(config)
         except ValueError:
             return True  # an expression has no value: the trial fails with the reason
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            for text, violation in zip(self._space.constraints, violations, strict=False):
-                trial.set_constraint(text, violation)
+        if isinstance(self._space.sampler, TPEConfig | CustomSamplerConfig):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                for text, violation in zip(self._space.constraints, violations, strict=False):
+                    trial.set_constraint(text, violation)
         return not any(violations)
 
     # -- tell --------------------------------------------------------------------------------------------------------
@@ -184,11 +175,16 @@ class OptunaSearcher(Searcher):
         if state is TrialState.FAILED and self._space.on_divergence == "worst" and is_divergence(error):
             state, values = TrialState.COMPLETED, self._worst(epochs)
         if state is TrialState.COMPLETED and None not in values:
-            self._study.tell(number, [value for value in values if value is not None], skip_if_finished=True)
+            self._study_tell(number, [value for value in values if value is not None])
         elif state is TrialState.PRUNED:
-            self._study.tell(number, state=OptunaState.PRUNED, skip_if_finished=True)
+            self._study_tell(number, state=OptunaState.PRUNED)
         else:
-            self._study.tell(number, state=OptunaState.FAIL, skip_if_finished=True)
+            self._study_tell(number, state=OptunaState.FAIL)
+
+    def _study_tell(self, number: int, values: list[float] | None = None, state: OptunaState | None = None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a sampler does not use constraints
+            self._study.tell(number, values, state=state, skip_if_finished=True)
 
     def _worst(self, epochs: Sequence[dict[str, float]]) -> list[float | None]:
         """The worst value of each objective among the finished trials and the trial's own epochs, if any."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from samtune.spec.distributions import kind_of
 from samtune.spec.method import OTHER_NAMES
 from samtune.spec.source import config_classes, fields_of, names_of, rule_of
-from samtune.spec.tree import MISSING, Branches, first_value, is_node, join, parse_node
+from samtune.spec.tree import MISSING, Branches, Expr, first_value, is_node, join, parse_node
 from samtune.spec.trial import SECTIONS, TrialSpec
 
 
@@ -70,13 +70,18 @@ def _take_out(value: Any, key: str, found: dict[str, Any]) -> Any:
         return {name: _take_out(item, join(key, str(name)), found) for name, item in fixed.items()}
     if isinstance(value, list) and any(is_node(item) for item in value):
         found |= {join(key, str(index)): item for index, item in enumerate(value) if is_node(item)}
-        return [_first(item) if is_node(item) else item for item in value]
+        items: list[Any] = []
+        for item in value:
+            items.append(_first(item, items[-1] if items else None) if is_node(item) else item)
+        return items
     return value
 
 
-def _first(written: Any) -> Any:
+def _first(written: Any, previous: Any) -> Any:
+    """What stands for a searched item of a list; for an expression, one more than the item before: lists may rise."""
     try:
-        return first_value(parse_node(written))
+        node = parse_node(written)
+        return previous + 1 if isinstance(node, Expr) and isinstance(previous, int | float) else first_value(node)
     except (ValueError, ValidationError):
         return None  # reported where the search is parsed
 

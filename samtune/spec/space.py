@@ -136,7 +136,7 @@ class SearchSpace(Config):
             normal = normalise(raw)
         except ValueError as error:
             key, _, problem = str(error).partition(": ")
-            raise written.error(key, problem) from error
+            raise source.error(key, problem) from error
         try:
             space = cls.model_validate(normal)
         except ValidationError as error:
@@ -173,10 +173,10 @@ class SearchSpace(Config):
 
     def _grid_size(self) -> int:
         points = self._tree.enumerate(lambda name, key, node: node.values())
-        size = len(list(itertools.islice(points, _MAX_GRID + 1)))
-        if size > _MAX_GRID:
+        grid = list(itertools.islice(points, _MAX_GRID + 1))
+        if len(grid) > _MAX_GRID:
             raise broken_rule("num_trials", f"is required: the grid has more than {_MAX_GRID:,} points")
-        return size
+        return sum(not any(self.violations(point)) for point in grid)
 
     # -- what the search asks ----------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class SearchSpace(Config):
 
     def sections(self, config: Mapping[str, Scalar]) -> dict[str, Any]:
         """The keys of the trial that are set, by section. Raises ValueError where an expression has no value."""
-        return {**self._values(config).compute(), "seed": self.seed}
+        return {**self._values(config).compute(), "seed": self.seed, "repeats": self.repeats}
 
     def _values(self, config: Mapping[str, Scalar]) -> Values:
         sections: dict[str, Any] = {}

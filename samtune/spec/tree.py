@@ -250,7 +250,12 @@ class Tree:
         self.nodes = {key: nodes[key] for key in dict.fromkeys([*sorted(first, key=_depth), *nodes])}
         self._is_active = is_active
         self._counts: Counter[str] = Counter()
-        self._counts.update(leaf.key for leaf in self.leaves())
+        self._counts.update([leaf.name for leaf in self.leaves()])  # by names that do not yet tell branches apart
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tree) and self.nodes == other.nodes
+
+    __hash__ = None  # type: ignore[assignment]
 
     def leaves(self) -> Iterator[Leaf]:
         """All distributions and expressions, the choices between branches among them."""

@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 from samtune.spec.expressions import Absent
 from samtune.spec.inline import classes_of
 from samtune.spec.source import fields_of
+from samtune.spec.training import DEFAULT_EPOCHS
 from samtune.spec.tree import Expr
 
 
@@ -105,6 +106,8 @@ class Values:
             value = getattr(value, part, PydanticUndefined)
         if value is PydanticUndefined:
             raise Absent(key)
+        if key == "training.epochs" and self.value("training.passes") is None:
+            return DEFAULT_EPOCHS
         return value
 
 
