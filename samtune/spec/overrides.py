@@ -62,6 +62,10 @@ def _set(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
     node[parts[-1]] = value
     if key == "objective.metric":
         node.pop("mode", None)  # the file's is of the file's metric
+    if key in ("training.epochs", "training.passes"):  # two ways to say how long: the one that is set
+        other = {"epochs": "passes", "passes": "epochs"}[parts[-1]]
+        node.pop(other, None)
+        _stop_searching(raw, [f"training.{other}"])
 
 
 def override_keys(overrides: Overrides) -> list[str]:

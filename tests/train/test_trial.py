@@ -122,7 +122,7 @@ def test_without_gradients_only_weights_decay(optimizer: Any) -> None:
         parameter.grad = torch.zeros_like(parameter)
     config = TrainingConfig(optimizer=optimizer, lr=0.1, weight_decay=0.5, momentum=0.0, decay_norms_and_biases=False)
     base_optimizer(config, model).step()
-    found = {name: round(float(parameter.mean()), 6) for name, parameter in model.named_parameters()}
+    found = {name: round(parameter.mean().item(), 6) for name, parameter in model.named_parameters()}
     assert found == {"0.weight": 0.95, "0.bias": 1.0, "1.weight": 1.0, "1.bias": 1.0, "3.weight": 0.95, "3.bias": 1.0}
 
 
@@ -217,6 +217,13 @@ def test_a_budget_that_does_not_fit_is_refused(overrides: list[str], message: st
         SearchSpace.from_yaml("digits.yaml", overrides)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_setting_one_of_both_lengths_leaves_the_other_out() -> None:
+    space = SearchSpace.from_yaml("digits.yaml", ["training.passes=24"])  # the file has epochs
+    assert (space.training.epochs, space.training.passes) == (None, 24.0)
+    back = space.replace({"training.epochs": 3})
+    assert (back.training.epochs, back.training.passes) == (3, None)
 
 
 # -- schedules -------------------------------------------------------------------------------------------
