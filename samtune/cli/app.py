@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from samtune.cli.export import export
+from samtune.cli.plot import plot
+from samtune.cli.report import report
 from samtune.cli.search import search
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
@@ -41,7 +43,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, export, spaces):
+for command in (search, status, report, plot, export, spaces):
     app.command()(command)
 
 

@@ -1,0 +1,205 @@
+"""The figures of a report, as plotly figures: Optuna's where Optuna has them, our own where it has none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from samtune.errors import RunError
+from samtune.records import TrialState
+from samtune.report import sam, timeline
+from samtune.report.style import colour_at, dress
+from samtune.search.results import Results
+from samtune.text import short_names
+
+if TYPE_CHECKING:
+    import optuna
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        key: names it in files and links.
+        title, caption: what it shows, and how to read it.
+        parts: one plotly figure, or several that stand side by side where there is room.
+    """
+
+    key: str
+    title: str
+    caption: str
+    parts: tuple[go.Figure, ...]
+
+
+def figures(results: Results) -> Iterator[Figure | str]:
+    """All figures that a study has data for, in the order of a report; of the others, the reason in a line."""
+    for key, title, caption, build in _builders(results):
+        try:
+            parts = build()
+        except RunError as error:
+            yield f"{title}: {error}"
+        else:
+            yield Figure(key, title, caption, tuple(dress(part) for part in parts))
+
+
+def _builders(results: Results) -> Iterator[tuple[str, str, str, Callable[[], list[go.Figure]]]]:
+    study, plots = results.study, _OptunaPlots(results)
+    metric = study.objective.metric
+    yield (
+        "rho",
+        f"{metric} over rho",
+        "Each point is a completed trial, coloured by its learning rate. The line joins the best trial of each third "
+        "of a decade: what can be reached at this rho when the rest is tuned.",
+        lambda: [sam.response(study)],
+    )
+    if len(study.objectives) > 1:
+        yield (
+            "pareto",
+            "Pareto front",
+            "Trials that no other beats in every objective are on the front.",
+            plots.pareto,
+        )
+    yield "history", "History of the search", "Every trial, and the best so far.", plots.history
+    yield (
+        "importances",
+        "What matters",
+        "How much each key decides whether a trial is among the best (PED-ANOVA).",
+        plots.importances,
+    )
+    yield (
+        "slices",
+        "One key at a time",
+        f"{metric} of every completed trial over each searched key; the later the trial, the warmer its colour.",
+        plots.slices,
+    )
+    yield (
+        "contour",
+        "rho and learning rate",
+        f"{metric} over both at once, interpolated between the trials (points).",
+        lambda: plots.contour("rho", "lr"),
+    )
+    yield (
+        "parallel",
+        "All keys at once",
+        f"One line per trial, coloured by its {metric}.",
+        plots.parallel,
+    )
+    yield (
+        "diagnostics",
+        "SAM over training, best and worst",
+        "Sharpness is the mean of L(w + ε̂) − L(w); the cosine is between the perturbation and the descent gradient.",
+        lambda: sam.diagnostics(study),
+    )
+    yield (
+        "timeline",
+        "Where the time went",
+        "One bar per worker group: start-up, trials, and what lies between them idle.",
+        lambda: [timeline.timeline(study)],
+    )
+
+
+class _OptunaPlots:
+    """Optuna's own plots of a study, by its first objective where there are several."""
+
+    def __init__(self, results: Results) -> None:
+        self._results, self._study = results, results.study
+        self._told: optuna.Study | None = None
+
+    @property
+    def _optuna(self) -> optuna.Study:
+        if self._told is None:
+            self._told = self._results.optuna_study()
+        if self._study.count(TrialState.COMPLETED) < 2:
+            raise RunError("it takes two completed trials")
+        return self._told
+
+    @property
+    def _target(self) -> dict[str, Any]:
+        target = (lambda trial: trial.values[0]) if len(self._study.objectives) > 1 else None
+        return {"target": target, "target_name": self._study.objective.metric}
+
+    def history(self) -> list[go.Figure]:
+        from optuna.visualization import plot_optimization_history
+
+        figure = self._plot(plot_optimization_history)
+        figure.update_xaxes(title="trial").update_traces(line_shape="hv", selector={"mode": "lines"})
+        return [figure]
+
+    def importances(self) -> list[go.Figure]:
+        import plotly.graph_objects as go
+
+        importances = self._results.importances()
+        names = short_names(importances)
+        keys = sorted(importances, key=lambda key: importances[key])
+        values = [importances[key] for key in keys]
+        bars = go.Bar(
+            x=values,
+            y=[names[key] for key in keys],
+            orientation="h",
+            text=[f"{value:.2f}" for value in values],
+            textposition="outside",
+            cliponaxis=False,
+        )
+        figure = go.Figure(bars)
+        return [figure.update_xaxes(title="importance", range=[0, 1.1 * max(values)]).update_yaxes(ticklabelstandoff=6)]
+
+    def slices(self) -> list[go.Figure]:
+        from optuna.visualization import plot_slice
+
+        figures = []
+        for name in self._names():
+            figure = self._plot(plot_slice, params=[name]).update_traces(marker_showscale=False)
+            figures.append(figure.update_yaxes(title=self._study.objective.metric))
+        return figures
+
+    def contour(self, *leaves: str) -> list[go.Figure]:
+        from optuna.visualization import plot_contour
+
+        names = [name for leaf in leaves for name in self._names() if name.rpartition(".")[2] == leaf]
+        if len(names) != len(leaves):
+            raise RunError(f"the search is not over one {' and one '.join(leaves)}")
+        return [self._plot(plot_contour, params=names)]
+
+    def parallel(self) -> list[go.Figure]:
+        from optuna.visualization import plot_parallel_coordinate
+
+        shared = self._names(of_all=True)
+        if not shared:
+            raise RunError("the trials have no key in common")
+        figure = self._plot(plot_parallel_coordinate, params=shared)
+        for trace in figure.data:
+            if trace.mode == "lines" and trace.y is not None:  # begins on the objective's axis, at 0 to 1
+                trace.line.color = colour_at(float(trace.y[0]))
+        return [figure]
+
+    def pareto(self) -> list[go.Figure]:
+        from optuna.visualization import plot_pareto_front
+
+        if len(self._study.objectives) > 3:
+            raise RunError("a picture has three objectives at most")
+        names = [objective.metric for objective in self._study.objectives]
+        with _quiet():
+            return [plot_pareto_front(self._optuna, target_names=names)]
+
+    def _plot(self, plot: Callable[..., go.Figure], **options: Any) -> go.Figure:
+        with _quiet():
+            return plot(self._optuna, **self._target, **options)
+
+    def _names(self, *, of_all: bool = False) -> list[str]:
+        """Optuna's names of the searched keys, in the order of the search."""
+        completed = [trial.params for trial in self._optuna.trials if trial.state.name == "COMPLETE"]
+        names = dict.fromkeys(name for params in completed for name in params)
+        return [name for name in names if not of_all or all(name in params for params in completed)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's warnings are for who calls it: about its experimental parts, and of what it leaves out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,106 @@
+"""The report: one page that opens anywhere, offline, with everything inside it."""
+
+from __future__ import annotations
+
+import time
+from importlib.resources import files
+from typing import Any
+
+from samtune.records import Study, Trial, TrialState
+from samtune.report.figures import Figure, figures
+from samtune.search.results import Results
+from samtune.terminal.summary import format_best, format_failures, format_outcome
+from samtune.text import (
+    format_metric,
+    format_number,
+    format_seconds,
+    format_value,
+    searched_keys,
+    set_arguments,
+    short_names,
+)
+from samtune.tracking.uris import redact_text
+
+LEADERBOARD = 50
+
+
+def render(results: Results) -> str:
+    """The page of a study, as HTML.
+
+    It asks the network for nothing, and says so to the browser (Content-Security-Policy); plotly.js, 5 MB, is in it.
+    """
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    study, drawn = results.study, list(figures(results))
+    templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = templates.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return page.render(
+        study=study,
+        outcome=format_outcome(study),
+        best=format_best(study),
+        confirmed=None,
+        set_arguments=set_arguments(study.best.config) if study.best else "",
+        failures=format_failures(study),
+        facts=_facts(study),
+        leaderboard=_leaderboard(study),
+        figures=[figure for figure in drawn if isinstance(figure, Figure)],
+        missing=[reason for reason in drawn if isinstance(reason, str)],
+        json_of=_json,
+        command=redact_text(study.command),
+        commands=_commands(study),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _json(figure: Any) -> str:
+    """A plotly figure for a script element: `</script>` in a name must not end it."""
+    return str(figure.to_json()).replace("<", "\\u003c")
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    """The head of the page: name and value."""
+    best, passes = study.best, sum(trial.metrics.get("num_passes", 0.0) for trial in study)
+    facts = [(f"best {study.objective}", format_metric(study.objective.value(best)))] if best else []
+    facts += [
+        ("trials", f"{study.count(TrialState.COMPLETED)} of {study.num_trials} completed"),
+        ("wall time", format_seconds(study.seconds)),
+        ("passes over the data", format_number(passes)),
+    ]
+    if (busy := study.usage.get("busy_fraction")) is not None:
+        facts.append(("workers busy", f"{busy:.0%}"))
+    return facts
+
+
+def _leaderboard(study: Study) -> dict[str, Any]:
+    """Header and rows as text, the best first; failed trials last."""
+    trials = sorted(study.ranked(), key=lambda trial: trial.state is TrialState.FAILED)[:LEADERBOARD]
+    names = short_names(searched_keys(trials))
+    others = [objective.metric for objective in study.objectives[1:]]
+    header = ["trial", study.objective.metric, *others, *names.values(), "passes", "time", "state"]
+    return {"header": header, "rows": [_row(study, trial, list(names)) for trial in trials], "of": len(study.trials)}
+
+
+def _row(study: Study, trial: Trial, keys: list[str]) -> list[str]:
+    passes = trial.metrics.get("num_passes")
+    return [
+        str(trial.number),
+        *(format_metric(objective.value(trial)) for objective in study.objectives),
+        *(format_value(trial.config[key]) if key in trial.config else "-" for key in keys),
+        "-" if passes is None else format_number(passes),
+        format_seconds(trial.seconds),
+        str(trial.state),
+    ]
+
+
+def _commands(study: Study) -> list[tuple[str, str]]:
+    """What to run: (what it does, the command)."""
+    storage = study.storage_path.rpartition("/")[0]
+    where = f"{study.name} --storage-path {storage}"
+    return [
+        ("the same search again, from the YAML below", "samtune search --space space.yaml"),
+        ("retrain the best with replicas and test them", f"samtune confirm {where}"),
+        ("compare the runs in MLflow", f"samtune ui {where}"),
+        ("every epoch of every trial as a table", f"samtune export {where} {study.name}.parquet"),
+    ]

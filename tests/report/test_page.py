@@ -1,0 +1,119 @@
+"""The report in a real browser, and single plots as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import open_page
+from studies import METHODS, make_study
+from typer.testing import CliRunner
+
+from samtune.cli.app import app
+from samtune.errors import UsageError
+from samtune.records import Objective
+from samtune.report.figures import Figure, figures
+from samtune.report.plots import KINDS
+from samtune.report.style import log_ticks
+from samtune.report.timeline import spans
+from samtune.search.results import Results
+
+TWO = (Objective(), Objective("sharpness", "min"))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = tmp_path_factory.mktemp("studies")
+    make_study(storage)
+    make_study(storage, name="methods", methods=METHODS)
+    make_study(storage, name="two", objectives=TWO)
+    make_study(storage, name="single", num_trials=1)
+    return storage
+
+
+def _report(storage: Path, name: str, target: Path) -> Path:
+    arguments = ["report", name, "-o", str(target), "--storage-path", str(storage)]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.output.strip() == str(target)
+    return target
+
+
+@pytest.mark.parametrize(("name", "width", "dark"), [("digits-1", 1280, False), ("methods", 400, True)])
+def test_the_page_draws_every_plot_and_asks_for_nothing(
+    storage: Path, tmp_path: Path, name: str, width: int, dark: bool
+) -> None:
+    page_file = _report(storage, name, tmp_path / "report.html")
+    with open_page(page_file.as_uri(), width=width, dark=dark) as (page, problems):
+        page.wait_for_function("document.documentElement.dataset.drawn")
+        drawn = page.evaluate(
+            """[...document.querySelectorAll(".plot")].map((node) => ({
+                id: node.id, traces: node.data.length,
+                marks: node.querySelectorAll("svg .trace path, svg .contour path, svg .points path").length,
+                wide: node.getBoundingClientRect().right > document.documentElement.clientWidth }))"""
+        )
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert problems == []
+    keys = {plot["id"].rpartition("-")[0] for plot in drawn}
+    expected = {"rho", "history", "importances", "slices", "contour", "parallel", "diagnostics", "timeline"}
+    assert keys == expected
+    assert not [plot for plot in drawn if not plot["traces"] or not plot["marks"] or plot["wide"]]
+    assert overflow <= 0
+
+
+def test_two_objectives_have_their_front_on_the_page(storage: Path) -> None:
+    drawn = [figure.key for figure in figures(Results.load("two", storage)) if isinstance(figure, Figure)]
+    assert "pareto" in drawn
+    assert "contour" in drawn
+
+
+def test_what_cannot_be_drawn_is_said_on_the_page(storage: Path, tmp_path: Path) -> None:
+    text = _report(storage, "single", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "History of the search: it takes two completed trials" in text
+
+
+def test_the_yaml_is_on_the_page_as_text(storage: Path, tmp_path: Path) -> None:
+    text = _report(storage, "digits-1", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;not bold&lt;/b&gt;" in text
+    assert "<b>not bold</b>" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plot_writes_each_kind(storage: Path, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "plot.svg"
+    name = "two" if kind == "pareto" else "digits-1"
+    arguments = ["plot", name, "--kind", kind, "-o", str(target), "--storage-path", str(storage)]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    drawing = target.read_text(encoding="utf-8")
+    assert drawing.count("<path") > 10
+    assert "<text" in drawing  # letters stay letters
+
+
+@pytest.mark.parametrize(("suffix", "head"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_plot_writes_the_format_that_the_name_says(storage: Path, tmp_path: Path, suffix: str, head: bytes) -> None:
+    target = tmp_path / f"plot.{suffix}"
+    arguments = ["plot", "digits-1", "--kind", "rho", "-o", str(target), "--storage-path", str(storage)]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert target.read_bytes().startswith(head)
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest(storage: Path) -> None:
+    arguments = ["plot", "digits-1", "--kind", "contuor", "-o", "x.png", "--storage-path", str(storage)]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UsageError)
+    assert "did you mean 'contour'" in str(done.exception)
+
+
+def test_a_trial_that_changes_its_group_has_two_spans(tmp_path: Path) -> None:
+    trial = make_study(tmp_path).trials[0]
+    start = trial.started_at
+    assert start is not None
+    trial.places = [(0, start + 1.0), (0, start + 2.0), (1, start + 9.0), (1, start + 10.0)]
+    assert [(span.group, span.start - start, span.end - start) for span in spans(trial)] == [(0, 0, 2), (1, 8, 10)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.02, 0.5, [0.02, 0.05, 0.1, 0.2, 0.5]), (1e-5, 1e-2, [1e-5, 1e-4, 1e-3, 1e-2]), (0.04, 0.06, [0.05])],
+)
+def test_ticks_of_a_log_axis_are_round(low: float, high: float, ticks: list[float]) -> None:
+    assert log_ticks(low, high) == ticks
