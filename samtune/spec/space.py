@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from samtune.errors import SpaceError
+from samtune.parts import with_names
 from samtune.records import Scalar
 from samtune.spec.base import Config
 from samtune.spec.builtin import find_space
@@ -126,11 +127,14 @@ class SearchSpace(Config):
         *,
         source: Source | None = None,
     ) -> Self:
-        """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does."""
+        """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does.
+
+        The user's own functions may stand in it: `{"model": make_net, "data": make_data, "training": {"loss": f}}`.
+        """
         source = (source or Source("search space")).overridden_by(override_keys(overrides))
         if not isinstance(data, Mapping):
             raise source.error((), f"must be a mapping with the keys {', '.join(fields_of(cls))} (got {data!r})")
-        raw = apply_overrides(data, overrides, source)
+        raw = apply_overrides(with_names(data), overrides, source)
         written = source.written_as(relocate(raw))
         try:
             normal = normalise(raw)

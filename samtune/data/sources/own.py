@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ class OwnSource(Source):
 
     def __init__(self, config: OwnDataConfig) -> None:
         self.name = config.name
-        self._splits = _call(config.name, json.dumps(config.options, sort_keys=True))
+        self._splits = _call(resolve_part(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True))
         labels = self.labels("train")
         largest = int(labels.max()) + 1
         num_classes = config.num_classes or largest
@@ -105,10 +105,10 @@ class _Split:
 
 
 @lru_cache(maxsize=4)
-def _call(path: str, options: str) -> dict[SplitName, _Split]:
+def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, _Split]:
     arguments = json.loads(options)
     check_part(path, _KEY, **arguments)
-    returned = resolve_part(path, _KEY)(**arguments)
+    returned = part(**arguments)
     if not (isinstance(returned, tuple | list) and len(returned) == 2):
         raise DatasetError(f"{_KEY}: {path} must return (train, test) (it returned {type(returned).__name__})")
     splits: dict[SplitName, _Split] = {"train": _Split(returned[0], f"{_KEY}: {path}: train")}
