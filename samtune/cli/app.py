@@ -11,9 +11,11 @@ import typer
 from samtune.cli.export import export
 from samtune.cli.plot import plot
 from samtune.cli.report import report
+from samtune.cli.schema import schema
 from samtune.cli.search import search
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
+from samtune.cli.validate import validate
 from samtune.errors import SamtuneError
 
 app = typer.Typer(
@@ -43,7 +45,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, report, plot, export, spaces):
+for command in (search, status, report, plot, export, spaces, validate, schema):
     app.command()(command)
 
 

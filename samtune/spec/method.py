@@ -24,6 +24,9 @@ def _infinity(value: Any) -> Any:
     return math.inf if value == "inf" else value
 
 
+_ReadInfinity = BeforeValidator(_infinity, json_schema_input_type=float | Literal["inf"])
+
+
 def _two_or_infinity(p: float) -> float:
     if p not in (2.0, math.inf):
         raise ValueError(f"must be 2 or inf (got {p:g})")
@@ -84,7 +87,7 @@ class SAMConfig(PerturbedConfig):
 
     name: Literal["sam"] = "sam"
     """Method."""
-    p: Annotated[float, BeforeValidator(_infinity), Field(ge=1)] = 2.0
+    p: Annotated[float, _ReadInfinity, Field(ge=1)] = 2.0
     """The norm that bounds the perturbation, from 1 to inf."""
     ascent: Literal["gradient", "random"] = "gradient"
     """`random`: a direction drawn uniformly from the sphere instead of the gradient's, 1 pass (appendix C.5)."""
@@ -125,7 +128,11 @@ class ASAMConfig(PerturbedConfig):
     """Method."""
     rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """Radius relative to the weights; ten times SAM's or more is usual. 0 is the base optimizer at 1 pass."""
-    p: Annotated[float, BeforeValidator(_infinity), AfterValidator(_two_or_infinity)] = 2.0
+    p: Annotated[
+        float,
+        _ReadInfinity,
+        AfterValidator(_two_or_infinity),
+    ] = 2.0
     """The norm that bounds the perturbation, 2 or inf."""
     eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Added to |w| so that weights near 0 are perturbed too."""
