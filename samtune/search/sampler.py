@@ -23,6 +23,7 @@ from samtune.records import Scalar, Trial, TrialState
 from samtune.search.objectives import objectives_of
 from samtune.search.proposals import GridPoints, draw, random_feasible
 from samtune.search.samplers import build_sampler
+from samtune.search.warm_start import WARM_START
 from samtune.spec.samplers import CustomSamplerConfig, GPConfig, GridConfig, QMCConfig, TPEConfig
 from samtune.spec.space import SearchSpace
 
@@ -42,7 +43,7 @@ def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> 
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
             load_if_exists=True,
         )
-        num_asked = len(study.get_trials(deepcopy=False))
+        num_asked = sum(WARM_START not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         # A sampler that began anew with its old seed would propose its first points again; QMC keeps its place.
         seed = space.seed + (0 if isinstance(space.sampler, QMCConfig) else num_asked)
         study.sampler = build_sampler(space.sampler, seed, parallel)
@@ -145,7 +146,7 @@ class OptunaSearcher(Searcher):
             return True  # an expression has no value: the trial fails with the reason
         if isinstance(self._space.sampler, TPEConfig | CustomSamplerConfig):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
+                warnings.simplefilter("ignore")  # experimental; and set before, if the trial was asked for and not run
                 for text, violation in zip(self._space.constraints, violations, strict=False):
                     trial.set_constraint(text, violation)
         return not any(violations)

@@ -79,6 +79,8 @@ class Branches:
         if label is not MISSING:
             return next((o for o in self.options if type(o.label) is type(label) and o.label == label), None)
         having = [option for option in self.options if any(f"{key}.{inner}" in config for inner in option.nodes)]
+        if len(having) != 1:  # the resolved keys of a trial of another study
+            having = [option for option in self.options if _fixes(option, key, config)]
         return having[0] if len(having) == 1 else None
 
     def __str__(self) -> str:
@@ -86,6 +88,12 @@ class Branches:
 
 
 Node = Distribution | Expr | Branches
+
+
+def _fixes(option: Option, key: str, config: Mapping[str, Scalar]) -> bool:
+    """Whether a configuration has all that a branch fixes."""
+    fixed = option.fixed if isinstance(option.fixed, dict) else {}
+    return bool(fixed) and all(str(config.get(f"{key}.{name}", MISSING)) == str(value) for name, value in fixed.items())
 
 
 def _allows(option: Option, value: Scalar) -> bool:

@@ -1,0 +1,58 @@
+"""What an MLflow experiment knows of finished trials, whoever logged them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from samtune.errors import UsageError
+from samtune.records import Trial, TrialState
+from samtune.tracking.uris import redact
+
+_MAX_RUNS = 10_000
+
+
+def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) -> list[Trial]:
+    """The finished runs of an experiment that have parameters, as trials; their parameters are texts.
+
+    Args:
+        metrics: whose values per epoch are read.
+
+    Raises:
+        UsageError: there is no such experiment, or the server does not answer.
+    """
+    client = MlflowClient(tracking_uri=tracking_uri)
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise UsageError(f"warm_start: mlflow:{experiment}: no such experiment in {redact(tracking_uri)}")
+        runs: list[Run] = []
+        token: str | None = None
+        while len(runs) < _MAX_RUNS:
+            page = client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                break
+        return [_trial(client, number, run, metrics) for number, run in enumerate(runs) if run.data.params]
+    except MlflowException as error:
+        raise UsageError(f"warm_start: mlflow:{experiment}: {' '.join(str(error).split())}") from error
+
+
+def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) -> Trial:
+    history: dict[int, dict[str, float]] = {}
+    for name in metrics:
+        for point in client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else ():
+            history.setdefault(point.step, {"epoch": float(point.step)})[name] = point.value
+    return Trial(
+        number=number,
+        id=run.info.run_id,
+        config={},
+        params=dict(run.data.params),
+        num_epochs=len(history),
+        state=TrialState.COMPLETED,
+        history=[history[step] for step in sorted(history)],
+    )
