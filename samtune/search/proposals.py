@@ -12,6 +12,9 @@ from samtune.records import Scalar
 from samtune.spec.distributions import Choice, Distribution, Int, LogInt, LogUniform
 from samtune.spec.space import SearchSpace
 
+WARM_START = "warm_start"
+"""User attribute of Optuna's trials that are of another study: where they come from."""
+
 _NUM_RANDOM = 10_000
 
 

@@ -21,11 +21,13 @@ from ray.tune.search import Searcher
 from samtune.errors import RunError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.objectives import objectives_of
-from samtune.search.proposals import GridPoints, draw, random_feasible
+from samtune.search.proposals import WARM_START, GridPoints, draw, random_feasible
 from samtune.search.samplers import build_sampler
-from samtune.search.warm_start import WARM_START
 from samtune.spec.samplers import CustomSamplerConfig, GPConfig, GridConfig, QMCConfig, TPEConfig
 from samtune.spec.space import SearchSpace
+
+OPTUNA_JOURNAL = "optuna.journal"
+"""The file of a study's folder that Optuna keeps."""
 
 _TRIES = 100  # proposals in a row that may break a constraint, before a point is drawn at random
 _TRIES_OF_GP = 3  # which does not learn from them, and all but insists

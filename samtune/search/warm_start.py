@@ -13,14 +13,13 @@ from optuna.trial import TrialState as OptunaState
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.folders import study_folder
 from samtune.search.objectives import objectives_of
-from samtune.search.proposals import distributions_of
+from samtune.search.proposals import WARM_START, distributions_of
+from samtune.search.sampler import OPTUNA_JOURNAL, open_study
 from samtune.spec.distributions import Choice, Distribution
 from samtune.spec.space import SearchSpace
 from samtune.spec.tree import Branches, Expr
 
 MLFLOW = "mlflow:"
-WARM_START = "warm_start"
-"""User attribute of Optuna's trials that are of another study: where they come from."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ def load_earlier(space: SearchSpace, storage_path: str | Path | None, tracking_u
         else:
             found.append(Earlier(source, study_folder(storage_path, source).read().trials))
     return found
+
+
+def warm_start(space: SearchSpace, name: str, folder: Path, earlier: Sequence[Earlier]) -> list[str]:
+    """Creates the Optuna study of a new search with the trials of before in it; returns what `add_earlier` says."""
+    return add_earlier(open_study(space, name, folder / OPTUNA_JOURNAL, parallel=False), space, earlier)
 
 
 def add_earlier(study: optuna.Study, space: SearchSpace, earlier: Sequence[Earlier]) -> list[str]:
