@@ -29,6 +29,7 @@ from samtune.storage import join
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 
 if TYPE_CHECKING:
+    from samtune.search.warm_start import Earlier
     from samtune.workers.group import WorkerPool
 
 INTERRUPTED = "interrupted"
@@ -171,8 +172,10 @@ class Tuner:
         with connected(self.address):
             plan = make_plan(self.space, cluster_nodes())
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
+            warm = self._load_warm_start()  # too: what it names may not be there
             keepers = folder.open(self._say, self.stop)
             self.study = study = self._make_study(plan, folder)
+            self._warm_start(warm)
             with self._interruptible():
                 self._search(study, plan, [*keepers, tracker, *self.callbacks])
         results = Results(study, interrupted=self._interrupted)
@@ -249,6 +252,20 @@ class Tuner:
             study.parent_run_id = self._earlier.parent_run_id
         (folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
         return study
+
+    def _load_warm_start(self) -> list[Earlier]:
+        if self._earlier is not None or not self.space.warm_start:
+            return []
+        from samtune.search.warm_start import load_earlier
+
+        return load_earlier(self.space, self.folder.storage, self.tracking_uri)
+
+    def _warm_start(self, earlier: list[Earlier]) -> None:
+        if earlier:
+            from samtune.search.warm_start import warm_start
+
+            for line in warm_start(self.space, self.name, self.folder.local, earlier):
+                self._say(line)
 
     def _say(self, message: str) -> None:
         study = getattr(self, "study", None)
