@@ -160,6 +160,11 @@ class Study:
         """The first objective, which decides what `best` is."""
         return self.objectives[0]
 
+    @property
+    def goal(self) -> str:
+        """`max val_accuracy, min sharpness`."""
+        return ", ".join(f"{objective.mode} {objective}" for objective in self.objectives)
+
     def ranked(self) -> list[Trial]:
         """All trials, the best first. Completed trials come before those stopped early: they saw more epochs.
 

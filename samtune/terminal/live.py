@@ -90,9 +90,7 @@ class LiveDisplay(Callback):
         return Group(*parts)
 
     def _title(self, study: Study) -> Text:
-        return self._one_line(
-            Text.assemble((study.name, "bold"), (f"  {study.objective.mode} {study.objective.metric}", "dim"))
-        )
+        return self._one_line(Text.assemble((study.name, "bold"), (f"  {study.goal}", "dim")))
 
     def _shown(self, tally: Tally) -> tuple[list[Trial], int]:
         """The trials there is room for: those that run, the newest few that ended, and the best; by number."""

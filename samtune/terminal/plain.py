@@ -28,8 +28,7 @@ class PlainDisplay(Callback):
         self._tally = Tally(study)
         self._print(
             study,
-            f"{study.name}: {study.num_trials} trials, {study.objective.mode} {study.objective.metric}, "
-            f"in {study.storage_path}",
+            f"{study.name}: {study.num_trials} trials, {study.goal}, in {study.storage_path}",
         )
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
@@ -53,10 +52,9 @@ class PlainDisplay(Callback):
         if tally is None:
             return
         tally.end(trial)
-        metric = study.objective.metric
         parts = [
             f"trial {trial.number} {trial.state}",
-            f"{metric} {format_metric(study.objective.value(trial))}",
+            *(f"{objective} {format_metric(objective.value(trial))}" for objective in study.objectives),
             format_config(trial.config),
             format_seconds(trial.seconds),
         ]

@@ -35,7 +35,10 @@ def format_best(study: Study) -> str:
     best = study.best
     if best is None:
         return "no trial was completed"
-    return f"best {study.objective.metric} {format_metric(study.objective.value(best))} (trial {best.number})"
+    text = f"best {study.objective} {format_metric(study.objective.value(best))} (trial {best.number})"
+    if len(study.objectives) > 1:
+        return f"Pareto front: {_trials([trial.number for trial in study.pareto])}; {text}"
+    return text
 
 
 def format_failures(study: Study) -> list[str]:
@@ -88,6 +91,7 @@ def json_summary(study: Study) -> dict[str, Any]:
         "num_failed": study.count(TrialState.FAILED),
         "best": best
         and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
+        **({"pareto": [trial.number for trial in study.pareto]} if len(study.objectives) > 1 else {}),
         "stopped_by": study.stopped_by,
         "seconds": round(study.seconds, 3),
         "tracking_uri": study.tracking_uri,

@@ -56,7 +56,10 @@ def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> T
     ranks = _Column("#", [Text(str(rank)) for rank in range(1, len(trials) + 1)])
     passes = _Column("passes", [_number(t.metrics.get("num_passes")) for t in trials], optional=True)
     seconds = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
-    before = [ranks, _trials(trials), _objective(study, trials)]
+    before = [ranks, _trials(trials), *_objectives(study, trials)]
+    if len(study.objectives) > 1:
+        front = study.pareto
+        before.append(_Column("Pareto", [Text("front" if t in front else "") for t in trials], "left"))
     return _fitted(before, trials, [passes, seconds, _states(trials)], width)
 
 
@@ -64,7 +67,7 @@ def live_table(console: Console, study: Study, trials: Sequence[Trial], best: Tr
     """A search that runs: one line per trial."""
     epochs = _Column("epoch", [Text(f"{len(t.history)}/{t.num_epochs}") for t in trials])
     times = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
-    before = [_trials(trials), _states(trials), _objective(study, trials)]
+    before = [_trials(trials), _states(trials), *_objectives(study, trials)]
     cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
     table = _fitted(before, trials, [epochs, times], console.width, cut)
     for row, trial in zip(table.rows, trials, strict=True):
@@ -81,8 +84,11 @@ def _states(trials: Sequence[Trial]) -> _Column:
     return _Column("state", [Text(str(trial.state), style=STYLES[trial.state]) for trial in trials], "left")
 
 
-def _objective(study: Study, trials: Sequence[Trial]) -> _Column:
-    return _Column(study.objective.metric, [Text(format_metric(study.objective.value(t))) for t in trials])
+def _objectives(study: Study, trials: Sequence[Trial]) -> list[_Column]:
+    return [
+        _Column(str(objective), [Text(format_metric(objective.value(t))) for t in trials])
+        for objective in study.objectives
+    ]
 
 
 def _number(value: float | None) -> Text:

@@ -1,0 +1,56 @@
+"""The user's own functions in a space."""
+
+from __future__ import annotations
+
+import pytest
+
+from samtune.errors import UsageError
+from samtune.parts import given_parts, name_part, resolve_part
+from samtune.spec.space import SearchSpace
+
+
+def make_net(num_classes: int, input_shape: tuple[int, ...]) -> None: ...
+
+
+def make_data() -> None: ...
+
+
+def loss(outputs: object, targets: object) -> None: ...
+
+
+def test_functions_may_stand_in_a_space_and_its_yaml_names_them() -> None:
+    space = SearchSpace.from_dict(
+        {
+            "name": "own",
+            "model": {"name": make_net, "options": {"width": 3}},
+            "data": make_data,
+            "method": {"name": "sam"},
+            "training": {"loss": loss, "metrics": [loss, make_data]},
+        }
+    )
+    assert (space.model.name, space.data.name) == ("given:make_net", "given:make_data")
+    assert space.training.metrics == ["given:loss", "given:make_data"]
+    assert "name: given:make_net" in space.to_yaml()
+    params = space.trial({}).params()
+    assert given_parts(params.values()) == {
+        "given:make_net": make_net,
+        "given:make_data": make_data,
+        "given:loss": loss,
+    }
+    assert resolve_part("given:make_net", "model.name") is make_net
+
+
+def test_a_pair_of_data_becomes_a_function_that_returns_it() -> None:
+    pair = ([1], [2])
+    path = name_part(pair, "data")
+    assert path == "given:data"
+    assert resolve_part(path, "data.name")() is pair
+
+
+def test_a_lambda_is_called_by_what_it_is_for() -> None:
+    assert name_part(lambda: None, "loss") == "given:loss"
+
+
+def test_a_function_that_this_process_was_not_given() -> None:
+    with pytest.raises(UsageError, match="model.name: given:other is a Python object of the process that began"):
+        resolve_part("given:other", "model.name")
