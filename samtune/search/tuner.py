@@ -89,6 +89,7 @@ class Tuner:
         self.address = address
         self.callbacks = list(callbacks)
         self._earlier: Study | None = None
+        self._warm: list[Earlier] = []
         self._stop: str | None = None
         self._interrupted = False
         self._pool: WorkerPool | None = None
@@ -172,10 +173,9 @@ class Tuner:
         with connected(self.address):
             plan = make_plan(self.space, cluster_nodes())
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
-            warm = self._load_warm_start()  # too: what it names may not be there
+            self._warm = self._load_warm_start()  # too: what it names may not be there
             keepers = folder.open(self._say, self.stop)
             self.study = study = self._make_study(plan, folder)
-            self._warm_start(warm)
             with self._interruptible():
                 self._search(study, plan, [*keepers, tracker, *self.callbacks])
         results = Results(study, interrupted=self._interrupted)
@@ -194,6 +194,7 @@ class Tuner:
                 started.append(callback)
                 callback.on_study_start(study)
             callbacks[0].on_study_start(study)  # the journal once more: now MLflow's ids are known
+            self._warm_start()
             self._pool = pool = self._make_pool(plan, study)
             ending.callback(self._end, study, pool)
             pool.start()
@@ -260,11 +261,11 @@ class Tuner:
 
         return load_earlier(self.space, self.folder.storage, self.tracking_uri)
 
-    def _warm_start(self, earlier: list[Earlier]) -> None:
-        if earlier:
+    def _warm_start(self) -> None:
+        if self._warm:
             from samtune.search.warm_start import warm_start
 
-            for line in warm_start(self.space, self.name, self.folder.local, earlier):
+            for line in warm_start(self.space, self.name, self.folder.local, self._warm):
                 self._say(line)
 
     def _say(self, message: str) -> None:
