@@ -39,10 +39,14 @@ def run_status(trial: Trial) -> str:
 
 
 def study_status(study: Study) -> str:
-    """MLflow's status for an ended search: FAILED when nothing succeeded, KILLED when it ended before its time."""
+    """MLflow's status for an ended search: FAILED when nothing succeeded, KILLED when it ended before its time.
+
+    A budget ends a search in time.
+    """
     if study.count(TrialState.FAILED) and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
         return "FAILED"
-    if study.count(TrialState.INTERRUPTED) or len(study.trials) < study.num_trials:
+    in_budget = (study.stopped_by or "").startswith("budget.")
+    if not in_budget and (study.count(TrialState.INTERRUPTED) or len(study.trials) < study.num_trials):
         return "KILLED"
     return "FINISHED"
 
@@ -73,6 +77,8 @@ def trial_end_tags(trial: Trial) -> dict[str, str]:
     tags = {"samtune.state": str(trial.state)}
     if trial.error:
         tags["samtune.error"] = first_line(trial.error)[:MAX_TAG]
+    if trial.perturbations:
+        tags["samtune.perturbations"] = to_json({"config": trial.config, "before": trial.perturbations})[:MAX_TAG]
     return tags
 
 
@@ -82,7 +88,7 @@ def study_tags(study: Study) -> dict[str, str]:
         "samtune.kind": "search",
         "samtune.state": str(TrialState.RUNNING),
         "samtune.command": redact_text(study.command)[:MAX_TAG],
-        "samtune.objective": f"{study.objective.mode} {study.objective.metric}",
+        "samtune.objective": study.goal,
         "samtune.storage_path": study.storage_path,
         "samtune.version": study.versions.get("samtune", ""),
     }
@@ -94,6 +100,10 @@ def study_end_tags(study: Study) -> dict[str, str]:
     if best := study.best:
         tags["samtune.best_trial"] = str(best.number)
         tags |= {f"best.{key}": param(value) for key, value in best.config.items()}
+    if len(study.objectives) > 1:
+        tags["samtune.pareto"] = ", ".join(str(trial.number) for trial in study.pareto)[:MAX_TAG]
+    if study.stopped_by:
+        tags["samtune.stopped_by"] = study.stopped_by
     return tags
 
 
@@ -131,12 +141,18 @@ def leaderboard_columns(study: Study) -> dict[str, list[Any]]:
     trials = study.ranked()
     trials.sort(key=lambda trial: trial.state is TrialState.FAILED)
     num_ranked = sum(_has_rank(study, trial) for trial in trials)
-    metrics = dict.fromkeys(name for trial in trials for name in trial.metrics if name != study.objective.metric)
+    objectives: dict[str, list[Any]] = {
+        str(objective): [objective.value(trial) for trial in trials] for objective in study.objectives
+    }
+    if len(objectives) > 1:
+        front = study.pareto
+        objectives["Pareto"] = ["front" if trial in front else None for trial in trials]
+    metrics = dict.fromkeys(name for trial in trials for name in trial.metrics if name not in objectives)
     columns: dict[str, list[Any]] = {
         "rank": [rank if rank <= num_ranked else None for rank in range(1, len(trials) + 1)],
         "trial": [trial.number for trial in trials],
         "state": [str(trial.state) for trial in trials],
-        study.objective.metric: [study.objective.value(trial) for trial in trials],
+        **objectives,
     }
     keys = searched_keys(trials)
     columns |= {key.replace(".", "/"): [trial.config.get(key) for trial in trials] for key in keys}
@@ -187,12 +203,12 @@ def _progress(study: Study) -> str:
 def _markdown_table(study: Study) -> list[str]:
     ranked = [trial for trial in study.ranked() if _has_rank(study, trial)][:DESCRIBED_TRIALS]
     names = short_names(searched_keys(ranked))
-    header = ["rank", "trial", study.objective.metric, *names.values(), "state"]
+    header = ["rank", "trial", *map(str, study.objectives), *names.values(), "state"]
     rows = [
         [
             str(rank),
             str(trial.number),
-            format_metric(study.objective.value(trial)),
+            *(format_metric(objective.value(trial)) for objective in study.objectives),
             *(format_value(trial.config[key]) if key in trial.config else "-" for key in names),
             str(trial.state),
         ]
