@@ -317,3 +317,57 @@ def test_one_lost_group_does_not_fail_trials_that_others_will_take() -> None:
         assert (await ask(box, 1, 0, -1)).trial_id == "a"
 
     run(scenario())
+
+
+def test_a_trial_is_saved_on_demand_by_rank_0_alone_while_all_wait() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=2)
+        await box.go_on("a", "key of a")
+        await box.assign("a", SPEC, 1)
+        work = [await ask(box, 0, rank, -1) for rank in (0, 1)][0]
+        ranks = [
+            asyncio.create_task(box.epoch_done(at(0, rank), work.number, 1, upto(1) if rank == 0 else None))
+            for rank in (0, 1)
+        ]
+        await box.progress("a", 0, 1)
+        saving = asyncio.create_task(box.save("a", 1))
+        assert await ranks[0] is Reply.SAVE
+        assert await ranks[1] is Reply.ASK_AGAIN
+        assert await saving is Reply.ASK_AGAIN  # not written yet
+        again = asyncio.create_task(box.epoch_done(at(0), work.number, 1, None, True))
+        assert await box.save("a", 1) == "key of a"
+        assert await again is Reply.ASK_AGAIN  # saved, and still no leave to go on
+
+        # Paused: it leaves its group, which is free for another; later it goes on under the same key.
+        await box.end("a")
+        assert await box.epoch_done(at(0), work.number, 1, None, True) is Reply.END
+        await box.assign("b", SPEC, 1)
+        other = await ask(box, 0, 0, work.number)
+        assert other.trial_id == "b"
+        await box.end("b")
+        assert await box.epoch_done(at(0), other.number, 1, upto(1)) is Reply.END
+        await box.assign("a", SPEC, 1)
+        resumed = await ask(box, 0, 0, other.number)
+        assert (resumed.trial_id, resumed.key) == ("a", "key of a")
+        assert resumed.number > other.number
+
+    run(scenario())
+
+
+def test_what_becomes_of_a_checkpoint_that_cannot_be_written() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1)
+        assert await box.save("unknown", 1) is Reply.START_ANEW
+        await box.assign("a", SPEC, 1)
+        work = await ask(box, 0, 0, -1)
+        waiting = asyncio.create_task(box.epoch_done(at(0), work.number, 1, upto(1)))
+        await box.progress("a", 0, 1)
+        saving = asyncio.create_task(box.save("a", 1))
+        assert await waiting is Reply.SAVE
+        await box.trial_failed(at(0), work.number, Failure("disk full"), False)
+        assert await saving == Failure("disk full")
+        await box.assign("b", SPEC, 1)
+        await box.close()
+        assert await box.save("b", 1) is Reply.END
+
+    run(scenario())
