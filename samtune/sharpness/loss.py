@@ -1,0 +1,236 @@
+"""The mean loss over a data set as a function of the weights: its value, gradient and Hessian-vector products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from samtune.errors import UsageError
+from samtune.sam.weights import Weights
+
+LossFn = Callable[[Any, Tensor], Tensor]
+"""(outputs, targets) -> a scalar, the mean over the examples."""
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""(inputs, targets), whose first dimension is the examples; can be gone through again and again."""
+
+FORWARD = 1 / 3  # of a pass: a backward costs about two forwards
+CHECKED = 8  # examples on which second derivatives are tried first
+
+
+class NotTwiceDifferentiableError(UsageError):
+    """The loss has no second derivative that autograd could compute; the message says why."""
+
+
+class MeanLoss:
+    """L(w), the mean loss of a model over all examples of all ranks, w being its trainable weights as one vector.
+
+    Call its methods inside `with mean_loss.fixed():`. Vectors are flat: [d], in the order of `model.parameters()`.
+
+    Args:
+        model: whose parameters that require a gradient are w. All must be on one device and of one dtype.
+        loss_fn: mean over the examples of a batch.
+        batches: this rank's share of the examples; a rank's share may be empty.
+        group: process group of the ranks that share the data; None: this process has it all.
+
+    Attributes:
+        passes: what the calls so far have cost, see `Estimate.passes`.
+
+    Raises:
+        UsageError: `batches` can be gone through only once, or there is nothing to differentiate by.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: LossFn, batches: Batches, *, group: dist.ProcessGroup | None = None
+    ) -> None:
+        if isinstance(batches, Iterator):
+            raise UsageError(
+                f"batches must be re-iterable, such as a list or a DataLoader (got a {type(batches).__name__}, which "
+                "can be gone through once)"
+            )
+        self.model, self.loss_fn, self.batches, self.group = model, loss_fn, batches, group
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
+        if len(kinds) != 1:
+            what = ", ".join(f"{dtype} on {device}" for dtype, device in kinds) or "none"
+            raise UsageError(f"the model's trainable parameters must be of one dtype on one device (they are: {what})")
+        ((self.dtype, self.device),) = kinds
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.num_weights = sum(self.sizes)
+        self.passes = 0.0
+        self.weights = Weights(self.parameters)
+        self._num_examples: int | None = None
+        self._checked = False
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """The model is in eval mode and computes eagerly; afterwards modes and weights are as they were."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        with ExitStack() as stack:
+            # Neither the fused attention kernels nor compiled code can be differentiated twice.
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if any(getattr(module, "_compiled_call_impl", None) for module, _ in modes):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(self.weights.held())
+            stack.enter_context(torch.enable_grad())
+            self.model.eval()
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    @property
+    def num_examples(self) -> int:
+        """Over all ranks. Counted once."""
+        if self._num_examples is None:
+            count = torch.tensor(float(sum(len(targets) for _, targets in self.batches)), dtype=torch.float64)
+            self._num_examples = int(self.sum_over_ranks(count.to(self.device)))
+            if self._num_examples == 0:
+                raise UsageError("batches: holds no example")
+        return self._num_examples
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Sums a tensor, in place, over the ranks."""
+        if self.group is not None:
+            dist.all_reduce(value, group=self.group)
+        return value
+
+    def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Tensors of the parameters' shapes as one vector."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+    def unflatten(self, vector: Tensor) -> list[Tensor]:
+        """A vector as views of the parameters' shapes."""
+        parts = torch.split(vector, self.sizes)
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+    def batch_loss(self, inputs: Any, targets: Tensor) -> Tensor:
+        """The mean loss of one batch."""
+        return self.loss_fn(self.model(_to(inputs, self.device)), _to(targets, self.device))
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """L(w). Costs a forward."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for inputs, targets in self.batches:
+            total += len(targets) * self.batch_loss(inputs, targets).double()
+        self.passes += FORWARD
+        return float(self.sum_over_ranks(total)) / self.num_examples
+
+    def value_and_gradient(self) -> tuple[float, Tensor]:
+        """L(w) and ∇L(w), [d]. Costs a pass."""
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradient = torch.zeros(self.num_weights, dtype=self.dtype, device=self.device)
+        for inputs, targets in self.batches:
+            loss = self.batch_loss(inputs, targets)
+            gradient += len(targets) * self.flatten(self._gradient(loss))
+            value += len(targets) * loss.detach().double()
+        self.passes += 1
+        self.sum_over_ranks(value)
+        return float(value) / self.num_examples, self.sum_over_ranks(gradient) / self.num_examples
+
+    def hessian_products(self, vectors: Tensor) -> Tensor:
+        """H·v for several vectors at once, [k, d] -> [k, d]. Costs 1 + 2k passes.
+
+        The vectors share forward and first backward of each batch. Memory beyond k·d: that of one batch's graph.
+
+        Before the first product, second derivatives are tried on a few examples: they must exist and be symmetric.
+        What cannot be found out: a loss with kinks (ReLU, max pooling, L1), whose Hessian is taken to be that of its
+        smooth pieces; a straight-through estimator, whose Hessian is that of the function that its backward belongs
+        to; and a loss function, not a layer, whose backward is cut off from the graph by hand.
+
+        Raises:
+            NotTwiceDifferentiableError: autograd cannot differentiate the loss twice.
+        """
+        if not self._checked:
+            self._check_twice_differentiable()
+        total = torch.zeros_like(vectors)
+        for inputs, targets in self.batches:
+            total += len(targets) * self._batch_products(inputs, targets, vectors)
+        self.passes += 1 + 2 * len(vectors)
+        return self.sum_over_ranks(total) / self.num_examples
+
+    def _gradient(self, loss: Tensor, twice: bool = False) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, self.parameters, create_graph=twice, allow_unused=True, materialize_grads=True)
+
+    def _batch_products(self, inputs: Any, targets: Tensor, vectors: Tensor) -> Tensor:
+        gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
+        depends = [g.requires_grad for g in gradient]
+        outputs = [g for g in gradient if g.requires_grad]
+        products = []
+        for index, vector in enumerate(vectors):
+            product = torch.autograd.grad(
+                outputs,
+                self.parameters,
+                [part for part, use in zip(self.unflatten(vector), depends, strict=True) if use],
+                retain_graph=index < len(vectors) - 1,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            products.append(self.flatten(product))
+        return torch.stack(products)
+
+    def _check_twice_differentiable(self) -> None:
+        """Tries it on a few examples; where one rank must refuse, all do."""
+        problem = ""
+        for inputs, targets in self.batches:
+            problem = self._problem(inputs[:CHECKED], targets[:CHECKED])
+            break
+        failed = torch.tensor(float(bool(problem)), device=self.device)
+        if self.sum_over_ranks(failed):
+            raise NotTwiceDifferentiableError(
+                f"the loss cannot be differentiated twice: {problem or 'so it was found on another rank'}"
+            )
+        self._checked = True
+
+    def _problem(self, inputs: Any, targets: Tensor) -> str:
+        gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
+        if not any(part.requires_grad for part in gradient):
+            return (
+                "its gradient does not depend on the weights (it is linear in them, or part of the model computes its "
+                "own gradient without a graph)"
+            )
+        if has_error_node(gradient):
+            return "part of it has a backward that is marked as once_differentiable"
+        generator = torch.Generator(self.device).manual_seed(0)
+        shape = (2, self.num_weights)
+        probes = torch.randn(shape, dtype=self.dtype, device=self.device, generator=generator)
+        try:
+            images = self._batch_products(inputs, targets, probes)
+        except RuntimeError as error:  # NotImplementedError is one too
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return " ".join(str(error).split())
+        difference = abs(float(probes[0] @ images[1] - probes[1] @ images[0]))
+        if difference > 50 * torch.finfo(self.dtype).eps ** 0.5 * float(images.norm()):
+            return (
+                "the derivative of its gradient is not symmetric, so the backward of some part is cut off from the "
+                "graph"
+            )
+        return ""
+
+
+def has_error_node(tensors: Iterable[Tensor]) -> bool:
+    """Whether the graph behind tensors has a node that only raises; autograd passes it by without a word if, as
+    behind `once_differentiable`, no weights lie beyond it."""
+    waiting = [tensor.grad_fn for tensor in tensors]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().endswith(("Error", "NotImplemented")):
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
