@@ -7,6 +7,13 @@ from pathlib import Path
 from samtune.errors import SpaceError
 from samtune.spec.source import did_you_mean
 
+PAPERS = {
+    "": "samtune",
+    "sam": "Sharpness-Aware Minimization (Foret et al., ICLR 2021)",
+    "universal": "A Universal Class of Sharpness-Aware Minimization Algorithms (Tahmasebi et al., ICML 2024)",
+}
+"""What the folders of the built-in spaces stand for, in the order in which they are listed."""
+
 
 def builtin_folder() -> Path:
     """The folder of the built-in spaces: inside the installed package, or beside it in a checkout."""
@@ -21,8 +28,15 @@ def builtin_spaces() -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 
+def grouped_spaces() -> dict[str, dict[str, Path]]:
+    """Folder -> its spaces by name, in the order of `PAPERS`."""
+    spaces = builtin_spaces()
+    folders = dict.fromkeys([*PAPERS, *(name.rpartition("/")[0] for name in spaces)])
+    return {folder: {n: p for n, p in spaces.items() if n.rpartition("/")[0] == folder} for folder in folders}
+
+
 def find_space(name_or_path: str) -> Path:
-    """`cifar.yaml` is ./cifar.yaml if that exists, else the built-in one; `.yaml` may be left out.
+    """`cifar.yaml` is ./cifar.yaml if that exists, else the built-in one; `.yaml` and the folder may be left out.
 
     Raises:
         SpaceError: neither exists.
@@ -35,6 +49,9 @@ def find_space(name_or_path: str) -> Path:
             return path
         if name in spaces:
             return spaces[name]
+        alike = [path for known, path in spaces.items() if known.rpartition("/")[2] == name]
+        if len(alike) == 1:
+            return alike[0]
     looked = " nor ".join(str(Path(name).expanduser().absolute()) for name in names)
     raise SpaceError(
         f"{name_or_path}: no such search space: neither {looked} exists, nor a built-in space of that name"

@@ -25,7 +25,8 @@ class TrainingConfig(Config):
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Examples per step over all workers (the global batch)."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Parts in which a batch is run, one after another, where it does not fit into memory; the step is the same."""
+    """Parts in which a batch is run, one after another, where it does not fit into memory. The step is the same but for
+    what goes by a worker's examples of one part: `m: worker`, and BatchNorm."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The base optimizer, which takes the step at the restored weights."""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1

@@ -94,7 +94,7 @@ class Decoder:
         from PIL import Image, ImageOps
 
         _, height, width = self.shape
-        image = self._open(encoded, where)
+        image = self.open(encoded, where)
         if image.size != (width, height):
             if not self.resize:
                 raise DatasetError(
@@ -102,17 +102,14 @@ class Decoder:
                     "all must be of one size"
                 )
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        return _planes(image)
+        return planes(image)
 
-    def whole(self, encoded: bytes, where: str) -> Images:
-        """One image of any size as uint8 [C, H, W], in its own size.
+    def open(self, encoded: bytes, where: str) -> Image.Image:
+        """One image in its own size, grey or in colour as `shape` says.
 
         Raises:
             DamagedImageError: it cannot be decoded.
         """
-        return _planes(self._open(encoded, where))
-
-    def _open(self, encoded: bytes, where: str) -> Image.Image:
         from PIL import Image
 
         try:
@@ -122,7 +119,8 @@ class Decoder:
             raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
 
 
-def _planes(image: Image.Image) -> Images:
+def planes(image: Image.Image) -> Images:
+    """uint8 [C, H, W] of an image."""
     pixels = np.asarray(image)
     return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
