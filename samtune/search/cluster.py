@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ _RAY_ENVIRONMENT = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the shutdown must not start a cluster
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+_MANY_NODES = 1000  # where an autoscaler has no limit
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,46 @@ def local_node() -> Node:
     return Node(float(cpus), float(gpus))
 
 
-def cluster_nodes() -> list[Node]:
-    """The living nodes of the connected cluster."""
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes of the connected cluster.
+
+    Attributes:
+        nodes: by their ids, those that live and are to stay.
+        draining: ids of living nodes that are about to be taken away.
+    """
+
+    nodes: dict[str, Node]
+    draining: frozenset[str]
+
+
+def look_at_cluster() -> Cluster:
+    """The cluster as it is now."""
     import ray
 
-    return [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+    draining = frozenset(ray._private.state.state.get_draining_nodes())
+    nodes = {
+        node["NodeID"]: Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
         if node["Alive"]
-    ]
+    }
+    return Cluster({key: node for key, node in nodes.items() if key not in draining}, draining & nodes.keys())
+
+
+def addable_nodes() -> list[Node]:
+    """What the cluster's autoscaler may still start; none where there is no autoscaler."""
+    import ray
+
+    config = ray._private.state.state.get_cluster_config()
+    if config is None:
+        return []
+    running = Counter(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"])
+    added = []
+    for group in config.node_group_configs:
+        most = _MANY_NODES if group.max_count < 0 else group.max_count
+        node = Node(float(group.resources.get("CPU", 0)), float(group.resources.get("GPU", 0)))
+        added += [node] * max(0, most - running[group.name])
+    return added
 
 
 def gpus_per_worker(resources: ResourcesConfig, nodes: list[Node]) -> float:
@@ -79,10 +114,7 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
         ResourceError: not even one.
     """
     gpus = gpus_per_worker(resources, nodes)
-    slots = 0
-    for node in nodes:
-        by_cpu = math.floor(node.cpus / resources.cpus_per_worker + 1e-9)
-        slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+    slots = count_workers(resources.cpus_per_worker, gpus, nodes)
     if slots < resources.num_workers:
         count = f"{resources.num_workers} worker{'s' * (resources.num_workers > 1)}"
         each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
@@ -92,6 +124,15 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
             f"has {has}, room for {slots}; lower {_too_much(gpus, nodes)}"
         )
     return slots // resources.num_workers
+
+
+def count_workers(cpus: float, gpus: float, nodes: Iterable[Node]) -> int:
+    """How many workers that take so many CPUs and GPUs the nodes hold."""
+    slots = 0
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / cpus + 1e-9)
+        slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+    return slots
 
 
 def _too_much(gpus: float, nodes: list[Node]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError
 from samtune.records import Scalar
-from samtune.search.cluster import Node, gpus_per_worker, group_capacity
+from samtune.search.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.spec.space import SearchSpace
 from samtune.spec.tree import MISSING
 from samtune.spec.trial import TrialSpec
@@ -24,6 +24,7 @@ class Plan:
 
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
+        num_waiting: how many of the groups wait until the cluster has started nodes for them.
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
         passes_per_step: forward+backward passes of the whole batch per step.
         passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
@@ -32,6 +33,7 @@ class Plan:
     name: str
     num_trials: int
     num_groups: int
+    num_waiting: int
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
@@ -59,8 +61,11 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(space: SearchSpace, nodes: list[Node]) -> Plan:
+def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
     """Resolves a space against a cluster's nodes.
+
+    Args:
+        addable: nodes that the cluster does not have yet and starts when they are asked for.
 
     Raises:
         DatasetError: the data are not there or malformed.
@@ -81,17 +86,21 @@ def make_plan(space: SearchSpace, nodes: list[Node]) -> Plan:
                 f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
             )
     info = dataset_info(space.data)
-    capacity = group_capacity(space.resources, nodes)
+    every = [*nodes, *addable]
+    gpus = gpus_per_worker(space.resources, every)
+    capacity = group_capacity(space.resources, every)
     groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
+    placed = count_workers(space.resources.cpus_per_worker, gpus, nodes) // space.resources.num_workers
     passes = _range(v.num_passes for v in variants)
     workers = space.resources.num_workers
     return Plan(
         name=space.name,
         num_trials=space.num_trials,
         num_groups=groups,
+        num_waiting=max(0, groups - placed),
         num_workers=workers,
         cpus_per_worker=space.resources.cpus_per_worker,
-        gpus_per_worker=gpus_per_worker(space.resources, nodes),
+        gpus_per_worker=gpus,
         data=space.data.name,
         num_train=info.num_train,
         num_validation=info.num_validation,

@@ -32,12 +32,14 @@ def run_trials(
     pool: WorkerPool,
     callbacks: Sequence[Callback],
     stop_reason: Callable[[], str | None],
+    num_placed: Callable[[], int],
 ) -> str | None:
     """Runs the trials that the study still lacks.
 
     Args:
         folder: where this process writes the study's own files.
         stop_reason: asked in every turn of Tune's loop; a text ends the search in order.
+        num_placed: how many groups the cluster holds at the moment: so many trials are under way at once.
 
     Returns:
         Why the search ended before all trials were done, or None.
@@ -54,7 +56,7 @@ def run_trials(
     )
     budget = Budget(space.budget, study)
     bridge = Bridge(study, space, searcher, pool.mailbox, [budget, *callbacks])
-    gate = Gate(searcher, lambda: plan.num_groups, bridge.pause)
+    gate = Gate(searcher, num_placed, bridge.pause)
     bridge.gate = gate
     scheduler = build_scheduler(
         space, longest=plan.epochs[1], num_groups=plan.num_groups, on_take_over=bridge.take_over

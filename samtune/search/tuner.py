@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Self
 from samtune.data import check_dataset
 from samtune.errors import UsageError
 from samtune.records import Callback, Study, TrialState
-from samtune.search.cluster import cluster_nodes, connected, local_node
+from samtune.search.cluster import addable_nodes, connected, local_node, look_at_cluster
 from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
 from samtune.search.results import HOPELESS, Results, SearchFailedError
+from samtune.search.probe import check_storage
 from samtune.spec.source import parse_yaml
+from samtune.search.watch import ClusterWatch
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import flatten
 from samtune.storage import join
@@ -171,7 +173,10 @@ class Tuner:
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
         with connected(self.address):
-            plan = make_plan(self.space, cluster_nodes())
+            nodes = look_at_cluster().nodes
+            plan = make_plan(self.space, list(nodes.values()), addable_nodes())
+            if len(nodes) > 1:
+                check_storage(self.folder.storage, nodes)
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
             self._warm = self._load_warm_start()  # too: what it names may not be there
             keepers = folder.open(self._say, self.stop)
@@ -200,20 +205,34 @@ class Tuner:
             pool.start()
             self._say(
                 f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
-                f"worker{'s' * (plan.num_workers > 1)}"
+                f"worker{'s' * (plan.num_workers > 1)}{waiting}"
             )
             self._relay = threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True)
             self._relay.start()
 
             from samtune.search.tune_loop import run_trials  # while the groups start
 
-            stop_reason = run_trials(study, self.folder.local, self.space, plan, pool, callbacks, lambda: self._stop)
-            self._stop = stop_reason or self._stop
+            reason = run_trials(
+                study,
+                self.folder.local,
+                self.space,
+                plan,
+                pool,
+                callbacks,
+                stop_reason=lambda: self._stop,
+                num_placed=lambda: watch.num_placed,
+            )
+            self._stop = reason or self._stop
 
+            waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
     def _make_pool(self, plan: Plan, study: Study) -> WorkerPool:
         from samtune.workers.group import WorkerPool
 
         return WorkerPool(
+            most = min(self.space.num_trials, self.space.max_concurrent or self.space.num_trials)
+            watch = ClusterWatch(pool, plan, most, self._say)
+            ending.callback(watch.stop)
+            watch.start()
             num_groups=plan.num_groups,
             num_workers=plan.num_workers,
             cpus_per_worker=plan.cpus_per_worker,

@@ -19,6 +19,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     workers = f"{plan.num_workers} x {format_number(plan.cpus_per_worker)} CPU"
     if plan.gpus_per_worker:
         workers += f" + {format_number(plan.gpus_per_worker)} GPU"
+    waiting = f" ({plan.num_waiting} of them wait for nodes)" if plan.num_waiting else ""
     lines = [
         ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
         ("data", f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"),
@@ -28,7 +29,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         ("epochs", f"{_range(plan.epochs)} of {_range(plan.steps_per_epoch)} steps"),
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
-        ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}"),
+        ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}{waiting}"),
         ("sampler", f"{plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}"),
     ]
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]

@@ -57,22 +57,27 @@ class WorkerPool:
 
         for name, value in _TRAIN_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         self.num_groups, self.num_workers = num_groups, num_workers
+        here = ray.get_runtime_context().get_node_id()
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._timeout = timeout
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.checkpoint_root = join(storage_path, "checkpoints")
         self.mailbox: Any = (
             ray.remote(Mailbox)
-            .options(num_cpus=0, max_concurrency=100_000, max_restarts=-1, max_task_retries=-1)
+            .options(
+                num_cpus=0,
+                max_concurrency=100_000,
+                max_restarts=-1,
+                max_task_retries=-1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),  # not where nodes come and go
+            )
             .remote(num_workers, num_groups=num_groups, max_failures=max_failures)
         )
         self._closing = False
         self._trainers: list[GroupTrainer] = []
-        self._threads = [
-            threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
-            for index in range(num_groups)
-        ]
+        self._threads = self._make_threads(range(num_groups))
 
     def start(self) -> None:
         """Starts all groups; returns at once. Trials posted meanwhile wait in the mailbox."""
@@ -85,6 +90,28 @@ class WorkerPool:
         """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
         each = f"{self._cpus:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
         return f"{self.num_workers} x ({each})"
+    def grow(self, num_groups: int) -> None:
+        """Starts further groups, until there are so many: the cluster can hold them now, or will.
+
+        Groups that lost their nodes are not replaced: they wait for others, and go on there.
+        """
+        import ray
+
+        if self._closing or num_groups <= self.num_groups:
+            return
+        ray.get(self.mailbox.expect.remote(num_groups))
+        added = self._make_threads(range(self.num_groups, num_groups))
+        self.num_groups = num_groups
+        self._threads += added
+        for thread in added:
+            thread.start()
+
+    def _make_threads(self, indices: range) -> list[threading.Thread]:
+        return [
+            threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
+            for index in indices
+        ]
+
 
     def _run_group(self, index: int) -> None:
         """Lives as long as the group: `fit` returns when the workers' loops do."""

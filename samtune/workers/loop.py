@@ -42,7 +42,7 @@ class LoopConfig:
 
 
 class MailboxLostError(Exception):
-    """The mailbox was restarted and knows nothing of this group; Ray Train replaces the workers of one that raises."""
+    """The group must start anew, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
 
 
 @contextmanager
@@ -104,7 +104,8 @@ def _start(loop: LoopConfig) -> _Worker:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    place = Place(loop.group, context.get_world_rank(), os.environ[GROUP_LIFE])
+    node = ray.get_runtime_context().get_node_id()
+    place = Place(loop.group, context.get_world_rank(), os.environ[GROUP_LIFE], node)
     return _Worker(place, context.get_world_size(), device)
 
 

@@ -47,6 +47,8 @@ class _Group:
 
     life: str = ""
     present: set[int] = field(default_factory=set)  # ranks that have asked in this life
+    nodes: set[str] = field(default_factory=set)  # that they run on
+    leaving: bool = False  # a node is about to be taken away: the trial is saved and goes on elsewhere
     dying: bool = False  # a rank raised: the processes of this life will be replaced, and get nothing any more
     failure_reported: bool = False
     work: _Work | None = None
@@ -167,15 +169,19 @@ class Mailbox:
             alive = place.life == group.life and not group.dying
             return work if alive and work is not None and work.number > after else None
 
-        await self._wait(lambda: self._closed or current())
+        def must_leave() -> bool:
+            return group.leaving and place.life == group.life and group.work is None
+
+        await self._wait(lambda: self._closed or current() or must_leave())
         if self._closed:
             return Reply.END
         work = current()
         if work is None:
-            return Reply.ASK_AGAIN
+            return Reply.START_ANEW if must_leave() else Reply.ASK_AGAIN
         if work.attempt == 0:
             work.attempt, work.started_at = 1, time.time()
-            group.busy_since = work.started_at
+        if group.busy_since is None:
+            group.busy_since = time.time()
         return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
     async def epoch_done(
@@ -187,9 +193,10 @@ class Mailbox:
             records: the epochs' metrics not sent before, from rank 0; None from the others. Known ones are dropped.
             saved: whether rank 0 has written a checkpoint of this epoch.
         """
-        if place.group not in self._groups:
+        group = self._groups.get(place.group)
+        if group is None:
             return Reply.START_ANEW
-        work = self._groups[place.group].work
+        work = group.work
         if work is None or work.number != number:
             return Reply.END
         if records is not None and work.outcome is None:
@@ -204,16 +211,30 @@ class Mailbox:
             await self._announce()
         if epoch < work.spec.num_epochs:
 
+            def must_leave() -> bool:
+                return group.leaving and work.granted < epoch
+
             def must_save() -> bool:
-                return place.rank == 0 and work.save_wanted == epoch > work.saved
+                return place.rank == 0 and epoch > work.saved and (work.save_wanted == epoch or must_leave())
+
+            def may_go() -> bool:
+                return work.granted >= epoch or (work.target > epoch and not group.leaving)
 
             await self._wait(
-                lambda: work.granted >= epoch or work.outcome or self._closed or work.target > epoch or must_save()
+                lambda: (
+                    may_go() or work.outcome or self._closed or must_save() or (must_leave() and work.saved >= epoch)
+                )
             )
             if work.outcome is None and must_save():
                 return Reply.SAVE
             if work.granted >= epoch:
                 return Reply.GO_ON
+            if work.outcome is None and not self._closed and must_leave():
+                if work.saved < epoch:
+                    return Reply.ASK_AGAIN  # rank 0 is saving it
+                self._take_back(group)
+                await self._announce()
+                return Reply.START_ANEW
             if work.outcome is None and not self._closed:
                 if work.target <= epoch:
                     return Reply.ASK_AGAIN
@@ -224,7 +245,7 @@ class Mailbox:
             await self._wait(lambda: work.outcome or self._closed)
             if work.outcome is None and not self._closed:
                 return Reply.ASK_AGAIN
-        self._release(self._groups[place.group], work)
+        self._release(group, work)
         await self._announce()
         return Reply.END
 
@@ -260,6 +281,28 @@ class Mailbox:
     async def go_on(self, trial_id: str, key: str) -> None:
         """The trial that will be posted under this id goes on from the checkpoints of `key`."""
         self._keys[trial_id] = key
+
+    async def expect(self, num_groups: int) -> None:
+        """There will be so many groups: nodes were added."""
+        self._num_groups = num_groups
+
+    async def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
+        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle.
+
+        Args:
+            gone: ids of nodes that are not there any more.
+            draining: of nodes that soon will not be: their trials are saved at the end of the epoch, and then move.
+        """
+        for index, group in self._groups.items():
+            if group.nodes & gone:
+                group.nodes, group.dying, group.failure_reported = set(), True, True
+                self._events.append(f"group {index} lost its node; it starts anew where there is room")
+                self._note_lost_attempt(group)
+                self._take_back(group)
+            elif group.nodes & draining and not group.leaving:
+                group.leaving = group.failure_reported = True
+                self._events.append(f"group {index} leaves its node, which is about to be taken away")
+        await self._announce()
 
     async def group_lost(self, group_index: int, failure: Failure) -> None:
         """The group cannot be started or kept alive; no further trial is given to it."""
@@ -303,9 +346,10 @@ class Mailbox:
                 if not group.failure_reported:
                     self._events.append(f"group {place.group} lost a worker and was restarted")
                 self._note_lost_attempt(group)
-            group.life, group.present = place.life, set()
-            group.dying = group.failure_reported = False
+            group.life, group.present, group.nodes = place.life, set(), set()
+            group.dying = group.failure_reported = group.leaving = False
         group.present.add(place.rank)
+        group.nodes.add(place.node)
         if group.ready_at is None and len(group.present) == self._num_workers:
             group.ready_at = time.time()
             plural = "s" if self._num_workers > 1 else ""
@@ -325,6 +369,14 @@ class Mailbox:
             work.outcome, work.failure = Outcome.FAILED, Failure(text + reason)
         self._release(group, work)
 
+    def _take_back(self, group: _Group) -> None:
+        """The trial waits for the next idle group; this one gets nothing until it has started anew."""
+        group.dying = True
+        if (work := group.work) is not None:
+            self._last_number += 1
+            work.number, work.handed_out = self._last_number, False
+            self._release(group, work)
+
     def _dying(self, place: Place) -> _Group | None:
         """The group of a rank that is about to raise; its processes get no further trial."""
         group = self._groups.get(place.group)
@@ -337,7 +389,7 @@ class Mailbox:
         """Gives waiting trials, the oldest first, to idle groups."""
         waiting = (work for work in self._trials.values() if not work.handed_out and work.outcome is None)
         for group in self._groups.values():
-            if group.work is None and not group.lost and not group.dying:
+            if group.work is None and not (group.lost or group.dying or group.leaving):
                 work = next(waiting, None)
                 if work is None:
                     return

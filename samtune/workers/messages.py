@@ -36,11 +36,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Place:
-    """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together)."""
+    """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together).
+
+    `node` is Ray's id of the machine it runs on.
+    """
 
     group: int
     rank: int
     life: str
+    node: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

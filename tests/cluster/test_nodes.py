@@ -1,0 +1,129 @@
+"""Searches on three nodes of one machine, which come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
+from samtune.records import Study
+from samtune.search.cluster import connected
+
+pytestmark = pytest.mark.slow
+
+NUM_EPOCHS = 8
+SMALL = [
+    f"training.epochs={NUM_EPOCHS}",
+    "data.num_train=600",
+    "checkpoint.min_seconds=0",
+    "sampler={name: random}",
+    f"scheduler={{name: asha, grace_period: {NUM_EPOCHS}}}",  # stops none, but is asked after every epoch
+]
+TIMES = ("epoch_seconds", "train_seconds")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that takes no workers and two nodes for one worker each."""
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+class Script(Callback):
+    """Does things to the cluster at given points of a search, and keeps what was said."""
+
+    def __init__(self, *acts: tuple[Callable[[Study], bool], Callable[[Study], None]]) -> None:
+        self._acts = list(acts)
+        self.said: list[str] = []
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if self._acts:
+            if self._acts[0][0](study):
+                self._acts.pop(0)[1](study)
+            time.sleep(1.0)  # the workers wait for the scheduler: no trial ends before the play is over
+
+    def on_status(self, study: Study, message: str) -> None:
+        self.said.append(message)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._acts
+
+
+def search(folder: Path, name: str, address: str, *callbacks: Callback, num_trials: int = 6, **more: Any) -> Results:
+    space = SearchSpace.from_yaml("digits.yaml", SMALL)
+    return Tuner(
+        space,
+        num_trials=num_trials,
+        num_workers=1,
+        seed=1,
+        name=name,
+        storage_path=folder,
+        address=address,
+        callbacks=callbacks,
+        **more,
+    ).fit()
+
+
+def groups_of(trial: Trial) -> set[int]:
+    return {group for group, _ in trial.places}
+
+
+def histories(results: Results) -> dict[int, list[dict[str, float]]]:
+    return {
+        trial.number: [{k: v for k, v in epoch.items() if k not in TIMES} for epoch in trial.history]
+        for trial in results
+    }
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def placement_groups(address: str) -> set[str]:
+    """The states of all placement groups that the cluster knows."""
+    with connected(address):
+        return {entry["state"] for entry in ray.util.placement_group_table().values()}
+
+
+def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_path: Path) -> None:
+    nodes = list(cluster.worker_nodes)
+
+    def add(study: Study) -> None:
+        nodes.append(cluster.add_node(num_cpus=1))
+
+    def kill(study: Study) -> None:
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    def three_trials_are_in_the_middle(study: Study) -> bool:
+        running = [trial for trial in study if trial.state is TrialState.RUNNING]
+        middle = all(2 <= len(trial.history) <= NUM_EPOCHS - 2 for trial in running)
+        return len(running) == 3 and middle and any(2 in groups_of(trial) for trial in running)
+
+    script = Script((lambda study: len(study.trials) >= 2, add), (three_trials_are_in_the_middle, kill))
+    results = search(tmp_path, "disturbed", cluster.address, script, num_trials=8)
+    assert script.is_over
+    assert "nodes were added: starting 1 more worker group" in script.said
+    assert sum("lost its node; it starts anew where there is room" in line for line in script.said) == 1
+    assert results.study.count(TrialState.COMPLETED) == 8
+    assert set().union(*(groups_of(trial) for trial in results)) == {0, 1, 2}
+    assert any(len(groups_of(trial)) == 2 for trial in results)  # went on in another group
+    assert placement_groups(cluster.address) <= {"REMOVED"}
+
+    undisturbed = search(tmp_path, "undisturbed", "local", num_trials=8)
+    assert histories(undisturbed) == histories(results)
