@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from samtune.data import check_dataset
 from samtune.errors import UsageError
+from samtune.parts import given_parts, name_part
 from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import addable_nodes, connected, local_node, look_at_cluster
 from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
-from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.search.probe import check_storage
-from samtune.spec.source import parse_yaml
+from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.search.watch import ClusterWatch
+from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import flatten
 from samtune.storage import join
@@ -52,6 +53,9 @@ class Tuner:
         experiment: MLflow experiment; default: the space's name.
         address: of a running Ray cluster; default: the one that runs on this machine, else a new local one.
         callbacks: told of every trial and epoch.
+        model, data, loss, metrics: functions of one's own in place of the space's: what the import paths of
+            `model.name`, `data.name`, `training.loss` and `training.metrics` would name. `data` may also be a pair
+            (train, test) of torch Datasets or of tensors.
 
     Example:
         >>> results = Tuner(SearchSpace.from_yaml("digits.yaml"), num_trials=8).fit()
@@ -72,12 +76,20 @@ class Tuner:
         experiment: str | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        model: Callable[..., Any] | None = None,
+        data: Callable[..., Any] | tuple[Any, Any] | None = None,
+        loss: Callable[..., Any] | None = None,
+        metrics: Sequence[Callable[..., Any]] | None = None,
     ) -> None:
         changes = {
             "num_trials": num_trials,
             "resources.num_workers": num_workers,
             "max_concurrent": max_concurrent,
             "seed": seed,
+            "model.name": model and name_part(model, "model"),
+            "data.name": data and name_part(data, "data"),
+            "training.loss": loss and name_part(loss, "loss"),
+            "training.metrics": None if metrics is None else [name_part(metric, "metric") for metric in metrics],
         }
         self.space = with_absolute_paths(space).replace(
             {key: value for key, value in changes.items() if value is not None}
@@ -203,10 +215,15 @@ class Tuner:
             self._pool = pool = self._make_pool(plan, study)
             ending.callback(self._end, study, pool)
             pool.start()
+            waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
             self._say(
                 f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
                 f"worker{'s' * (plan.num_workers > 1)}{waiting}"
             )
+            most = min(self.space.num_trials, self.space.max_concurrent or self.space.num_trials)
+            watch = ClusterWatch(pool, plan, most, self._say)
+            ending.callback(watch.stop)
+            watch.start()
             self._relay = threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True)
             self._relay.start()
 
@@ -224,15 +241,10 @@ class Tuner:
             )
             self._stop = reason or self._stop
 
-            waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
     def _make_pool(self, plan: Plan, study: Study) -> WorkerPool:
         from samtune.workers.group import WorkerPool
 
         return WorkerPool(
-            most = min(self.space.num_trials, self.space.max_concurrent or self.space.num_trials)
-            watch = ClusterWatch(pool, plan, most, self._say)
-            ending.callback(watch.stop)
-            watch.start()
             num_groups=plan.num_groups,
             num_workers=plan.num_workers,
             cpus_per_worker=plan.cpus_per_worker,
@@ -241,6 +253,7 @@ class Tuner:
             checkpoint=self.space.checkpoint,
             max_failures=self.space.max_failures,
             timeout=self.space.timeout,
+            parts=given_parts(flatten(self.space.model_dump()).values()),
         )
 
     def _end(self, study: Study, pool: WorkerPool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class WorkerPool:
         checkpoint: when trials are saved.
         max_failures: how often a trial may lose its workers and go on.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
+        parts: the user's own functions by their path (see `samtune.parts`).
     """
 
     def __init__(
@@ -52,16 +54,18 @@ class WorkerPool:
         checkpoint: CheckpointConfig | None = None,
         max_failures: int = 3,
         timeout: float | None = None,
+        parts: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        here = ray.get_runtime_context().get_node_id()
         for name, value in _TRAIN_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         self.num_groups, self.num_workers = num_groups, num_workers
-        here = ray.get_runtime_context().get_node_id()
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._timeout = timeout
+        self._parts = ray.put(dict(parts)) if parts else None
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.checkpoint_root = join(storage_path, "checkpoints")
         self.mailbox: Any = (
@@ -86,10 +90,6 @@ class WorkerPool:
         for thread in self._threads:
             thread.start()
 
-    def needs(self) -> str:
-        """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
-        each = f"{self._cpus:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
-        return f"{self.num_workers} x ({each})"
     def grow(self, num_groups: int) -> None:
         """Starts further groups, until there are so many: the cluster can hold them now, or will.
 
@@ -112,6 +112,10 @@ class WorkerPool:
             for index in indices
         ]
 
+    def needs(self) -> str:
+        """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
+        each = f"{self._cpus:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
+        return f"{self.num_workers} x ({each})"
 
     def _run_group(self, index: int) -> None:
         """Lives as long as the group: `fit` returns when the workers' loops do."""
@@ -126,6 +130,7 @@ class WorkerPool:
             checkpoint_root=self.checkpoint_root,
             checkpoint=self._checkpoint,
             timeout=self._timeout,
+            parts=self._parts,
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         try:

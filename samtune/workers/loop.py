@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from samtune.parts import accept_parts
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
 from samtune.workers.messages import Assignment, Failure, Place, Reply
@@ -31,6 +32,7 @@ class LoopConfig:
         checkpoint_root: folder of all trials' checkpoints, a path or URI that every worker reaches.
         checkpoint: when to save.
         timeout: seconds that an epoch may take; None: any.
+        parts: reference to the user's own functions (see `samtune.parts`), by path.
     """
 
     mailbox: Any
@@ -39,6 +41,7 @@ class LoopConfig:
     checkpoint_root: str
     checkpoint: CheckpointConfig
     timeout: float | None
+    parts: Any = None
 
 
 class MailboxLostError(Exception):
@@ -99,6 +102,8 @@ def _start(loop: LoopConfig) -> _Worker:
 
     import samtune.train.repeats  # noqa: F401  # paid for here, once
 
+    if loop.parts is not None:
+        accept_parts(ray.get(loop.parts))
     torch.set_num_threads(loop.threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
