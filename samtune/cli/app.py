@@ -13,6 +13,7 @@ from samtune.cli.plot import plot
 from samtune.cli.report import report
 from samtune.cli.schema import schema
 from samtune.cli.search import search
+from samtune.cli.sharpness import sharpness
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
 from samtune.cli.validate import validate
@@ -45,7 +46,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, report, plot, export, spaces, validate, schema):
+for command in (search, status, report, plot, sharpness, export, spaces, validate, schema):
     app.command()(command)
 
 

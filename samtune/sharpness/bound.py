@@ -100,7 +100,7 @@ def pac_bayes_bound(
             f"the loss lies in [0, {loss_bound:g}]"
             + (f"; it does not: {largest:.3g} was seen" if largest > loss_bound else ""),
             "L_D(w) <= E[L_D(w + ε)], ε ~ N(0, σ²I): a random perturbation does not lower the expected loss",
-            f"the {n} examples are all that the weights were trained on, drawn independently",
+            f"the {n} examples were drawn independently from what the loss is expected over",
             f"the largest loss in the ball is the one that {steps} steps of ascent found (a lower bound of it)",
             f"rho = {rho:g} was chosen before the data were seen",
         ),

@@ -67,15 +67,16 @@ class CheckpointFolder:
         for _, old in self._files(filesystem, folder)[:-KEEP]:
             filesystem.delete_file(old)
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest state that verifies, with its tensors on the device; None where there is none.
+    def load(self, device: torch.device, epoch: int | None = None) -> dict[str, Any] | None:
+        """The newest state that verifies (or that of an epoch), its tensors on the device; None where there is none.
 
         A damaged file is passed over with a warning.
         """
         import torch
 
         filesystem, folder = open_storage(self.uri)
-        for _, path in reversed(self._files(filesystem, folder)):
+        files = [path for number, path in self._files(filesystem, folder) if epoch in (None, number)]
+        for path in reversed(files):
             try:
                 with filesystem.open_input_stream(path) as stream:
                     digest, content = stream.read(65), stream.read()

@@ -1,0 +1,125 @@
+"""`samtune sharpness`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, option
+from samtune.errors import UsageError
+
+if TYPE_CHECKING:
+    from samtune.sharpness.tool.measures import Measured
+
+WHAT = "What is measured"
+
+
+def sharpness(
+    subjects: Annotated[
+        list[str],
+        typer.Argument(
+            help="A .safetensors file, a checkpoint of a study, STUDY/TRIAL, or the id of a trial's MLflow run. "
+            "Several are compared.",
+            metavar="NETWORK...",
+        ),
+    ],
+    data: Annotated[str, option(WHAT, "The trial's train, val or test examples.")] = "train",
+    num_examples: Annotated[int, option(WHAT, "How many of them, drawn at random.", min=2)] = 1280,
+    measures: Annotated[
+        str,
+        option(
+            WHAT,
+            "Of eigenvalues, trace, m_sharpness, adaptive, bound, spectrum, line, surface, with commas; or all.",
+        ),
+    ] = "eigenvalues,trace,m_sharpness",
+    m: Annotated[str, option(WHAT, "Group sizes of m-sharpness.")] = "16,64,256",
+    rho: Annotated[float, option(WHAT, "Radius of m-sharpness and bound.")] = 0.05,
+    steps: Annotated[int, option(WHAT, "Ascent steps of m-sharpness.")] = 1,
+    probes: Annotated[int, option(WHAT, "Random probes of trace and Frobenius norm; spectrum takes 1/25.")] = 100,
+    seed: Annotated[int, option(WHAT, "Chooses examples, probes and directions.")] = 0,
+    plots: Annotated[Path, option(OUTPUT, "Folder for figures.")] = Path("sharpness"),
+    plot_format: Annotated[Literal["png", "svg"], option(OUTPUT, "Of figures.")] = "png",
+    storage_path: StoragePath = None,
+    tracking_uri: TrackingUri = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how sharp trained networks are: numbers, and pictures of their loss.
+
+    What is asked for by an MLflow run is also logged to that run.
+    """
+    if data not in ("train", "val", "test"):
+        raise UsageError(f"--data {data}: must be train, val or test")
+    sizes = [int(size) for size in m.split(",") if size.strip().isdecimal()]
+    if not sizes or len(sizes) != len(m.split(",")):
+        raise UsageError(f"--m {m}: must be whole numbers with commas, e.g. 16,64")
+    from rich.console import Console
+
+    from samtune.sharpness.tool.measures import Settings, check_measures, measure
+    from samtune.sharpness.tool.plots import write_plots
+    from samtune.sharpness.tool.subjects import load_subject
+
+    settings = Settings(
+        measures=check_measures([name.strip() for name in measures.split(",")]),
+        m=sizes,
+        rho=rho,
+        steps=steps,
+        num_probes=probes,
+        seed=seed,
+    )
+    found: list[Measured] = []
+    with Console(stderr=True).status("") as status:
+        for text in subjects:
+            status.update(text)
+            subject = load_subject(text, storage_path, tracking_uri)
+            batches = subject.batches(data, num_examples, seed=seed)  # type: ignore[arg-type]
+
+            def report(name: str, answer: str, subject_name: str = subject.name) -> None:
+                status.update(f"{subject_name}: {name} {answer}")
+
+            found.append(measure(subject, batches, settings, report))
+    files = write_plots(found, plots, plot_format)
+    if json_:
+        print(
+            json.dumps({"data": data, "subjects": [each.as_json() for each in found], "plots": [str(f) for f in files]})
+        )
+    else:
+        _print_table(found, data)
+        for file in files:
+            typer.echo(str(file))
+    for each in found:
+        if each.subject.run is not None:
+            numbers = {f"sharpness.{name.replace('=', '')}": e.value for name, e in each.numbers.items()}
+            each.subject.run.log(numbers, files, "sharpness")
+
+
+def _print_table(found: list[Measured], data: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from samtune.text import format_metric, format_number
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(f"on {found[0].num_examples} {data} examples")
+    for each in found:
+        table.add_column(each.subject.name, justify="right")
+    table.add_column("passes", justify="right")
+    for name in ("train_accuracy", "val_accuracy"):
+        if any(name in each.subject.metrics for each in found):
+            table.add_row(name, *(format_metric(each.subject.metrics.get(name)) for each in found), "")
+    for name in found[0].numbers:
+        cells = []
+        for each in found:
+            estimate = each.numbers[name]
+            known = estimate.standard_error == estimate.standard_error
+            error = f" ± {format_number(estimate.standard_error, 2)}" if known else ""
+            cells.append(format_number(estimate.value, 4) + error)
+        table.add_row(name, *cells, format_number(found[0].numbers[name].passes))
+    Console().print(table)
+    if found[0].bound:
+        typer.echo("the bound holds if:")
+        for assumption in found[0].bound.assumptions:
+            typer.echo(f"  - {assumption}")

@@ -1,0 +1,103 @@
+"""Trained networks in a safetensors file that says itself how to build them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from samtune.errors import UsageError
+from samtune.models import build_model
+from samtune.spec.trial import TrialSpec
+from samtune.storage import read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    from samtune.data import Dataset
+
+
+def save_weights(
+    uri: str, model: nn.Module, spec: TrialSpec, dataset: Dataset, metrics: dict[str, float] | None = None
+) -> None:
+    """Writes a network's weights.
+
+    The metadata hold `spec` (the whole trial), `mean` and `std` (of the data set's channels), `num_classes`,
+    `input_shape` and `metrics`, each as JSON.
+
+    Raises:
+        OSError: the store does not take it.
+    """
+    from safetensors.torch import save
+
+    metadata = {
+        "spec": spec.model_dump_json(),
+        "num_classes": json.dumps(dataset.num_classes),
+        "input_shape": json.dumps(list(dataset.input_shape)),
+        "mean": json.dumps(list(dataset.mean)),
+        "std": json.dumps(list(dataset.std)),
+        "metrics": json.dumps(metrics or {}),
+    }
+    # A copy each: safetensors refuses tensors that share their memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_bytes(uri, save(tensors, metadata))
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """A trained network, ready to be asked.
+
+    Args:
+        path: of a file that `samtune confirm` or `samtune train` wrote; a path or URI.
+
+    Returns:
+        A module in evaluation mode that maps images, float32 [N, C, H, W] with values in [0, 1], to logits
+        [N, num_classes]. It normalises the images as the training did: `model[0]` is that, `model[1]` the network.
+
+    Raises:
+        UsageError: the file is not there or is no such file.
+
+    Example:
+        >>> from samtune import load_model
+        >>> model = load_model("samtune-results/digits-confirm/best.safetensors")
+        >>> model(torch.rand(1, 1, 8, 8)).argmax(1)
+    """
+    from torchvision.transforms import Normalize
+
+    tensors, metadata, spec = read_saved(path)
+    config = spec.model
+    if hasattr(config, "weights"):  # a file to start from, which need not be here
+        config = config.model_copy(update={"weights": None})
+    network = build_model(
+        config,
+        num_classes=metadata["num_classes"],
+        input_shape=tuple(metadata["input_shape"]),
+        seed=spec.seed,
+    )
+    network.load_state_dict(tensors)
+    std = [value or 1.0 for value in metadata["std"]]  # a channel of one value everywhere
+    model = nn.Sequential(Normalize(metadata["mean"], std), network)
+    return model.eval().requires_grad_(False).to(torch.device("cpu"))
+
+
+def saved_input_shape(path: str | Path) -> tuple[int, ...]:
+    """(channels, height, width) of the images that a saved network takes. Raises as `load_model` does."""
+    return tuple(read_saved(path)[1]["input_shape"])
+
+
+def read_saved(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], TrialSpec]:
+    """Weights, metadata and the trial that a file holds. Raises as `load_model` does."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = read_bytes(str(path))
+    if content is None:
+        raise UsageError(f"{path}: is not there")
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = {key: json.loads(value) for key, value in header["__metadata__"].items()}
+        return tensors, metadata, TrialSpec.model_validate_json(header["__metadata__"]["spec"])
+    except (SafetensorError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path}: is no network that samtune has saved: {reason}") from error

@@ -1,0 +1,199 @@
+"""What is measured: a trained network with the examples it was trained on, found by what the user wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from samtune.data import Dataset, Split, eval_batches, load_dataset
+from samtune.data.hashing import fold, random_order
+from samtune.errors import UsageError
+from samtune.models import build_model
+from samtune.records import Study, Trial
+from samtune.search.folders import DEFAULT_STORAGE, SPACE_FILE, study_folder
+from samtune.spec.source import parse_yaml
+from samtune.spec.space import SearchSpace
+from samtune.spec.trial import TrialSpec
+from samtune.storage import is_remote, join
+from samtune.tracking import default_tracking_uri, resolve_tracking_uri
+from samtune.tracking.runs import TrackedRun
+from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.loss import Measure, evaluation_measures
+
+SplitName = Literal["train", "val", "test"]
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One trained network.
+
+    Attributes:
+        name: for tables and figures.
+        metrics: of its last epoch, where they are known.
+        run: the MLflow run that it was asked for by.
+    """
+
+    name: str
+    spec: TrialSpec
+    model: nn.Module
+    dataset: Dataset
+    metrics: dict[str, float] = field(default_factory=dict)
+    run: TrackedRun | None = None
+
+    @property
+    def loss(self) -> Measure:
+        """What the network was trained to minimise, without label smoothing."""
+        return evaluation_measures(self.spec.training)["loss"]
+
+    def batches(self, split: SplitName, num_examples: int, *, batch_size: int = 256, seed: int = 0) -> Batches:
+        """Examples without augmentation: so many of the split, drawn at random, or all if it has no more."""
+        return Batches(self.dataset, split, num_examples, batch_size, seed)
+
+
+class Batches:
+    """Batches that can be gone through again and again, made as they are asked for."""
+
+    def __init__(self, dataset: Dataset, split: SplitName, num_examples: int, batch_size: int, seed: int) -> None:
+        whole = {"train": lambda: dataset.train, "val": lambda: dataset.validation, "test": dataset.load_test}[split]()
+        if not len(whole):
+            raise UsageError(f"--data {split}: the trial's data set has no such examples")
+        chosen = random_order(fold(seed), torch.arange(len(whole)))[:num_examples].sort().values
+        self._dataset, self._batch_size = dataset, batch_size
+        self._split = Split(whole.source, whole.indices[chosen], whole.labels[chosen])
+
+    def __len__(self) -> int:
+        """Examples."""
+        return len(self._split)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return eval_batches(
+            self._dataset,
+            self._split,
+            batch_size=self._batch_size,
+            rank=0,
+            num_workers=1,
+            device=torch.device("cpu"),  # measures move each batch to where the model is
+        )
+
+
+def subject_from_state(
+    name: str,
+    spec: TrialSpec,
+    state: Mapping[str, Any],
+    *,
+    metrics: dict[str, float] | None = None,
+    run: TrackedRun | None = None,
+) -> Subject:
+    """A subject from a trial and the state of its network.
+
+    Raises:
+        UsageError: the state is not that of the trial's network.
+    """
+    dataset = load_dataset(spec.data)
+    config = spec.model.model_copy(update={"weights": None}) if hasattr(spec.model, "weights") else spec.model
+    model = build_model(config, num_classes=dataset.num_classes, input_shape=dataset.input_shape, seed=spec.seed)
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise UsageError(
+            f"{name}: is not a state of model {spec.model.name}: {' '.join(str(error).split())}"
+        ) from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Subject(name, spec, model.to(device), dataset, metrics or {}, run)
+
+
+def load_subject(text: str, storage_path: str | None = None, tracking_uri: str | None = None) -> Subject:
+    """Finds what the user wrote.
+
+    Args:
+        text: a `.safetensors` file; a checkpoint `.pt`, or its folder, within a study; STUDY/TRIAL, the trial by its
+            number; or the id of a trial's MLflow run.
+        storage_path: of studies; default ./samtune-results.
+        tracking_uri: where runs are looked for; default the store in the storage path.
+
+    Raises:
+        UsageError: there is no such thing, or its weights were not kept.
+    """
+    if text.endswith(".safetensors"):
+        return _from_weights(text, Path(text).stem)
+    if _RUN_ID.fullmatch(text):
+        return _from_run(text, storage_path, tracking_uri)
+    path = Path(text).expanduser()
+    if path.exists() and (path.suffix == ".pt" or path.is_dir()):
+        return _from_checkpoint(path)
+    study, _, number = text.rpartition("/")
+    if not study or not number.isdecimal():
+        raise UsageError(
+            f"{text}: must be a .safetensors file, a checkpoint (.pt or folder) of a study, STUDY/TRIAL such as "
+            "digits/3, or an MLflow run id"
+        )
+    found = study_folder(storage_path, study).read()
+    trial = next((trial for trial in found.trials if trial.number == int(number)), None)
+    if trial is None:
+        raise UsageError(f"{text}: study {study} has no trial {number} (it has {len(found.trials)})")
+    return _from_trial(found, trial)
+
+
+def _from_weights(path: str, name: str, run: TrackedRun | None = None) -> Subject:
+    from samtune.models.saved import read_saved
+
+    tensors, metadata, spec = read_saved(path)
+    return subject_from_state(name, spec, tensors, metrics=metadata["metrics"], run=run)
+
+
+def _from_checkpoint(path: Path) -> Subject:
+    """`STUDY/checkpoints/TRIAL-ID` or a file in it: the study knows the trial, the file the weights."""
+    folder = path.absolute().parent if path.suffix == ".pt" else path.absolute()
+    study_path = folder.parent.parent
+    if folder.parent.name != "checkpoints":
+        raise UsageError(f"{path}: is not in the folder `checkpoints` of a study, so its trial is not known")
+    study = study_folder(study_path.parent, study_path.name).read()
+    trial = next((trial for trial in study.trials if trial.id == folder.name), None)
+    if trial is None:
+        raise UsageError(f"{path}: study {study.name} has no trial {folder.name}")
+    if path.suffix != ".pt":
+        return _from_trial(study, trial, checkpoint_only=True)
+    epoch = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
+    if epoch is None:
+        raise UsageError(f"{path}: must be called epoch-NNNNNN.pt")
+    return _with_state(study, trial, CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1])))
+
+
+def _from_run(run_id: str, storage_path: str | None, tracking_uri: str | None) -> Subject:
+    storage = storage_path or DEFAULT_STORAGE
+    uri = resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(storage)
+    run = TrackedRun.open(uri, run_id)
+    trial_id, name = run.tags.get("samtune.trial_id"), run.tags.get("samtune.study")
+    if trial_id is None or name is None:
+        raise UsageError(f"{run_id}: is not the run of a trial of samtune")
+    study = study_folder(storage, name).read()
+    trial = next(trial for trial in study.trials if trial.id == trial_id)
+    return _from_trial(study, trial, run=run)
+
+
+def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
+    weights = join(study.storage_path, "weights", f"{trial.id}.safetensors")
+    if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
+        return _from_weights(weights, f"{study.name}/{trial.number}", run)
+    folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
+    return _with_state(study, trial, folder.load(torch.device("cpu")), run)
+
+
+def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: TrackedRun | None = None) -> Subject:
+    name = f"{study.name}/{trial.number}"
+    if state is None:
+        raise UsageError(
+            f"{name}: its weights are not in {study.storage_path}: a search keeps those of trials that are under way, "
+            "and of those that are to be kept"
+        )
+    space, source = parse_yaml(study.space_yaml, join(study.storage_path, SPACE_FILE))
+    spec = SearchSpace.from_dict(space, source=source).trial(trial.config)
+    own = state.get("average", state["model"])  # what was evaluated
+    return subject_from_state(name, spec, own, metrics=state["history"][-1], run=run)

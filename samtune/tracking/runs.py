@@ -1,0 +1,62 @@
+"""The run of one trial, after its search: read, and given more metrics and files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samtune.errors import TrackingError
+from samtune.tracking.uris import redact
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run of a store.
+
+    Attributes:
+        uri: of the store, absolute.
+        tags: of the run when it was opened.
+    """
+
+    uri: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @classmethod
+    def open(cls, uri: str, run_id: str) -> TrackedRun:
+        """Finds a run.
+
+        Raises:
+            TrackingError: the store does not answer, or has no such run.
+        """
+        from samtune.tracking import store  # sets what MLflow reads when it is imported
+
+        store.use_tracking_uri(uri)
+        from mlflow import MlflowClient
+
+        try:
+            run = MlflowClient(uri).get_run(run_id)
+        except Exception as error:  # of stores and database drivers: there is no common base
+            reason = " ".join(str(error).split())[:200]
+            raise TrackingError(f"--tracking-uri {redact(uri)}: run {run_id} cannot be read: {reason}") from error
+        return cls(uri, run_id, dict(run.data.tags))
+
+    def log(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> None:
+        """Logs metrics, at step 0, and files as artifacts in a folder.
+
+        Raises:
+            TrackingError: the store does not take them.
+        """
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        client, now = MlflowClient(self.uri), int(time.time() * 1000)
+        try:
+            client.log_batch(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
+            for file in files:
+                client.log_artifact(self.run_id, str(file), folder)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrackingError(f"--tracking-uri {redact(self.uri)}: run {self.run_id}: {reason}") from error
