@@ -44,8 +44,9 @@ class Trial:
         history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1).
         places: where and when each epoch of `history` was trained: the worker group, and the end in seconds since 1970.
         error: one line, when the state is FAILED or INTERRUPTED; `traceback` the worker's text, if any.
-        perturbations: where population based training replaced its weights by another trial's: after which `epoch`,
-            the number of the `source`, and the configuration `before`; `config` is the one since the last of them.
+        perturbations: where population based training replaced its weights by another trial's: after which `epoch`
+            of that trial, its number (`source`), and the configuration and params `before`; `config` and `params` are
+            those since the last of them.
     """
 
     number: int
@@ -61,6 +62,11 @@ class Trial:
     started_at: float | None = None  # seconds since 1970
     ended_at: float | None = None
     perturbations: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
 
     @property
     def metrics(self) -> dict[str, float]:

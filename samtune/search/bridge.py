@@ -80,7 +80,7 @@ class Bridge(ray.tune.Callback):
         record = self._trials[trial.trial_id]
         record.started_at = result.get("started_at") or record.started_at  # without the wait for its workers
         for metrics, place in zip(result.get("records", []), result.get("places", []), strict=True):
-            if metrics["epoch"] == len(record.history) + 1:  # a trial that starts again repeats its epochs
+            if metrics["epoch"] > record.epoch:  # a trial that starts again repeats its epochs
                 record.history.append(metrics)
                 record.places.append(place)
                 self._tell("on_epoch", record, metrics)
@@ -90,20 +90,19 @@ class Bridge(ray.tune.Callback):
         """The scheduler has paused a trial: it waits for its next epochs."""
         self._trials[trial_id].state = TrialState.WAITING
 
-    def take_over(self, trial_id: str, source_id: str, config: dict[str, Scalar]) -> None:
+    def take_over(self, trial_id: str, source_id: str, epoch: int, config: dict[str, Scalar]) -> None:
         """The scheduler has a trial go on with another's weights and a changed configuration."""
         record, source = self._trials[trial_id], self._trials[source_id]
-        change: dict[str, Any] = {"epoch": len(record.history), "source": source.number, "before": record.config}
-        record.perturbations.append(change)
+        before = {"config": record.config, "params": record.params}
+        record.perturbations.append({"epoch": epoch, "source": source.number, "before": before})
         record.config = dict(config)
         with suppress(SpaceError):  # else the Trainable fails it with the reason
             record.params = self._space.trial(config).params()
         self._tell("on_trial_change", record)
-        changed = {key: value for key, value in config.items() if value != change["before"].get(key)}
-        epoch = f"{change['epoch']} epoch{'s' * (change['epoch'] != 1)}"
+        changed = {key: value for key, value in config.items() if value != before["config"].get(key)}
         self._tell(
             "on_status",
-            f"trial {record.number} takes over the weights of trial {source.number} after {epoch}"
+            f"trial {record.number} takes over the weights of trial {source.number} at epoch {epoch}"
             + (f", with {format_config(changed)}" if changed else ""),
         )
 

@@ -180,7 +180,7 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
         trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history, places=places)
     elif event == "epoch":
         trial = trials[entry["id"]]
-        if entry["metrics"]["epoch"] == len(trial.history) + 1:
+        if entry["metrics"]["epoch"] > trial.epoch:
             trial.history.append(entry["metrics"])
             trial.places += [tuple(place) for place in [entry["place"]] if place]
     elif event == "end":

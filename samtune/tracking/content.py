@@ -57,7 +57,9 @@ def param(value: Scalar) -> str:
 
 
 def trial_params(trial: Trial) -> dict[str, str]:
-    return {key: param(value) for key, value in trial.params.items()}
+    """As the trial began: MLflow's parameters cannot change, and population based training changes them."""
+    first = trial.perturbations[0]["before"]["params"] if trial.perturbations else trial.params
+    return {key: param(value) for key, value in first.items()}
 
 
 def trial_tags(study: Study, trial: Trial) -> dict[str, str]:
@@ -78,7 +80,8 @@ def trial_end_tags(trial: Trial) -> dict[str, str]:
     if trial.error:
         tags["samtune.error"] = first_line(trial.error)[:MAX_TAG]
     if trial.perturbations:
-        tags["samtune.perturbations"] = to_json({"config": trial.config, "before": trial.perturbations})[:MAX_TAG]
+        changes = [{**change, "before": change["before"]["config"]} for change in trial.perturbations]
+        tags["samtune.perturbations"] = to_json({"config": trial.config, "changes": changes})[:MAX_TAG]
     return tags
 
 

@@ -83,7 +83,7 @@ def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name
     (number, first), *_ = sorted(changed, key=lambda item: item[1]["epoch"])
     assert number == 0  # the one that cannot learn
     assert first["epoch"] == 2
-    assert first["before"] == {"training.lr": 1e-4}
+    assert first["before"]["config"] == {"training.lr": 1e-4}
     trials = {trial.number: trial for trial in results}
     learner, source = trials[0], trials[first["source"]]
     # The weights came over: the trial that had learned nothing goes on from where its source was.

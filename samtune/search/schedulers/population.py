@@ -14,8 +14,8 @@ from ray.tune.schedulers.pb2 import PB2
 
 from samtune.search.schedulers.pausing import Pausing
 
-TakeOver = Callable[[str, str, dict[str, Any]], None]
-"""(trial id, id of the trial whose weights it takes, its new configuration): called when a trial is exploited."""
+TakeOver = Callable[[str, str, int, dict[str, Any]], None]
+"""(trial id, id of the trial whose weights it takes, their epoch, its new configuration)."""
 
 
 class _Population(Pausing):
@@ -77,7 +77,9 @@ class _Population(Pausing):
 
     def _exploit(self, tune_controller: Any, trial: Trial, trial_to_clone: Trial) -> None:
         super()._exploit(tune_controller, trial, trial_to_clone)  # type: ignore[misc]
-        self._on_take_over(trial.trial_id, trial_to_clone.trial_id, dict(trial.config))
+        scheduler: Any = self
+        epoch = int(scheduler._trial_state[trial_to_clone].last_result["epoch"])
+        self._on_take_over(trial.trial_id, trial_to_clone.trial_id, epoch, dict(trial.config))
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
