@@ -14,6 +14,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def cache_path(source: Source, split: SplitName, name: str) -> Path | None:
     files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files(split)]
     content = json.dumps([_VERSION, type(source).__name__, source.options, source.traits.shape, files])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
-    return cache_folder() / f"{name}-{split}-{key}.arrow"
+    safe = re.sub(r"[^\w-]", "_", name)
+    return cache_folder() / f"{safe}-{split}-v{_VERSION}-{key}.arrow"
 
 
 @contextlib.contextmanager
@@ -101,6 +103,7 @@ def _build(path: Path, source: Source, split: SplitName) -> None:
     started = time.perf_counter()
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):  # of a builder that died
         leftover.unlink()
+    _remove_other_versions(path)
     images, labels = source.read(split)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -109,6 +112,19 @@ def _build(path: Path, source: Source, split: SplitName) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _log.info("decoded %d images into %s in %.1f s", len(labels), path, time.perf_counter() - started)
+
+
+def _remove_other_versions(path: Path) -> None:
+    """Deletes what other versions of samtune decoded of this split: it would never be read again.
+
+    A process that still has one of them open keeps its pages. Files of this version stay: another configuration's.
+    """
+    dataset, split, version, _ = path.name.rsplit("-", 3)
+    for old in path.parent.glob(f"{dataset}-{split}-*.arrow*"):
+        rest = old.name.removeprefix(f"{dataset}-{split}-")
+        if not rest.startswith(f"{version}-"):
+            _log.info("removing %s, of another version", old)
+            old.unlink(missing_ok=True)
 
 
 def _write(path: Path, images: Images, labels: Labels) -> None:

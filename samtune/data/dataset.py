@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +90,19 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """(channels, height, width); of a data set of the user's, the shape of whatever its inputs are."""
         return self.traits.shape
+
+    def label_noise(self) -> dict[str, Any]:
+        """What was done to the labels, to be kept with a trial: the rate, the seed, and the examples changed.
+
+        Each example is (row in the training set's files, true class, class that is trained).
+        """
+        clean = load_split(self._source, "train", self.config).labels[self.flipped].tolist()
+        noisy = self.train.labels[torch.searchsorted(self.train.indices, self.flipped)].tolist()
+        return {
+            "label_noise": self.config.label_noise,
+            "label_noise_seed": self.config.label_noise_seed,
+            "flipped": [list(entry) for entry in zip(self.flipped.tolist(), clean, noisy, strict=True)],
+        }
 
     @property
     def augments_itself(self) -> bool:

@@ -50,11 +50,10 @@ class ImageFiles(Reader):
         image = self._decoder.open(read_image_file(path), str(path))
         width, height = image.size
         if crop is None:
-            side = min(width, height) * self._centre
-            left, top = (width - side) / 2, (height - side) / 2
-            box: tuple[float, float, float, float] = (left, top, left + side, top + side)
+            side = round(min(width, height) * self._centre)
+            top, left, box_height, box_width = (height - side) // 2, (width - side) // 2, side, side
         else:
-            first, left, box_height, box_width = draw_boxes(torch.tensor([row]), crop, height, width)[0].tolist()
-            box = (left, first, left + box_width, first + box_height)
-        resized = image.resize((self._size, self._size), Image.Resampling.BILINEAR, box)
+            top, left, box_height, box_width = draw_boxes(torch.tensor([row]), crop, height, width)[0].tolist()
+        box = image.crop((left, top, left + box_width, top + box_height))
+        resized = box.resize((self._size, self._size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.ascontiguousarray(planes(resized)))

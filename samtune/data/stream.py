@@ -129,21 +129,23 @@ class StreamedImages(ImageSource):
         substitutes = min(NUM_SUBSTITUTES, len(indices) - 1) if replace and self._skip else 0
         columns = torch.arange(1 + substitutes)
         rows = (Request(indices[(p[:, None] + columns) % len(indices)], crop) for p in asked)
-        num_damaged, first = 0, ""
-        for positions, reply in zip(asked, self._replies(rows, device), strict=True):
-            if reply.damaged:
-                num_damaged, first = num_damaged + len(reply.damaged), first or reply.damaged[0]
-                if not self._skip:
-                    raise DatasetError(f"{first} (data.on_error: skip leaves such images out)")
+        damaged: list[str] = []
+        try:
+            for positions, reply in zip(asked, self._replies(rows, device), strict=True):
+                damaged += reply.damaged
+                if damaged and not self._skip:
+                    raise DatasetError(f"{damaged[0]} (data.on_error: skip leaves such images out)")
                 if replace and bool((reply.taken < 0).any()):
-                    raise DatasetError(f"{substitutes + 1} images in a row cannot be decoded; the first: {first}")
-            if reply.inputs is not None:
-                read = reply.taken >= 0
-                used = (positions[read] + reply.taken[read]) % len(indices)
-                yield reply.inputs.to(device, non_blocking=True), used
-        if num_damaged:
-            what = "others took their places" if replace else "they were left out"
-            _log.warning("%d images could not be decoded and %s; the first: %s", num_damaged, what, first)
+                    tried = f"{substitutes + 1} images in a row cannot be decoded"
+                    raise DatasetError(f"{tried}; the first: {reply.damaged[0]}")
+                if reply.inputs is not None:
+                    read = reply.taken >= 0
+                    used = (positions[read] + reply.taken[read]) % len(indices)
+                    yield reply.inputs.to(device, non_blocking=True), used
+        finally:  # nobody need ask for more than the last batch
+            if damaged:
+                what = "others took their places" if replace else "they were left out"
+                _log.warning("%d images could not be decoded and %s; the first: %s", len(damaged), what, damaged[0])
 
     def one_batch(self, indices: Tensor, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         # Not through the processes: it may be asked for while they work on an epoch.

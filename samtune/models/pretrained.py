@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from samtune.checks import check_images
 from samtune.errors import UsageError
 from samtune.spec.model import TorchvisionConfig
 
@@ -21,15 +22,9 @@ def torchvision_model(config: TorchvisionConfig, num_classes: int, input_shape: 
     from torchvision.models import get_model  # 4 s of import
 
     channels, height, width = input_shape
-    if channels != 3:
-        raise UsageError(f"model.architecture {config.architecture} needs colour images (got {channels} channels)")
+    check_images(config, channels, height, width)
     options: dict[str, int] = {}
     if config.architecture.startswith("vit_"):
-        patch = int(config.architecture.rsplit("_", 1)[1])
-        if height != width or height % patch:
-            raise UsageError(
-                f"{config.architecture} needs square images of a multiple of {patch} pixels ({height}x{width})"
-            )
         options["image_size"] = height
     model: nn.Module = get_model(config.architecture, weights=None, num_classes=num_classes, **options)
     if config.weights is not None:

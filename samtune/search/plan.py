@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from samtune.checks import check_model, check_training
 from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError
 from samtune.records import Scalar
@@ -69,6 +70,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
 
     Raises:
         DatasetError: the data are not there or malformed.
+        UsageError: the network's weights, or a part of the user's, are not there or do not fit.
         ResourceError: the workers of one trial can never be placed.
         SpaceError: a batch is larger than the training set.
     """
@@ -80,6 +82,8 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
             check_dataset(variant.data)
             infos[key] = dataset_info(variant.data)
         info = infos[key]
+        check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
+        check_training(variant.training)
         if variant.training.batch_size > info.num_train:
             raise SpaceError(
                 f"{space.source_name}: training.batch_size: must not exceed the training examples "

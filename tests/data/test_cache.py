@@ -75,11 +75,19 @@ def test_changed_source_is_decoded_again(root: Path, cache_folder: Path) -> None
     assert len(arrow_files(cache_folder)) == 2
 
 
-def test_another_version_has_another_file(source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_version_is_removed_when_this_one_decodes(
+    source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load_arrays(source, "train", "cifar10")
+    load_arrays(source, "test", "cifar10")
+    unnumbered = cache_folder / "cifar10-train-0123456789abcdef0123.arrow"  # as the first version named it
+    unnumbered.touch()
+    other = cache_folder / "cifar10_hd-train-v1-0123456789abcdef0123.arrow"
+    other.touch()
     monkeypatch.setattr(cache, "_VERSION", cache._VERSION + 1)
     load_arrays(source, "train", "cifar10")
-    assert len(arrow_files(cache_folder)) == 2
+    names = {path.name.rpartition("-")[0] for path in arrow_files(cache_folder)}
+    assert names == {f"cifar10-train-v{cache._VERSION}", f"cifar10-test-v{cache._VERSION - 1}", "cifar10_hd-train-v1"}
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1000])
