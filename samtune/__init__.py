@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samtune.confirm.confirmer import Confirmer as Confirmer
     from samtune.errors import RunError as RunError
     from samtune.errors import SamtuneError as SamtuneError
     from samtune.errors import UsageError as UsageError
+    from samtune.models.saved import load_model as load_model
     from samtune.records import Callback as Callback
     from samtune.records import Trial as Trial
     from samtune.records import TrialState as TrialState
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Callback": "samtune.records",
+    "Confirmer": "samtune.confirm.confirmer",
     "Results": "samtune.search.results",
     "RunError": "samtune.errors",
     "SamtuneError": "samtune.errors",
@@ -30,10 +33,12 @@ _HOMES = {
     "TrialState": "samtune.records",
     "Tuner": "samtune.search.tuner",
     "UsageError": "samtune.errors",
+    "load_model": "samtune.models.saved",
 }
 
 __all__ = [
     "Callback",
+    "Confirmer",
     "Results",
     "RunError",
     "SamtuneError",
@@ -42,6 +47,7 @@ __all__ = [
     "TrialState",
     "Tuner",
     "UsageError",
+    "load_model",
 ]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from samtune.cli.confirm import confirm
 from samtune.cli.export import export
 from samtune.cli.plot import plot
 from samtune.cli.report import report
@@ -46,7 +47,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, report, plot, sharpness, export, spaces, validate, schema):
+for command in (search, status, report, plot, sharpness, confirm, export, spaces, validate, schema):
     app.command()(command)
 
 

@@ -37,6 +37,8 @@ class TrialSpec(Config):
     """Seeds initialisation, data order, augmentation and all noise."""
     repeats: Annotated[int, Field(ge=1)] = 1
     """Runs with the seeds `seed`, `seed + 1`, …, whose metrics are averaged."""
+    final: bool = False
+    """Not a trial of a search: the test set is looked at once, after the last epoch, and the weights are kept."""
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:

@@ -1,4 +1,4 @@
-"""The MLflow store of a search: the one module that imports mlflow, and the few requests a search makes."""
+"""The MLflow store of a search, and the few requests it makes: all that a search knows of mlflow."""
 
 from __future__ import annotations
 
@@ -210,6 +210,14 @@ def _translated() -> Iterator[None]:
         raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error
     except Exception as error:  # of artifact stores and database drivers: there is no common base
         raise StoreError(_one_line(error), refused=False) from error
+
+
+def use_tracking_uri(uri: str) -> None:
+    """Makes a store the one of MLflow's own functions in this process."""
+    import mlflow
+
+    _set_http("request")
+    mlflow.set_tracking_uri(uri)
 
 
 def _set_http(phase: str) -> None:

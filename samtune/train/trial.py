@@ -17,6 +17,7 @@ from samtune.sam import TrainStep
 from samtune.spec.trial import TrialSpec
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
+from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.loss import evaluation_measures, training_loss
 from samtune.train.optimizers import base_optimizer
 from samtune.train.schedule import learning_rate
@@ -137,12 +138,18 @@ class TrialRun(Resumable):
         self.train_step.average_running_statistics()
         if self.average is not None:
             self.average.average_over(self.num_workers)
-        split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
-        evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
+        evaluation = {}
+        if not self.spec.final or self.evaluated == "val" or epoch == self.spec.num_epochs:
+            split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
+            evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
+        config = training.diagnostics
+        diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
+        self.train_step.passes += cost
         record = {
             "epoch": float(epoch),
             **metrics,
             **evaluation,
+            **diagnostics,
             "lr": lr,
             "num_passes": float(self.train_step.passes),
             "train_seconds": train_seconds,
@@ -150,6 +157,17 @@ class TrialRun(Resumable):
         }
         self.history.append(record)
         return record
+
+    def save_weights(self, uri: str) -> None:
+        """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.
+
+        Raises:
+            OSError: the store does not take them.
+        """
+        from samtune.models.saved import save_weights
+
+        model = self.model if self.average is None else self.average.model
+        save_weights(uri, model, self.spec, self.dataset, self.history[-1])
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from samtune.parts import accept_parts
 from samtune.spec.search import CheckpointConfig
-from samtune.storage import join
+from samtune.storage import join, parent
 from samtune.workers.messages import Assignment, Failure, Place, Reply
 
 GROUP_LIFE = "SAMTUNE_GROUP_LIFE"
@@ -174,6 +174,8 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
     for epoch in range(len(run.history) + 1, last + 1):
         with deadline(loop.timeout):
             run.train_epoch(epoch)
+        if rank == 0 and epoch == last and assignment.spec.final:
+            run.save_weights(join(parent(loop.checkpoint_root), "weights", f"{assignment.key}.safetensors"))
         due = epoch % loop.checkpoint.every_epochs == 0 and time.monotonic() - saved_at >= loop.checkpoint.min_seconds
         saved = rank == 0 and due and epoch < last
         if saved:

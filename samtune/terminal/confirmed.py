@@ -1,0 +1,55 @@
+"""The end of a confirmation, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from samtune.terminal.summary import format_failures, format_outcome
+
+if TYPE_CHECKING:
+    from samtune.confirm.confirmation import Confirmation
+
+
+def print_confirmation(console: Console, confirmation: Confirmation, again: str) -> None:
+    """The table, what it means, and how to load the best weights.
+
+    Args:
+        again: the command that goes on where replicas are missing.
+    """
+    from samtune.confirm.confirmation import CAPTION, table
+    from samtune.confirm.confirmer import weights_file
+
+    study = confirmation.study
+    console.print()
+    console.print(Text(format_outcome(study), style="bold"), soft_wrap=True)
+    header, rows = table(confirmation)
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) + 2 for column in columns]
+    for optional in ("passes", "search", "n", "gap"):  # left out where there is no room
+        if sum(widths) + 2 > console.width:
+            index = [column[0] for column in columns].index(optional)
+            del columns[index], widths[index]
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
+    for index, column in enumerate(columns):
+        shown.add_column(column[0], justify="right" if index else "left", overflow="fold")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        shown.add_row(*map(Text, row))
+    console.print(Padding(shown, (1, 0, 1, 2), expand=False))
+    console.print(Text(CAPTION, style="dim"))
+    for line in format_failures(study):
+        console.print(Text(line, style="red"), soft_wrap=True)
+    if confirmation.num_missing:
+        missing = f"{confirmation.num_missing} replicas are missing; `{again}` goes on with those that were interrupted"
+        console.print(Text(missing, style="yellow"), soft_wrap=True)
+    elif confirmation.best is not None:
+        console.print(f"the best weights ({confirmation.best.label}), in Python:")
+        console.print("  from samtune import load_model", soft_wrap=True)
+        console.print(f'  model = load_model("{weights_file(study)}")', soft_wrap=True)
+        console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
+    console.print(f"kept in {study.storage_path}", soft_wrap=True)

@@ -1,0 +1,81 @@
+"""A trained network as a model of MLflow's: loads and serves without samtune."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from samtune.errors import TrackingError
+from samtune.text import first_line
+from samtune.tracking.store import use_tracking_uri
+from samtune.tracking.uris import redact
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARTIFACT = "model"
+_PACKAGES = ("torch", "torchvision", "numpy")
+
+
+def log_model(
+    tracking_uri: str,
+    run_id: str,
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    registered_name: str | None = None,
+) -> str:
+    """Logs a network to a run, as an exported graph (`torch.export`) that needs none of our classes.
+
+    Args:
+        tracking_uri: absolute.
+        model: in evaluation mode, maps float32 [N, *input_shape] to [N, num_classes].
+        registered_name: also makes a new version of this registered model.
+
+    Returns:
+        The model's URI, for `mlflow.pytorch.load_model`.
+
+    Raises:
+        TrackingError: the store refuses it or does not answer.
+    """
+    import mlflow
+    import torch
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import infer_signature
+
+    example = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model(example)
+    use_tracking_uri(tracking_uri)
+    try:
+        with _silence(), mlflow.start_run(run_id=run_id):
+            info = mlflow.pytorch.log_model(
+                model,
+                name=ARTIFACT,
+                signature=infer_signature(example.numpy(), outputs.numpy()),
+                input_example=example.numpy(),
+                # Said here: to find them out, MLflow would import the model in a process of its own.
+                pip_requirements=[f"{name}=={version(name)}" for name in _PACKAGES],
+                registered_model_name=registered_name,
+            )
+    except MlflowException as error:
+        raise TrackingError(f"--tracking-uri {redact(tracking_uri)}: {first_line(str(error))}") from error
+    return str(info.model_uri)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """MLflow and torch.export talk while they work: on both streams, through loggers, and in warnings."""
+    unheard = io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(unheard), redirect_stderr(unheard), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
