@@ -75,7 +75,7 @@ def sharpness(
         for text in subjects:
             status.update(text)
             subject = load_subject(text, storage_path, tracking_uri)
-            batches = subject.batches(data, num_examples, seed=seed)  # type: ignore[arg-type]
+            batches = subject.sample(data, num_examples, seed=seed)  # type: ignore[arg-type]
 
             def report(name: str, answer: str, subject_name: str = subject.name) -> None:
                 status.update(f"{subject_name}: {name} {answer}")

@@ -123,6 +123,8 @@ METRICS = [
     "gradient_cosine",
     "perturbation_cosine",
     "lost_perturbation",
+    "lambda_max",
+    "m_sharpness",
 ]
 """What a trial measures in every epoch."""
 

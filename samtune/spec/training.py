@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from samtune.spec.base import Config, ImportPath
+from samtune.spec.diagnostics import DiagnosticsConfig
 
 DEFAULT_EPOCHS = 20
 
@@ -65,6 +66,8 @@ class TrainingConfig(Config):
     compiled apart). Wants a C++ compiler on a CPU."""
     channels_last: bool = False
     """Keep images and convolutions in channels-last order, which tensor cores prefer."""
+    diagnostics: DiagnosticsConfig | None = None
+    """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samtune import sharpness
+from samtune.data.sample import Sample
 from samtune.errors import UsageError
 from samtune.sharpness import Bound, Curve, Estimate, SpectralDensity, Surface
-from samtune.sharpness.tool.subjects import Batches, Subject
+from samtune.sharpness.tool.subjects import Subject
 from samtune.spec.source import did_you_mean
 
 MEASURES = {
@@ -102,7 +103,7 @@ def check_measures(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def measure(subject: Subject, batches: Batches, settings: Settings, report: Report) -> Measured:
+def measure(subject: Subject, batches: Sample, settings: Settings, report: Report) -> Measured:
     """All measures that the settings ask for.
 
     Raises:

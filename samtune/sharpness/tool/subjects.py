@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from samtune.data import Dataset, Split, eval_batches, load_dataset
-from samtune.data.hashing import fold, random_order
+from samtune.data import Dataset, load_dataset
+from samtune.data.sample import Sample
 from samtune.errors import UsageError
 from samtune.models import build_model
 from samtune.records import Study, Trial
@@ -52,35 +52,17 @@ class Subject:
         """What the network was trained to minimise, without label smoothing."""
         return evaluation_measures(self.spec.training)["loss"]
 
-    def batches(self, split: SplitName, num_examples: int, *, batch_size: int = 256, seed: int = 0) -> Batches:
-        """Examples without augmentation: so many of the split, drawn at random, or all if it has no more."""
-        return Batches(self.dataset, split, num_examples, batch_size, seed)
+    def sample(self, split: SplitName, num_examples: int, *, seed: int = 0) -> Sample:
+        """Examples without augmentation: so many of the split, drawn at random, or all if it has no more.
 
-
-class Batches:
-    """Batches that can be gone through again and again, made as they are asked for."""
-
-    def __init__(self, dataset: Dataset, split: SplitName, num_examples: int, batch_size: int, seed: int) -> None:
-        whole = {"train": lambda: dataset.train, "val": lambda: dataset.validation, "test": dataset.load_test}[split]()
+        Raises:
+            UsageError: the split is empty.
+        """
+        data = self.dataset
+        whole = data.train if split == "train" else data.validation if split == "val" else data.load_test()
         if not len(whole):
             raise UsageError(f"--data {split}: the trial's data set has no such examples")
-        chosen = random_order(fold(seed), torch.arange(len(whole)))[:num_examples].sort().values
-        self._dataset, self._batch_size = dataset, batch_size
-        self._split = Split(whole.source, whole.indices[chosen], whole.labels[chosen])
-
-    def __len__(self) -> int:
-        """Examples."""
-        return len(self._split)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return eval_batches(
-            self._dataset,
-            self._split,
-            batch_size=self._batch_size,
-            rank=0,
-            num_workers=1,
-            device=torch.device("cpu"),  # measures move each batch to where the model is
-        )
+        return Sample(data, whole, num_examples, seed=seed, device=torch.device("cpu"))
 
 
 def subject_from_state(

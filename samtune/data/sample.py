@@ -1,0 +1,65 @@
+"""Some examples of a split, to be gone through again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from samtune.data.batches import eval_batches
+from samtune.data.dataset import Dataset, Split
+from samtune.data.hashing import fold, random_order
+
+_SAMPLE = 11  # a stream of random numbers of its own
+
+
+class Sample:
+    """A re-iterable of batches, made as they are asked for: of one worker, its share of the drawn examples.
+
+    Args:
+        dataset: that the split is of.
+        num_examples: drawn at random, in random order; all where the split has no more.
+        device: where the batches are made.
+        batch_size: examples of a batch; the last may have fewer.
+        rank, num_workers: this worker's place.
+        multiple: each worker's share is a multiple of this; what is left over is not used (all, if too few).
+
+    Yields:
+        inputs, normalised and not augmented, and targets int64, in the order in which they were drawn.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        num_examples: int,
+        *,
+        seed: int,
+        device: torch.device,
+        batch_size: int = 256,
+        rank: int = 0,
+        num_workers: int = 1,
+        multiple: int = 1,
+    ) -> None:
+        chosen = random_order(fold(seed, _SAMPLE), torch.arange(len(split)))[:num_examples]
+        num_parts = len(chosen) // multiple
+        if num_parts:
+            first, last = num_parts * rank // num_workers, num_parts * (rank + 1) // num_workers
+            chosen = chosen[first * multiple : last * multiple]
+        self._dataset, self._device, self._batch_size = dataset, device, batch_size
+        self._split = Split(split.source, split.indices[chosen], split.labels[chosen])
+
+    def __len__(self) -> int:
+        """This worker's examples."""
+        return len(self._split)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return eval_batches(
+            self._dataset,
+            self._split,
+            batch_size=self._batch_size,
+            rank=0,
+            num_workers=1,
+            device=self._device,
+        )

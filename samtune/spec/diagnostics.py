@@ -1,0 +1,49 @@
+"""How sharp the minimum is, measured while a trial is trained."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from samtune.spec.base import Config
+
+
+def _every(value: Any) -> Any:
+    """`every 10 epochs` is 10, `every epoch` 1."""
+    found = re.fullmatch(r"every(?: (\d+))? epochs?", value.strip()) if isinstance(value, str) else None
+    return int(found[1] or 1) if found else value
+
+
+Every = Annotated[int, BeforeValidator(_every, json_schema_input_type=int | str), Field(ge=1)]
+
+
+class DiagnosticsConfig(Config):
+    """Measures of sharpness and how often to take them: a number of epochs, or `every 10 epochs`.
+
+    The last epoch is always measured, so that a measure can be an objective. What they cost counts in `num_passes`.
+    """
+
+    lambda_max: Every | None = None
+    """The largest eigenvalue of the training loss's Hessian; 3 passes over the examples per step of Lanczos, of which
+    it takes 10 to 50."""
+    m_sharpness: Every | None = None
+    """Mean over groups of m training examples of max L(w + ε) - L(w), ‖ε‖ <= rho; 1⅓ passes over the examples."""
+    m: Annotated[int, Field(ge=1)] = 32
+    """Examples of a group."""
+    rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
+    """Radius of m_sharpness."""
+    num_examples: Annotated[int, Field(ge=1)] = 1280
+    """Training examples, drawn once by the trial's seed, that both are measured on: so many, or all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_examples < self.m:
+            raise ValueError(f"num_examples must not be less than m (num_examples is {self.num_examples}, m {self.m})")
+        return self
+
+    def due(self, epoch: int, num_epochs: int) -> list[str]:
+        """What is measured after an epoch, counted from 1."""
+        intervals = {"lambda_max": self.lambda_max, "m_sharpness": self.m_sharpness}
+        return [name for name, every in intervals.items() if every and (epoch % every == 0 or epoch == num_epochs)]
