@@ -37,5 +37,8 @@ Address = Annotated[
     str | None, option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
 ]
 DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
+Estimate = Annotated[
+    bool, option(OUTPUT, "With the plan, the seconds that a few timed steps on this machine make likely.", "--estimate")
+]
 Json = Annotated[bool, option(OUTPUT, "One JSON object on stdout, all else on stderr.", "--json")]
 Debug = Annotated[bool, option(OUTPUT, "Full tracebacks.", "--debug")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +14,7 @@ from samtune.cli.options import (
     Address,
     Debug,
     DryRun,
+    Estimate,
     Experiment,
     Json,
     MaxConcurrent,
@@ -46,6 +48,7 @@ def search(
     experiment: Experiment = None,
     address: Address = None,
     dry_run: DryRun = False,
+    estimate: Estimate = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -70,20 +73,27 @@ def search(
     else:
         assert loaded is not None
         tuner = Tuner(loaded, **changes, **where, **fixed)
-    if dry_run:
-        _dry_run(tuner, json_)
+    if dry_run or estimate:
+        _dry_run(tuner, estimate, json_)
     else:
         _search(tuner, json_)
 
 
-def _dry_run(tuner: Tuner, as_json: bool) -> None:
+def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
     from samtune.terminal import print_plan
 
     plan = tuner.plan()
+    estimated = None
+    if with_estimate:
+        from samtune.search.estimate import estimate
+
+        estimated = estimate(tuner.space, plan)
     if as_json:
-        print(json.dumps(plan.to_dict()))
-    else:
-        print_plan(plan)
+        print(json.dumps(plan.to_dict() | ({"estimate": asdict(estimated)} if estimated else {})))
+        return
+    print_plan(plan)
+    if estimated:
+        print(f"\nabout {estimated}")
 
 
 def _search(tuner: Tuner, as_json: bool) -> None:
