@@ -176,8 +176,11 @@ class Mailbox:
         if self._closed:
             return Reply.END
         work = current()
+        if work is None and must_leave():
+            self._take_back(group)
+            return Reply.START_ANEW
         if work is None:
-            return Reply.START_ANEW if must_leave() else Reply.ASK_AGAIN
+            return Reply.ASK_AGAIN
         if work.attempt == 0:
             work.attempt, work.started_at = 1, time.time()
         if group.busy_since is None:
@@ -295,7 +298,7 @@ class Mailbox:
         """
         for index, group in self._groups.items():
             if group.nodes & gone:
-                group.nodes, group.dying, group.failure_reported = set(), True, True
+                group.failure_reported = True
                 self._events.append(f"group {index} lost its node; it starts anew where there is room")
                 self._note_lost_attempt(group)
                 self._take_back(group)
@@ -371,7 +374,7 @@ class Mailbox:
 
     def _take_back(self, group: _Group) -> None:
         """The trial waits for the next idle group; this one gets nothing until it has started anew."""
-        group.dying = True
+        group.dying, group.nodes = True, set()
         if (work := group.work) is not None:
             self._last_number += 1
             work.number, work.handed_out = self._last_number, False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
 from samtune.records import Study
@@ -62,10 +66,12 @@ class Script(Callback):
         return not self._acts
 
 
-def search(folder: Path, name: str, address: str, *callbacks: Callback, num_trials: int = 6, **more: Any) -> Results:
+def search(
+    folder: Path, name: str, address: str, *callbacks: Callback, num_trials: int, changes: dict[str, Any] | None = None
+) -> Results:
     space = SearchSpace.from_yaml("digits.yaml", SMALL)
     return Tuner(
-        space,
+        space.replace(changes or {}),
         num_trials=num_trials,
         num_workers=1,
         seed=1,
@@ -73,7 +79,6 @@ def search(folder: Path, name: str, address: str, *callbacks: Callback, num_tria
         storage_path=folder,
         address=address,
         callbacks=callbacks,
-        **more,
     ).fit()
 
 
@@ -86,13 +91,6 @@ def histories(results: Results) -> dict[int, list[dict[str, float]]]:
         trial.number: [{k: v for k, v in epoch.items() if k not in TIMES} for epoch in trial.history]
         for trial in results
     }
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def placement_groups(address: str) -> set[str]:
@@ -127,3 +125,59 @@ def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_pat
 
     undisturbed = search(tmp_path, "undisturbed", "local", num_trials=8)
     assert histories(undisturbed) == histories(results)
+
+
+def node_of_the_worker() -> str:
+    """Where the only worker of this process's search runs."""
+    actors = ray._private.state.actors().values()
+    alive = [actor for actor in actors if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]]
+    return str(alive[-1]["Address"]["NodeID"])
+
+
+def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: Cluster, tmp_path: Path) -> None:
+    drained: list[str] = []
+    saved: list[str] = []
+
+    def drain(study: Study) -> None:
+        """What the autoscaler, or a handler of the cloud's notice, tells Ray."""
+        drained.append(node_of_the_worker())
+        client = ray._raylet.GcsClient(address=cluster.address)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, problem = client.drain_node(drained[0], reason, "spot", int(time.time() * 1000) + 120_000)
+        assert accepted, problem
+
+    def moved(study: Study) -> bool:
+        return node_of_the_worker() != drained[0]
+
+    def look(study: Study) -> None:
+        saved.extend(path.name for path in Path(study.storage_path).glob("checkpoints/*/*.pt"))
+
+    script = Script((lambda study: len(study.trials[0].history) == 2, drain), (moved, look))
+    rare = {"checkpoint.min_seconds": 10_000}  # no other checkpoint is written
+    results = search(tmp_path, "spot", cluster.address, script, num_trials=1, changes=rare)
+    assert script.is_over
+    assert "group 0 leaves its node, which is about to be taken away" in script.said
+    assert not any("lost" in line for line in script.said)
+    assert results.best.state is TrialState.COMPLETED
+    (name,) = saved  # it did not start from the beginning
+    assert 2 <= int(name.removeprefix("epoch-").removesuffix(".pt")) < NUM_EPOCHS
+    assert placement_groups(cluster.address) <= {"REMOVED"}
+
+
+def test_two_searches_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """Each would like both nodes: neither waits for ever with half of what it needs."""
+    command = [sys.executable, "-m", "samtune", "search", "--space", "digits.yaml", "--address", cluster.address]
+    command += ["--num-workers", "2", "--num-trials", "2", "--set", "training.epochs=2"]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    searches = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with (tmp_path / f"{name}.log").open("w") as log:
+            searches.append(subprocess.Popen(command, cwd=tmp_path / name, env=clean, stdout=log, stderr=log))
+    try:
+        for process in searches:
+            assert process.wait(timeout=180) == 0, [path.read_text() for path in tmp_path.glob("*.log")]
+    finally:
+        for process in searches:
+            process.kill()
+    assert placement_groups(cluster.address) <= {"REMOVED"}
