@@ -143,9 +143,12 @@ def ui_command(study: Study) -> str:
     return f"{_mlflow_executable()} ui --backend-store-uri {uri} --port {UI_PORT}"
 
 
-def ui_page(study: Study) -> str:
-    """The address of the page that compares a study's trials, the best first."""
-    base = f"http://127.0.0.1:{UI_PORT}/"
+def ui_page(study: Study, base: str = f"http://127.0.0.1:{UI_PORT}/") -> str:
+    """The address of the page that lists a study's trials, the best first.
+
+    Args:
+        base: where `samtune ui` serves the study's store; a tracking server has its own address.
+    """
     if is_server(study.tracking_uri):
         parts = urlsplit(study.tracking_uri)
         base = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], f"{parts.path}/", "", ""))

@@ -1,0 +1,51 @@
+"""`samtune ui`."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from samtune.cli.options import WHERE, Debug, StoragePath, option
+
+
+def ui(
+    name: Annotated[str | None, typer.Argument(help="Name of a study, whose best trials are compared.")] = None,
+    port: Annotated[
+        int | None, option(WHERE, "Default: 5000, or a free one where that is taken.", "--port", min=1, max=65535)
+    ] = None,
+    storage_path: StoragePath = None,
+    debug: Debug = False,
+) -> None:
+    """Start MLflow's UI on the studies of a storage path, for this machine alone; Ctrl-C ends it."""
+    from samtune.search.folders import DEFAULT_STORAGE, absolute_storage, study_folder
+    from samtune.tracking import default_tracking_uri
+    from samtune.tracking.ui import comparison_page, serving, top_runs
+    from samtune.tracking.uris import is_server, ui_page
+
+    study = study_folder(storage_path, name).read() if name else None
+    uri = study.tracking_uri if study else default_tracking_uri(absolute_storage(storage_path or DEFAULT_STORAGE))
+    runs = top_runs(study) if study else []
+
+    def show(base: str) -> None:
+        if study is not None and study.experiment_id is not None and runs:
+            typer.echo(f"the best trials side by side: {comparison_page(base, study.experiment_id, runs)}")
+        typer.echo(f"all trials: {ui_page(study, base)}" if study else base)
+
+    if is_server(uri):
+        assert study is not None
+        show(ui_page(study).partition("#")[0])
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with serving(uri, port) as address:
+            show(address)
+            typer.echo("Ctrl-C ends it")
+            signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
