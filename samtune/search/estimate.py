@@ -34,8 +34,8 @@ class Estimate:
     def __str__(self) -> str:
         least, most = (format_seconds(seconds) for seconds in self.seconds)
         return (
-            f"{least if least == most else f'{least} to {most}'} for all trials, at {format_number(self.step_seconds)} s "
-            f"per step (median of {self.num_steps} on this machine's {self.device}), if no trial is stopped early"
+            f"{least if least == most else f'{least} to {most}'} for all trials if none is stopped early: a step takes "
+            f"{format_number(self.step_seconds)} s (median of {self.num_steps} on this machine's {self.device})"
         )
 
 
@@ -78,10 +78,8 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
     timed = times[_WARM_UP:] or times
     step = statistics.median(timed)
     per_pass = step / spec.passes_per_step / plan.num_groups
-    least, most = (
-        total * steps * per_pass for total, steps in zip(plan.total_passes, plan.steps_per_epoch, strict=True)
-    )
-    return Estimate(str(device), step, len(timed), (least, most))
+    steps = [total * each for total, each in zip(plan.total_passes, plan.steps_per_epoch, strict=True)]
+    return Estimate(str(device), step, len(timed), (steps[0] * per_pass, steps[1] * per_pass))
 
 
 def _share_of_a_worker(spec: TrialSpec, num_workers: int) -> TrialSpec:

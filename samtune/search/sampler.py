@@ -36,7 +36,7 @@ _NUMBER = "number"  # of the trial; proposals that broke a constraint have none
 
 def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
     """The Optuna study in a journal file (which optuna-dashboard opens); a new one has the initial points queued."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are remarks on a sampler's inner life
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
         study = optuna.create_study(
@@ -122,11 +122,12 @@ class OptunaSearcher(Searcher):
     def _feasible(self, trial: optuna.Trial | None) -> tuple[optuna.Trial, dict[str, Scalar]] | None:
         """The first proposal that satisfies the constraints; None at the end of a grid."""
         for _ in range(_TRIES_OF_GP if isinstance(self._space.sampler, GPConfig) else _TRIES):
-            if trial is None:
-                if self._grid is not None and not self._grid.enqueue_next():
-                    return None
-                trial = self._study.ask()
-            config = draw(trial, self._space)
+            if trial is None and self._grid is not None and not self._grid.enqueue_next():
+                return None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a division by zero within the Gaussian process of a flat objective
+                trial = trial or self._study.ask()
+                config = draw(trial, self._space)
             if self._grid is not None:
                 self._grid.add(trial.params)
             if self._satisfies(trial, config):
