@@ -43,9 +43,11 @@ def record(epoch: int, lost: float = 0.0) -> dict[str, float]:
 
 def test_epochs_that_a_restarted_trial_repeats_are_told_once(tmp_path: Path) -> None:
     bridge, trial, study, notes = started(tmp_path)
-    bridge.on_trial_result(0, [], trial, {"records": [record(1), record(2)], "started_at": 5.0})
+    bridge.on_trial_result(
+        0, [], trial, {"records": [record(1), record(2)], "places": [(0, 1.0)] * 2, "started_at": 5.0}
+    )
     bridge.on_trial_start(0, [], trial)  # its Trainable was lost
-    bridge.on_trial_result(0, [], trial, {"records": [record(1), record(2), record(3)]})
+    bridge.on_trial_result(0, [], trial, {"records": [record(1), record(2), record(3)], "places": [(0, 1.0)] * 3})
     assert notes.epochs == [1, 2, 3]
     (known,) = study.trials
     assert [metrics["epoch"] for metrics in known.history] == [1, 2, 3]
@@ -55,8 +57,10 @@ def test_epochs_that_a_restarted_trial_repeats_are_told_once(tmp_path: Path) -> 
 
 def test_a_perturbation_that_rounds_away_is_told_once(tmp_path: Path) -> None:
     bridge, trial, _, notes = started(tmp_path)
-    bridge.on_trial_result(0, [], trial, {"records": [record(1, lost=0.05)]})
+    bridge.on_trial_result(0, [], trial, {"records": [record(1, lost=0.05)], "places": [(0, 1.0)] * 1})
     assert notes.said == []
-    bridge.on_trial_result(0, [], trial, {"records": [record(2, lost=0.47), record(3, lost=0.5)]})
+    bridge.on_trial_result(
+        0, [], trial, {"records": [record(2, lost=0.47), record(3, lost=0.5)], "places": [(0, 1.0)] * 2}
+    )
     (said,) = notes.said
     assert said.startswith("warning: trial 0: 47% of the weights are not changed by the perturbation")

@@ -1,0 +1,29 @@
+"""The README's complete program, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import CLEAN
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.slow
+def test_the_program_with_parts_of_ones_own_runs_and_is_short(tmp_path: Path) -> None:
+    (program,) = (
+        code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "make_net" in code
+    )
+    assert len(program.splitlines()) < 40
+    (tmp_path / "mine.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "mine.py"], cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "method.rho" in done.stdout
+    assert "val_confidence" in done.stdout
+    assert done.stdout.count("completed") == 6
