@@ -9,7 +9,7 @@ from typing import Any
 from samtune.records import Study, Trial, TrialState
 from samtune.report.figures import Figure, figures
 from samtune.search.results import Results
-from samtune.terminal.summary import format_best, format_failures, format_outcome
+from samtune.terminal.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.text import (
     format_metric,
     format_number,
@@ -39,7 +39,7 @@ def render(results: Results) -> str:
         study=study,
         outcome=format_outcome(study),
         best=format_best(study),
-        confirmed=None,
+        confirmed=_confirmed(study),
         set_arguments=set_arguments(study.best.config) if study.best else "",
         failures=format_failures(study),
         facts=_facts(study),
@@ -57,6 +57,19 @@ def render(results: Results) -> str:
 def _json(figure: Any) -> str:
     """A plotly figure for a script element: `</script>` in a name must not end it."""
     return str(figure.to_json()).replace("<", "\\u003c")
+
+
+def _confirmed(study: Study) -> dict[str, Any] | None:
+    """The table of the search's confirmation, as far as it has come; None where there is none."""
+    from samtune.confirm.confirmation import CAPTION, table
+    from samtune.confirm.confirmer import load_confirmation
+
+    confirmation = load_confirmation(study)
+    if confirmation is None:
+        return None
+    header, rows = table(confirmation)
+    lines = [f"{confirmation.num_missing} replicas are missing."] if confirmation.num_missing else []
+    return {"caption": CAPTION, "header": header, "rows": rows, "lines": lines}
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
@@ -96,11 +109,5 @@ def _row(study: Study, trial: Trial, keys: list[str]) -> list[str]:
 
 def _commands(study: Study) -> list[tuple[str, str]]:
     """What to run: (what it does, the command)."""
-    storage = study.storage_path.rpartition("/")[0]
-    where = f"{study.name} --storage-path {storage}"
-    return [
-        ("the same search again, from the YAML below", "samtune search --space space.yaml"),
-        ("retrain the best with replicas and test them", f"samtune confirm {where}"),
-        ("compare the runs in MLflow", f"samtune ui {where}"),
-        ("every epoch of every trial as a table", f"samtune export {where} {study.name}.parquet"),
-    ]
+    again = ("the same search again, from the YAML below", "samtune search --space space.yaml")
+    return [again, *((what, command) for command, what in next_commands(study))]

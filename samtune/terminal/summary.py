@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +12,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from samtune.records import Scalar, Study, TrialState
+from samtune.search.folders import DEFAULT_STORAGE
+from samtune.storage import parent
 from samtune.terminal.tables import leaderboard
 from samtune.text import first_line, format_metric, format_seconds, set_arguments
 from samtune.tracking import ui_command, ui_page
@@ -75,9 +79,25 @@ def print_summary(console: Console, study: Study) -> None:
     if study.best:
         console.print(f"  {set_arguments(study.best.config)}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
+    if study.best:
+        console.print("what next:")
+        for command, what in next_commands(study):
+            console.print(f"  {command}  # {what}", soft_wrap=True)
     console.print("compare the trials in MLflow:", soft_wrap=True)
     for line in dict.fromkeys([ui_command(study), ui_page(study)]):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def next_commands(study: Study) -> list[tuple[str, str]]:
+    """What to do with a search that has ended: (command, what it does)."""
+    storage = parent(study.storage_path)
+    is_default = storage == str(Path(DEFAULT_STORAGE).absolute())
+    name = study.name if is_default else f"{study.name} --storage-path {shlex.quote(storage)}"
+    return [
+        (f"samtune confirm {name}", "retrain the best with new seeds and test them, beside a baseline"),
+        (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
+        (f"samtune ui {name}", "the best trials side by side in MLflow"),
+    ]
 
 
 def json_summary(study: Study) -> dict[str, Any]:

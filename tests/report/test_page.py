@@ -10,14 +10,18 @@ from studies import METHODS, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
+from samtune.confirm.lineup import final, make_lineup
 from samtune.errors import UsageError
-from samtune.records import Objective
+from samtune.records import Objective, Scalar, Trial, TrialState
 from samtune.report.figures import Figure, figures
 from samtune.report.plots import KINDS
 from samtune.report.style import log_ticks
 from samtune.report.timeline import spans
+from samtune.search.journal import Journal
 from samtune.search.results import Results
+from samtune.spec.space import SearchSpace
 
+SAM = {"method": {"name": "sam"}}
 TWO = (Objective(), Objective("sharpness", "min"))
 
 
@@ -117,3 +121,29 @@ def test_a_trial_that_changes_its_group_has_two_spans(tmp_path: Path) -> None:
 )
 def test_ticks_of_a_log_axis_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert log_ticks(low, high) == ticks
+
+
+def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
+    """Of three replicas, one is still missing."""
+    search = make_study(tmp_path)
+    space = SearchSpace.from_dict({"name": "d", "data": {"name": "digits"}, "model": {"name": "digits_cnn"}, **SAM})
+    spec = final(space.trial({}))
+    lineup = make_lineup(space, {"trial 3 (sam)": (spec, 0.97)}, replicas=3, baselines=[])
+    confirmed = make_study(tmp_path, name="digits-1-confirm", num_trials=0, objectives=(Objective("test_accuracy"),))
+    folder = tmp_path / "digits-1-confirm"
+    (folder / "journal.jsonl").unlink()
+    confirmed.space_yaml, confirmed.num_trials = lineup.to_yaml(), 3
+    journal = Journal(folder)
+    journal.on_study_start(confirmed)
+    for replica, accuracy in enumerate((0.95, 0.96)):
+        config: dict[str, Scalar] = {"candidate": "trial 3 (sam)", "replica": replica}
+        trial = Trial(replica, f"c{replica}", config, {}, 1, TrialState.COMPLETED, started_at=1.0, ended_at=2.0)
+        journal.on_trial_start(confirmed, trial)
+        journal.on_epoch(confirmed, trial, {"epoch": 1.0, "test_accuracy": accuracy})
+        journal.on_trial_end(confirmed, trial)
+    journal.close()
+    text = _report(tmp_path, search.name, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<td>trial 3 (sam)</td>" in text
+    assert "<td>0.9550 ± 0.0635</td>" in text  # t(0.975, 1) = 12.706, s/sqrt(2) = 0.005
+    assert "<td>+0.0150</td>" in text
+    assert "1 replicas are missing" in text
