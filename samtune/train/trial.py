@@ -144,7 +144,7 @@ class TrialRun(Resumable):
             evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
         config = training.diagnostics
         diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
-        self.train_step.passes += cost
+        self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
         record = {
             "epoch": float(epoch),
             **metrics,
