@@ -43,9 +43,14 @@ def test_help_answers_fast_because_it_imports_nothing_heavy() -> None:
 def test_spaces_lists_the_built_in_spaces_with_a_line_each(samtune: Run) -> None:
     done = samtune("spaces")
     assert done.returncode == 0
-    lines = dict(line.split("  ", 1) for line in done.stdout.splitlines())
-    assert {"digits.yaml", "cifar.yaml"} <= {name.strip() for name in lines}
-    assert all(len(text) > 20 for text in lines.values())
+    lines = done.stdout.splitlines()
+    spaces = dict(line.strip().split("  ", 1) for line in lines if line.startswith("  "))
+    assert {"digits.yaml", "cifar.yaml", "sam/table2_imagenet_resnet50.yaml", "universal/cifar10_s.yaml"} <= set(spaces)
+    assert all(len(text) > 20 for text in spaces.values())
+    titles = [line for line in lines if line and not line.startswith("  ")]
+    assert titles[0] == "samtune"
+    assert "Foret" in titles[1]
+    assert "Tahmasebi" in titles[2]
 
 
 def test_a_dry_run_shows_the_plan_and_starts_nothing(samtune: Run, tmp_path: Path) -> None:
