@@ -23,7 +23,8 @@ class Sample:
         device: where the batches are made.
         batch_size: examples of a batch; the last may have fewer.
         rank, num_workers: this worker's place.
-        multiple: each worker's share is a multiple of this; what is left over is not used (all, if too few).
+        multiple: each worker's share is a multiple of this; what is left over is not used. Where
+            there are fewer examples than that, it counts as 1.
 
     Yields:
         inputs, normalised and not augmented, and targets int64, in the order in which they were drawn.
@@ -43,10 +44,10 @@ class Sample:
         multiple: int = 1,
     ) -> None:
         chosen = random_order(fold(seed, _SAMPLE), torch.arange(len(split)))[:num_examples]
-        num_parts = len(chosen) // multiple
-        if num_parts:
-            first, last = num_parts * rank // num_workers, num_parts * (rank + 1) // num_workers
-            chosen = chosen[first * multiple : last * multiple]
+        self.multiple = multiple if multiple <= len(chosen) else 1
+        num_parts = len(chosen) // self.multiple
+        first, last = num_parts * rank // num_workers, num_parts * (rank + 1) // num_workers
+        chosen = chosen[first * self.multiple : last * self.multiple]
         self._dataset, self._device, self._batch_size = dataset, device, batch_size
         self._split = Split(split.source, split.indices[chosen], split.labels[chosen])
 

@@ -120,6 +120,7 @@ class StreamedImages(ImageSource):
         self._dataset = _Requests(reader)
         self._processes, self._prefetch, self._skip = processes, prefetch, skip_damaged
         self._queue = _Queue()
+        self._busy = False
         self._loader: DataLoader[Reply] | None = None
 
     def batches(
@@ -130,8 +131,12 @@ class StreamedImages(ImageSource):
         columns = torch.arange(1 + substitutes)
         rows = (Request(indices[(p[:, None] + columns) % len(indices)], crop) for p in asked)
         damaged: list[str] = []
+        # What is asked for in the middle of an epoch, whose batches the processes are ahead with, is read here.
+        ahead = self._processes > 0 and not self._busy
+        self._busy = self._busy or ahead
         try:
-            for positions, reply in zip(asked, self._replies(rows, device), strict=True):
+            replies = self._ahead(rows, device) if ahead else map(self._dataset.__getitem__, rows)
+            for positions, reply in zip(asked, replies, strict=True):
                 damaged += reply.damaged
                 if damaged and not self._skip:
                     raise DatasetError(f"{damaged[0]} (data.on_error: skip leaves such images out)")
@@ -143,18 +148,14 @@ class StreamedImages(ImageSource):
                     used = (positions[read] + reply.taken[read]) % len(indices)
                     yield reply.inputs.to(device, non_blocking=True), used
         finally:  # nobody need ask for more than the last batch
+            if ahead:
+                self._busy = False
             if damaged:
                 what = "others took their places" if replace else "they were left out"
                 _log.warning("%d images could not be decoded and %s; the first: %s", len(damaged), what, damaged[0])
 
-    def one_batch(self, indices: Tensor, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        # Not through the processes: it may be asked for while they work on an epoch.
-        here = StreamedImages(self._dataset.reader, processes=0, prefetch=1, skip_damaged=self._skip)
-        return next(here.batches(indices, [positions], device, crop=None, replace=True))
-
-    def _replies(self, requests: Iterable[Request], device: torch.device) -> Iterator[Reply]:
-        if self._processes == 0:
-            return map(self._dataset.__getitem__, requests)
+    def _ahead(self, requests: Iterable[Request], device: torch.device) -> Iterator[Reply]:
+        """The replies of the processes."""
         self._queue.requests = requests
         if self._loader is None:
             self._loader = self._start(pin_memory=device.type == "cuda")

@@ -81,6 +81,10 @@ def test_batches_are_the_same_bits_with_any_number_of_processes(root: Path, proc
     dataset = load_dataset(config)
     given_up = train_batches(dataset, config, batch_size=6, seed=3, epoch=7, **PLACE)
     next(given_up)
+    validated = list(eval_batches(dataset, dataset.validation, batch_size=4, **PLACE))  # in the middle of an epoch
+    assert next(given_up) is not None
+    given_up.close()
+    assert_same(validated, list(eval_batches(dataset, dataset.validation, batch_size=4, **PLACE)))
     assert_same(epochs_of(config, [0]), epochs_of(alone, [0]))
     evaluated = list(eval_batches(dataset, dataset.load_test(), batch_size=4, **PLACE))
     here = load_dataset(alone)
