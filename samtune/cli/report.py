@@ -17,7 +17,9 @@ def report(
         Path | None, option(OUTPUT, "Where to write the page. Default: NAME.html.", "-o", "--output")
     ] = None,
     storage_path: StoragePath = None,
-    log: Annotated[bool, option(OUTPUT, "Also log page and figures to the study's MLflow run.", "--log")] = False,
+    log: Annotated[
+        bool, option(OUTPUT, "Also log the page and its figures to the study's MLflow run (default).", "--log/--no-log")
+    ] = True,
     debug: Debug = False,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
@@ -32,3 +34,9 @@ def report(
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
     typer.echo(str(target.absolute()))
+    if log and results.study.parent_run_id is not None:
+        from samtune.report.plots import all_plots
+        from samtune.tracking.store import log_files
+
+        log_files(results.study, {"report.html": page, **{f"figures/{k}.svg": svg for k, svg in all_plots(results)}})
+        typer.echo("logged to the study's MLflow run: report.html, figures/", err=True)

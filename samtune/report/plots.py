@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -55,6 +56,17 @@ def save_plot(results: Results, kind: str, target: Path | BinaryIO, file_format:
         warnings.simplefilter("ignore")  # Optuna's: its matplotlib plots are experimental
         figure = own[kind](results.study) if kind in own else _optuna(results, kind)
         figure.savefig(target, format=file_format)
+
+
+def all_plots(results: Results) -> Iterator[tuple[str, str]]:
+    """(kind, SVG) of every figure that the study has data for."""
+    for kind in KINDS:
+        drawing = io.BytesIO()
+        try:
+            save_plot(results, kind, drawing, "svg")
+        except RunError:
+            continue
+        yield kind, drawing.getvalue().decode()
 
 
 def _optuna(results: Results, kind: str) -> Figure:

@@ -283,6 +283,8 @@ class Tuner:
         if self._earlier is not None:
             study.trials = self._earlier.trials
             study.parent_run_id = self._earlier.parent_run_id
+            if study.parent_run_id is None:
+                study.started_at = self._earlier.started_at  # by which MLflow's run is found, if it was created
         (folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
         return study
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -60,6 +61,15 @@ def trial_params(trial: Trial) -> dict[str, str]:
     """As the trial began: MLflow's parameters cannot change, and population based training changes them."""
     first = trial.perturbations[0]["before"]["params"] if trial.perturbations else trial.params
     return {key: param(value) for key, value in first.items()}
+
+
+def dataset(trial: Trial) -> tuple[str, str, str, str] | None:
+    """Name, digest, source and context of the data that a trial trains on; None where it does not say."""
+    settings = {key: value for key, value in trial.params.items() if key.startswith("data.")}
+    if "data.name" not in settings:
+        return None
+    source = json.dumps(settings, sort_keys=True)
+    return str(settings["data.name"]), hashlib.sha256(source.encode()).hexdigest()[:8], source, "training"
 
 
 def trial_tags(study: Study, trial: Trial) -> dict[str, str]:

@@ -18,7 +18,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.logging_utils import suppress_logs_in_thread
 from mlflow.utils.mlflow_tags import (
@@ -30,10 +40,11 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from samtune.errors import TrackingError
+from samtune.records import Study
 from samtune.text import first_line
 from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
-TRIAL_ID_TAG = "samtune.trial_id"
+TRIAL_ID_TAG, STUDY_TAG = "samtune.trial_id", "samtune.study"
 # What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
@@ -132,6 +143,14 @@ class Store:
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
 
+    def study_run(self, study: str, start_ms: int) -> str | None:
+        """The parent run of a study that began at that moment, if there is one."""
+        query = f"attributes.start_time = {start_ms} AND tags.`{STUDY_TAG}` = '{study}'"
+        with _translated():
+            found = self._client.search_runs([self.experiment_id], query, max_results=10)
+        parents = [str(run.info.run_id) for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]
+        return parents[0] if parents else None
+
     def trial_runs(self, parent_run_id: str, trial_id: str | None = None) -> dict[str, KnownRun]:
         """The runs under a parent by trial id: all of them, or the one of a trial if it exists."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
@@ -175,6 +194,20 @@ class Store:
                 [RunTag(key, value) for key, value in (tags or {}).items()],
             )
 
+    def log_dataset(self, run_id: str, name: str, digest: str, source: str, context: str) -> None:
+        """Says which data a run has used: MLflow shows and filters by it.
+
+        Args:
+            digest: the same for the same data and split.
+            source: where the data are from, and how they are split.
+            context: `training`, `validation` …
+        """
+        dataset = Dataset(name=name, digest=digest, source_type="samtune", source=source)
+        with _translated():
+            self._client.log_inputs(
+                run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+            )
+
     def log_text(self, run_id: str, text: str, file_name: str) -> None:
         """Logs a text file as an artifact, replacing one of that name."""
         with _translated():
@@ -210,6 +243,21 @@ def _translated() -> Iterator[None]:
         raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error
     except Exception as error:  # of artifact stores and database drivers: there is no common base
         raise StoreError(_one_line(error), refused=False) from error
+
+
+def log_files(study: Study, files: Mapping[str, str]) -> None:
+    """Logs text files to the parent run of a study, replacing those of their names.
+
+    Raises:
+        TrackingError: the store does not answer or refuses.
+    """
+    assert study.parent_run_id is not None
+    store = Store(study.tracking_uri, study.experiment)
+    try:
+        for name, text in files.items():
+            store.log_text(study.parent_run_id, text, name)
+    except StoreError as error:
+        raise TrackingError(f"--tracking-uri {redact(study.tracking_uri)}: {error}") from error
 
 
 def use_tracking_uri(uri: str) -> None:

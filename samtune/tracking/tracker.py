@@ -100,10 +100,11 @@ class MlflowTracker(Callback):
         known: dict[str, KnownRun] = {}
         study.experiment_id = self._store.experiment_id
         try:
+            started = _milliseconds(study.started_at)
+            if study.parent_run_id is None:  # the driver may have died before the journal had the id
+                study.parent_run_id = self._store.study_run(study.name, started)
             if study.parent_run_id is None:
-                study.parent_run_id = self._store.create_run(
-                    study.name, _milliseconds(study.started_at), content.study_tags(study)
-                )
+                study.parent_run_id = self._store.create_run(study.name, started, content.study_tags(study))
             else:
                 self._store.set_running(study.parent_run_id)
                 known = self._store.trial_runs(study.parent_run_id)
@@ -193,6 +194,8 @@ class _TrialRun:
             if name != "epoch"  # is the step
         ]
         params = {} if self._has_params else content.trial_params(self._trial)
+        if dataset := content.dataset(self._trial) if params else None:
+            store.log_dataset(self._run_id, *dataset)
         tags = content.trial_end_tags(self._trial) if ended else {}
         if epochs:
             tags["samtune.num_epochs"] = str(int(epochs[-1][1]["epoch"]))
