@@ -40,6 +40,15 @@ def sharpness(
     steps: Annotated[int, option(WHAT, "Ascent steps of m-sharpness.")] = 1,
     probes: Annotated[int, option(WHAT, "Random probes of trace and Frobenius norm; spectrum takes 1/25.")] = 100,
     seed: Annotated[int, option(WHAT, "Chooses examples, probes and directions.")] = 0,
+    study_of_m: Annotated[
+        bool,
+        option(
+            WHAT,
+            "Instead: over the trials of a finished study, how well the m-sharpness that they measured "
+            "(training.diagnostics) tells their generalisation gap. NETWORK is the study's name.",
+            "--study-of-m",
+        ),
+    ] = False,
     plots: Annotated[Path, option(OUTPUT, "Folder for figures.")] = Path("sharpness"),
     plot_format: Annotated[Literal["png", "svg"], option(OUTPUT, "Of figures.")] = "png",
     storage_path: StoragePath = None,
@@ -51,6 +60,9 @@ def sharpness(
 
     What is asked for by an MLflow run is also logged to that run.
     """
+    if study_of_m:
+        _study_of_m(subjects, storage_path, plots / f"study_of_m.{plot_format}", json_)
+        return
     if data not in ("train", "val", "test"):
         raise UsageError(f"--data {data}: must be train, val or test")
     sizes = [int(size) for size in m.split(",") if size.strip().isdecimal()]
@@ -94,6 +106,35 @@ def sharpness(
         if each.subject.run is not None:
             numbers = {f"sharpness.{name.replace('=', '')}": e.value for name, e in each.numbers.items()}
             each.subject.run.log(numbers, files, "sharpness")
+
+
+def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from samtune.search.folders import study_folder
+    from samtune.sharpness.tool.gap import Interval, relations, write_plot
+
+    if len(names) != 1:
+        raise UsageError(f"--study-of-m: takes the name of one study (got {len(names)})")
+    found = relations(study_folder(storage_path, names[0]).read())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_plot(found, file)
+    if json_:
+        print(json.dumps({"relations": [asdict(relation) for relation in found], "plots": [str(file)]}))
+        return
+
+    def cell(interval: Interval) -> str:
+        return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+    table = Table("measure", "Kendall's tau with the gap", "bits about its order", "trials", box=None, pad_edge=False)
+    for relation in found:
+        table.add_row(relation.measure, cell(relation.tau), cell(relation.information), str(relation.num_trials))
+    Console().print(table)
+    typer.echo("in brackets: 95% bootstrap intervals over the trials; the gap is train_accuracy - val_accuracy")
+    typer.echo(str(file))
 
 
 def _print_table(found: list[Measured], data: str) -> None:

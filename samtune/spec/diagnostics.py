@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Self
 
@@ -16,7 +17,12 @@ def _every(value: Any) -> Any:
     return int(found[1] or 1) if found else value
 
 
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
 Every = Annotated[int, BeforeValidator(_every, json_schema_input_type=int | str), Field(ge=1)]
+GroupSizes = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class DiagnosticsConfig(Config):
@@ -30,8 +36,8 @@ class DiagnosticsConfig(Config):
     it takes 10 to 50."""
     m_sharpness: Every | None = None
     """Mean over groups of m training examples of max L(w + ε) - L(w), ‖ε‖ <= rho; 1⅓ passes over the examples."""
-    m: Annotated[int, Field(ge=1)] = 32
-    """Examples of a group."""
+    m: GroupSizes = Field(default_factory=lambda: [32])
+    """Examples of a group; with a list, `m_sharpness` is that of the first and `m_sharpness_M` that of each."""
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Radius of m_sharpness."""
     num_examples: Annotated[int, Field(ge=1)] = 1280
@@ -39,8 +45,12 @@ class DiagnosticsConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.num_examples < self.m:
-            raise ValueError(f"num_examples must not be less than m (num_examples is {self.num_examples}, m {self.m})")
+        least = math.lcm(*self.m)
+        if self.num_examples < least:
+            raise ValueError(
+                "num_examples must not be less than m, or the least common multiple of several "
+                f"(num_examples is {self.num_examples}, it {least})"
+            )
         return self
 
     def due(self, epoch: int, num_epochs: int) -> list[str]:

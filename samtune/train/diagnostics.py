@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def measure_diagnostics(run: TrialRun, names: Sequence[str]) -> tuple[dict[str, 
         device=run.device,
         rank=run.rank,
         num_workers=run.num_workers,
-        multiple=config.m,
+        multiple=math.lcm(*config.m),
     )
     model = run.model if run.average is None else run.average.model
     frozen = [parameter for parameter in model.parameters() if run.average is not None and not parameter.requires_grad]
@@ -52,13 +53,15 @@ def measure_diagnostics(run: TrialRun, names: Sequence[str]) -> tuple[dict[str, 
     try:
         for name in names:
             if name == "lambda_max":
-                found = sharpness.lambda_max(*of, tolerance=1e-2, seed=run.spec.seed, group=group)
+                answers = {name: sharpness.lambda_max(*of, tolerance=1e-2, seed=run.spec.seed, group=group)}
             else:
-                found = sharpness.m_sharpness(*of, m=config.m, rho=config.rho, group=group)
-            metrics[name] = found.value
-            cost += found.passes
+                each = {m: sharpness.m_sharpness(*of, m=m, rho=config.rho, group=group) for m in config.m}
+                answers = {name if len(each) == 1 else f"{name}_{m}": answer for m, answer in each.items()}
+                metrics[name] = each[config.m[0]].value
+            metrics |= {key: answer.value for key, answer in answers.items()}
+            cost += sum(answer.passes for answer in answers.values())
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    used = min(config.num_examples, len(run.dataset.train)) // config.m * config.m
+    used = min(config.num_examples, len(run.dataset.train)) // sample.multiple * sample.multiple
     return metrics, cost * used / len(run.dataset.train)

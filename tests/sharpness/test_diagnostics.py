@@ -63,6 +63,11 @@ def test_two_workers_measure_what_one_does():
             assert b.get(name) == (pytest.approx(a[name], rel=1e-2) if name in a else None)
 
 
+def test_several_m():
+    last = train(0, 1, {"m_sharpness": 3, "m": [4, 16], "num_examples": 200})[-1]
+    assert last["m_sharpness"] == last["m_sharpness_4"] > last["m_sharpness_16"] > 0
+
+
 def test_averaged_weights_are_measured_where_they_are_evaluated():
     with_average = train(0, 1, ASKED, ema=0.9)[-1]
     assert with_average["lambda_max"] > 0
@@ -76,7 +81,7 @@ def test_due():
     with pytest.raises(ValidationError, match="valid integer"):
         DiagnosticsConfig.model_validate({"lambda_max": "every now and then"})
     with pytest.raises(ValidationError, match="must not be less than m"):
-        DiagnosticsConfig(num_examples=8, m=16)
+        DiagnosticsConfig(num_examples=8, m=[16])
 
 
 def test_sharpness_can_be_an_objective():

@@ -58,7 +58,7 @@ def spectrum(found: Sequence[Measured]) -> Figure | None:
         axis.set_ylim(floor, None)
         axis.set_ylabel("density")
         axis.set_title(_title(each), loc="left", fontsize=10)
-        _open(axis)
+        open_axis(axis)
     axes[-1].set_xlabel("eigenvalue of the Hessian")
     return figure
 
@@ -77,7 +77,7 @@ def line(found: Sequence[Measured]) -> Figure | None:
     axis.set_xlabel("distance along the direction, in lengths of the filters")
     axis.set_ylabel("loss")
     axis.legend(frameon=False)
-    _open(axis)
+    open_axis(axis)
     return figure
 
 
@@ -119,6 +119,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _open(axis: object) -> None:
+def open_axis(axis: object) -> None:
+    """Takes away the upper and the right line of the box."""
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)  # type: ignore[attr-defined]
