@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold, random_bits, random_int, random_uniform
+from samtune.data.hashing import fold, random_bits, random_int, random_uniform, uniform_number
 
 
 def crop_and_mirror(images: Tensor, indices: Tensor, key: int, *, padding: int, mirror: bool) -> Tensor:
@@ -67,6 +67,19 @@ def draw_boxes(examples: Tensor, key: int, height: int, width: int) -> Tensor:
         drawn = torch.stack([top, left, box_height, box_width], dim=1).long()
         boxes = torch.where(fits[:, None], drawn, boxes)
     return boxes
+
+
+def draw_box(example: int, key: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """What `draw_boxes` gives for one example: a hundred times faster there, where each image has its own size."""
+    for attempt in range(10):
+        area = height * width * (0.08 + 0.92 * uniform_number(fold(key, attempt, 0), example))
+        ratio = math.exp(math.log(4 / 3) * (2 * uniform_number(fold(key, attempt, 1), example) - 1))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if box_width <= width and box_height <= height:
+            top = uniform_number(fold(key, attempt, 2), example) * (height - box_height + 1)
+            left = uniform_number(fold(key, attempt, 3), example) * (width - box_width + 1)
+            return int(top), int(left), box_height, box_width
+    return 0, 0, height, width
 
 
 def cutout(inputs: Tensor, indices: Tensor, key: int, *, size: int) -> Tensor:

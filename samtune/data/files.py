@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samtune.data.augment import draw_boxes
+from samtune.data.augment import draw_box
 from samtune.data.sources.decode import Decoder, planes, read_image_file
 from samtune.data.stream import Reader
 
@@ -53,7 +53,7 @@ class ImageFiles(Reader):
             side = round(min(width, height) * self._centre)
             top, left, box_height, box_width = (height - side) // 2, (width - side) // 2, side, side
         else:
-            top, left, box_height, box_width = draw_boxes(torch.tensor([row]), crop, height, width)[0].tolist()
+            top, left, box_height, box_width = draw_box(row, crop, height, width)
         box = image.crop((left, top, left + box_width, top + box_height))
         resized = box.resize((self._size, self._size), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.ascontiguousarray(planes(resized)))

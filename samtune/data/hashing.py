@@ -50,6 +50,12 @@ def random_uniform(key: int, index: Tensor) -> Tensor:
     return _shift(random_bits(key, index), 11).double() * 2.0**-53
 
 
+def uniform_number(key: int, index: int) -> float:
+    """What `random_uniform` gives for one index, without a tensor."""
+    mixed = _mix_int((index * _GOLDEN + key) & _MASK)
+    return (_mix_int(mixed ^ fold(key)) >> 11) * 2.0**-53
+
+
 def random_order(key: int, index: Tensor) -> Tensor:
     """A permutation: positions into the one-dimensional `index`, in the order of the entries' random bits."""
     return torch.argsort(random_bits(key, index), stable=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from samtune.data import check_dataset, dataset_info, eval_batches, load_dataset, train_batches
-from samtune.data.augment import draw_boxes
+from samtune.data.augment import draw_box, draw_boxes
 from samtune.data.files import ImageFiles
 from samtune.data.stream import StreamedImages, keyed_randomness
 from samtune.errors import DatasetError
@@ -115,6 +115,12 @@ def test_each_example_comes_once_with_its_own_label(root: Path) -> None:
     assert sorted(found) == list(range(24))
     assert torch.cat([targets for _, targets in batches]).tolist() == plain[1][found].tolist()
     assert dataset.train.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+
+
+def test_the_box_of_one_example_is_that_of_a_batch() -> None:
+    examples = torch.arange(3000)
+    boxes = draw_boxes(examples, 11, 37, 90).tolist()
+    assert [list(draw_box(example, 11, 37, 90)) for example in examples.tolist()] == boxes
 
 
 def test_crops_are_close_to_torchvision_s(root: Path) -> None:
