@@ -104,7 +104,7 @@ def sharpness(
             typer.echo(str(file))
     for each in found:
         if each.subject.run is not None:
-            numbers = {f"sharpness.{name.replace('=', '')}": e.value for name, e in each.numbers.items()}
+            numbers = {f"sharpness.{name.replace(' m=', '_')}": e.value for name, e in each.numbers.items()}
             each.subject.run.log(numbers, files, "sharpness")
 
 

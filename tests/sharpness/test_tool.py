@@ -12,13 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
-from samtune.errors import UsageError
+from samtune.errors import TrackingError, UsageError
 from samtune.models.saved import save_weights
 from samtune.records import Objective, Study, Trial, TrialState
 from samtune.search.journal import Journal
 from samtune.sharpness.tool.gap import kendall_tau, pair_information, relate, relations
 from samtune.sharpness.tool.subjects import load_subject
 from samtune.spec.space import SearchSpace
+from samtune.tracking import default_tracking_uri
+from samtune.tracking.store import MlflowClient, Store
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.trial import TrialRun
 
@@ -130,6 +132,20 @@ def test_a_network_is_found_by_each_of_its_names(studies):
         assert all(torch.equal(a, b) for a, b in pairs)
         assert subject.metrics["epoch"] == 2
     assert load_subject(str(folder / "epoch-000001.pt")).metrics["epoch"] == 1
+
+
+def test_what_a_run_is_measured_at_is_logged_to_it(studies, tmp_path):
+    tracking_uri = default_tracking_uri(studies)
+    store = Store(tracking_uri, "x")
+    run_id = store.create_run("one/1", 0, {"samtune.trial_id": "id1", "samtune.study": "one"})
+    shown = samtune(run_id, "--storage-path", str(studies), "--measures", "m_sharpness,line", "--plots", str(tmp_path))
+    assert "one/1" in shown
+    client = MlflowClient(tracking_uri)
+    logged = client.get_run(run_id).data.metrics
+    assert set(logged) == {f"sharpness.m_sharpness_{m}" for m in (16, 64, 256)}
+    assert [file.path for file in client.list_artifacts(run_id, "sharpness")] == ["sharpness/loss_line.png"]
+    with pytest.raises(TrackingError, match=r"run 0{32} cannot be read"):
+        load_subject("0" * 32, str(studies))
 
 
 @pytest.mark.parametrize(
