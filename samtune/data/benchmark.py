@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from samtune.data import Dataset, load_dataset, train_batches
+from samtune.data import Dataset, check_dataset, load_dataset, train_batches
 from samtune.data.contestants import Photographs, Pixels
 from samtune.data.dataset import forget_loaded
 from samtune.spec.data import Cifar10Config, DataConfig, FashionMnistConfig, ImageFolderConfig
@@ -134,9 +134,9 @@ def proportional_memory() -> float:
 
 def _open_and_measure(config: DataConfig, copied: bool, barrier: Any, answers: Any) -> None:
     """One worker: opens the data set, looks at every pixel, and says how much more memory it has than before."""
-    import samtune.data.loaded  # noqa: F401  # and the libraries that it needs
-
     torch.set_num_threads(1)
+    check_dataset(config)  # imports the libraries that it needs
+    torch.zeros(2**20, dtype=torch.uint8).max()
     barrier.wait()
     before = proportional_memory()
     barrier.wait()
@@ -223,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             streams = photograph_contestants(Path(folder) / "photographs", options.photographs, processes, device)
             print("\nphotographs, read and decoded while training: random box to 224 pixels, flip, normalise")
             print(images_per_second(streams, options.rounds, 1000, device))
+        del dataset, epochs  # and its pages, which would count as shared with one process more
+        forget_loaded()
         print("\nmemory that the data set adds to all workers together")
         print(memory_table(config, options.workers))
 

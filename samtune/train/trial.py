@@ -158,6 +158,10 @@ class TrialRun(Resumable):
         self.history.append(record)
         return record
 
+    def label_noise(self) -> dict[str, Any] | None:
+        """Which labels of the training set were changed to what (see `Dataset.label_noise`); None: none were."""
+        return self.dataset.label_noise() if self.spec.data.label_noise else None
+
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.
 
