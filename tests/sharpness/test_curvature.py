@@ -130,7 +130,7 @@ def test_density_integrates_to_one_with_the_moments_of_the_hessian():
     model, batches = network(), examples()
     full = full_hessian(model, batches)
     d = len(full)
-    density = spectral_density(model, CROSS_ENTROPY, batches, num_probes=60, steps=d, together=7)
+    density = spectral_density(model, CROSS_ENTROPY, batches, num_probes=30, steps=d, together=6)
     span = float(density.nodes.max() - density.nodes.min())
     grid = torch.linspace(float(density.nodes.min()) - span, float(density.nodes.max()) + span, 2_001)
     values, errors = density.at(grid)
@@ -140,7 +140,7 @@ def test_density_integrates_to_one_with_the_moments_of_the_hessian():
     for power, value in enumerate(expected, start=1):
         moment = density.moment(power)
         assert abs(moment.value - value) < 4 * moment.standard_error
-        assert moment.standard_error < 0.15 * value
+        assert moment.standard_error < 0.25 * value
     mean = float(torch.trapezoid(values * grid.double(), grid.double()))
     assert mean == pytest.approx(density.moment(1).value, abs=1e-6)
 
