@@ -29,6 +29,8 @@ from samtune.spec.space import SearchSpace
 OPTUNA_JOURNAL = "optuna.journal"
 """The file of a study's folder that Optuna keeps."""
 
+GRID_DONE = "grid: all its points were tried"
+
 _TRIES = 100  # proposals in a row that may break a constraint, before a point is drawn at random
 _TRIES_OF_GP = 3  # which does not learn from them, and all but insists
 _NUMBER = "number"  # of the trial; proposals that broke a constraint have none
@@ -88,6 +90,8 @@ class OptunaSearcher(Searcher):
         """Tune's trial id -> number of the trial."""
         self.resumed: dict[str, Trial] = {}
         """Tune's trial id -> the trial of an earlier run that goes on under it."""
+        self.exhausted = False
+        """Whether a grid has been gone through."""
         self.closing = False
         """Set when the search ends early: what is told to end then is left for a resumed search."""
 
@@ -110,6 +114,7 @@ class OptunaSearcher(Searcher):
             return dict(record.config)
         found = self._feasible(asked)
         if found is None:
+            self.exhausted = True
             return Searcher.FINISHED
         trial, config = found
         self.numbers[trial_id] = number = trial.user_attrs.get(_NUMBER, self._next_number)

@@ -14,7 +14,7 @@ from samtune.search.budget import Budget
 from samtune.search.gate import Gate
 from samtune.search.plan import Plan
 from samtune.search.results import HOPELESS
-from samtune.search.sampler import OptunaSearcher, is_over, open_study
+from samtune.search.sampler import GRID_DONE, OptunaSearcher, is_over, open_study
 from samtune.search.schedulers import build_scheduler
 from samtune.search.trainable import TrialRunner
 from samtune.spec.space import SearchSpace
@@ -107,5 +107,5 @@ def run_trials(
         bridge.end_all(TrialState.INTERRUPTED, reason or "the search ended")
     if bridge.error is not None:
         raise bridge.error
-    study.stopped_by = study.stopped_by or reason
+    study.stopped_by = study.stopped_by or reason or (GRID_DONE if searcher.exhausted else None)
     return reason
