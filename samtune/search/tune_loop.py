@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def run_trials(
     bridge = Bridge(study, space, searcher, pool.mailbox, [budget, *callbacks])
     gate = Gate(searcher, num_placed, bridge.pause)
     bridge.gate = gate
+    in_passes = getattr(space.scheduler, "resource", "epochs") == "passes"
     scheduler = build_scheduler(
-        space, longest=plan.epochs[1], num_groups=plan.num_groups, on_take_over=bridge.take_over
+        space,
+        longest=math.ceil(plan.passes_per_trial[1] if in_passes else plan.epochs[1]),
+        num_groups=num_placed,
+        on_take_over=bridge.take_over,
     )
     reason: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from samtune.search.objectives import SCORE
@@ -23,12 +24,12 @@ PAUSING = ("hyperband", "pbt", "pb2")
 _TIME = {"epochs": "epoch", "passes": "num_passes"}
 
 
-def build_scheduler(space: SearchSpace, *, longest: int, num_groups: int, on_take_over: TakeOver) -> Any:
+def build_scheduler(space: SearchSpace, *, longest: int, num_groups: Callable[[], int], on_take_over: TakeOver) -> Any:
     """The scheduler of a space.
 
     Args:
         longest: what the longest trial takes of the scheduler's resource.
-        num_groups: how many trials can be active at once.
+        num_groups: how many trials can be active at once, asked anew each time.
         on_take_over: told when population based training replaces a trial's weights.
     """
     from samtune.search.schedulers.actors import ASHA, Fifo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -16,14 +17,14 @@ class Pausing(KeepsActors):
     New trials are kept back by the searcher, which is told of every pause.
     """
 
-    num_groups: int
+    num_groups: Callable[[], int]
     _supports_buffered_results = True  # silences Tune's warning about a buffer, which is off here in any case
 
     def choose_trial_to_run(self, tune_controller: Any, *arguments: Any, **options: Any) -> Trial | None:
         trial: Trial | None = super().choose_trial_to_run(tune_controller, *arguments, **options)
         if trial is not None and trial.status == Trial.PAUSED:
             active = sum(t.status in (Trial.RUNNING, Trial.PENDING) for t in tune_controller.get_live_trials())
-            if active >= self.num_groups:
+            if active >= self.num_groups():
                 return None
         return trial
 
@@ -35,6 +36,6 @@ class HyperBand(Pausing, HyperBandForBOHB):
     scheduler of BOHB (Falkner et al. 2018), which draws them as groups become free. It tells the searcher of pauses.
     """
 
-    def __init__(self, *, num_groups: int, **options: Any) -> None:
+    def __init__(self, *, num_groups: Callable[[], int], **options: Any) -> None:
         super().__init__(**options)
         self.num_groups = num_groups

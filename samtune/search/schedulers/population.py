@@ -28,7 +28,9 @@ class _Population(Pausing):
         seed: of the choices made; Tune's own come from Python's global generator.
     """
 
-    def __init__(self, *, population: int, num_groups: int, on_take_over: TakeOver, seed: int, **options: Any) -> None:
+    def __init__(
+        self, *, population: int, num_groups: Callable[[], int], on_take_over: TakeOver, seed: int, **options: Any
+    ) -> None:
         super().__init__(synch=True, require_attrs=False, log_config=False, **options)  # type: ignore[call-arg]
         self.num_groups, self._population, self._on_take_over = num_groups, population, on_take_over
         self._random_state = random.Random(seed).getstate()
