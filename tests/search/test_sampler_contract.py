@@ -180,7 +180,9 @@ def test_a_grid_is_gone_through_once_and_then_ends(initial: list[dict[str, Any]]
     assert space.sampler.name == "grid"
     assert space.num_trials == 7 * (2 * 3 - 1)
     first = run(make_searcher(space, tmp_path), 10)
-    rest = run(make_searcher(space, tmp_path), 100, start=10)  # resumed
+    resumed = make_searcher(space, tmp_path)
+    rest = run(resumed, 100, start=10)
+    assert resumed.exhausted
     points = {(c["method.name"], c.get("method.rho"), c["training.lr"], c["training.momentum"]) for c in first + rest}
     rhos = [("sgd", None), *(("sam", rho) for rho in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))]
     pairs = [(0.05, 0.8), (0.05, 0.85), (0.05, 0.9), (0.1, 0.8), (0.1, 0.85)]
