@@ -324,7 +324,7 @@ def test_a_trial_is_saved_on_demand_by_rank_0_alone_while_all_wait() -> None:
         box = Mailbox(num_workers=2)
         await box.go_on("a", "key of a")
         await box.assign("a", SPEC, 1)
-        work = [await ask(box, 0, rank, -1) for rank in (0, 1)][0]
+        work, _ = [await ask(box, 0, rank, -1) for rank in (0, 1)]
         ranks = [
             asyncio.create_task(box.epoch_done(at(0, rank), work.number, 1, upto(1) if rank == 0 else None))
             for rank in (0, 1)
