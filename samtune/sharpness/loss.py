@@ -66,6 +66,8 @@ class MeanLoss:
         self.weights = Weights(self.parameters)
         self._num_examples: int | None = None
         self._checked = False
+        self._keeps_graph = False  # known once the examples are counted
+        self._kept: tuple[Tensor, ...] | None = None
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
@@ -82,6 +84,7 @@ class MeanLoss:
             try:
                 yield
             finally:
+                self._kept = None
                 for module, training in modes:
                     module.training = training
 
@@ -89,8 +92,10 @@ class MeanLoss:
     def num_examples(self) -> int:
         """Over all ranks. Counted once."""
         if self._num_examples is None:
-            count = torch.tensor(float(sum(len(targets) for _, targets in self.batches)), dtype=torch.float64)
-            self._num_examples = int(self.sum_over_ranks(count.to(self.device)))
+            sizes = [len(targets) for _, targets in self.batches]
+            counts = torch.tensor([sum(sizes), max(len(sizes) - 1, 0)], device=self.device)
+            self._num_examples, more_batches = map(int, self.sum_over_ranks(counts))
+            self._keeps_graph = more_batches == 0
             if self._num_examples == 0:
                 raise UsageError("batches: holds no example")
         return self._num_examples
@@ -136,9 +141,10 @@ class MeanLoss:
         return float(value) / self.num_examples, self.sum_over_ranks(gradient) / self.num_examples
 
     def hessian_products(self, vectors: Tensor) -> Tensor:
-        """H·v for several vectors at once, [k, d] -> [k, d]. Costs 1 + 2k passes.
+        """H·v for several vectors at once, [k, d] -> [k, d]. Counted as 1 + 2k passes.
 
-        The vectors share forward and first backward of each batch. Memory beyond k·d: that of one batch's graph.
+        The vectors share forward and first backward of each batch. Where no rank has more than one batch, so do all
+        calls inside one `fixed`, which saves the 1. Memory beyond k·d: one batch's graph.
 
         Before the first product, second derivatives are tried on a few examples: they must exist and be symmetric.
         What cannot be found out: a loss with kinks (ReLU, max pooling, L1), whose Hessian is taken to be that of its
@@ -150,17 +156,20 @@ class MeanLoss:
         """
         if not self._checked:
             self._check_twice_differentiable()
+        num_examples = self.num_examples
         total = torch.zeros_like(vectors)
         for inputs, targets in self.batches:
-            total += len(targets) * self._batch_products(inputs, targets, vectors)
-        self.passes += 1 + 2 * len(vectors)
-        return self.sum_over_ranks(total) / self.num_examples
+            gradient = self._kept or self._gradient(self.batch_loss(inputs, targets), twice=True)
+            if self._keeps_graph:
+                self._kept = gradient
+            total += len(targets) * self._products(gradient, vectors)
+        self.passes += 1 + 2 * len(vectors)  # the same for any number of ranks, so without what is saved
+        return self.sum_over_ranks(total) / num_examples
 
     def _gradient(self, loss: Tensor, twice: bool = False) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self.parameters, create_graph=twice, allow_unused=True, materialize_grads=True)
 
-    def _batch_products(self, inputs: Any, targets: Tensor, vectors: Tensor) -> Tensor:
-        gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
+    def _products(self, gradient: tuple[Tensor, ...], vectors: Tensor) -> Tensor:
         depends = [g.requires_grad for g in gradient]
         outputs = [g for g in gradient if g.requires_grad]
         products = []
@@ -169,7 +178,7 @@ class MeanLoss:
                 outputs,
                 self.parameters,
                 [part for part, use in zip(self.unflatten(vector), depends, strict=True) if use],
-                retain_graph=index < len(vectors) - 1,
+                retain_graph=self._keeps_graph or index < len(vectors) - 1,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -202,7 +211,7 @@ class MeanLoss:
         shape = (2, self.num_weights)
         probes = torch.randn(shape, dtype=self.dtype, device=self.device, generator=generator)
         try:
-            images = self._batch_products(inputs, targets, probes)
+            images = self._products(gradient, probes)
         except RuntimeError as error:  # NotImplementedError is one too
             if isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -35,6 +35,25 @@ def test_products_are_those_of_the_full_hessian():
     assert loss.passes == 1 + 2 * 3
 
 
+def test_products_of_a_single_batch_share_its_forward():
+    model, forwards = network(), []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    loss = MeanLoss(model, CROSS_ENTROPY, examples(batch_size=24))
+    vectors = torch.randn(4, loss.num_weights, dtype=DTYPE)
+    expected = vectors @ full_hessian(model, examples())
+    forwards.clear()
+    with loss.fixed():
+        for vector, product in zip(vectors, expected, strict=True):
+            assert_close(loss.hessian_products(vector[None])[0], product, rtol=1e-10, atol=1e-12)
+    assert len(forwards) == 2  # one more to try second derivatives
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 0.5
+    moved = vectors @ full_hessian(model, examples())
+    with loss.fixed():  # nothing is kept from before
+        assert_close(loss.hessian_products(vectors), moved, rtol=1e-10, atol=1e-12)
+
+
 def test_gradients_and_weights_stay_as_they_were():
     model, batches = network(norm=True), examples()
     model.train()
