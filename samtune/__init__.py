@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.confirm.confirmer import Confirmer as Confirmer
+    from samtune.confirm.training import Training as Training
     from samtune.errors import RunError as RunError
     from samtune.errors import SamtuneError as SamtuneError
     from samtune.errors import UsageError as UsageError
@@ -29,6 +30,7 @@ _HOMES = {
     "RunError": "samtune.errors",
     "SamtuneError": "samtune.errors",
     "SearchSpace": "samtune.spec.space",
+    "Training": "samtune.confirm.training",
     "Trial": "samtune.records",
     "TrialState": "samtune.records",
     "Tuner": "samtune.search.tuner",
@@ -43,6 +45,7 @@ __all__ = [
     "RunError",
     "SamtuneError",
     "SearchSpace",
+    "Training",
     "Trial",
     "TrialState",
     "Tuner",

@@ -17,6 +17,7 @@ from samtune.cli.search import search
 from samtune.cli.sharpness import sharpness
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
+from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
 from samtune.errors import SamtuneError
@@ -48,7 +49,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, report, plot, sharpness, confirm, ui, export, spaces, validate, schema):
+for command in (search, status, report, plot, sharpness, confirm, ui, train, export, spaces, validate, schema):
     app.command()(command)
 
 

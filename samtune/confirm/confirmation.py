@@ -127,7 +127,7 @@ def _signed(value: float | None) -> str:
 
 def table(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
     """Header and rows as text."""
-    header = ["configuration", "n", "passes", "search", "gap", confirmation.metric, "difference", "p"]
+    header = ["configuration", confirmation.metric, "difference", "p", "n", "passes", "search", "gap"]
     rows = []
     for row in confirmation.rows:
         against = row.comparison
@@ -135,13 +135,13 @@ def table(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 row.label + mark,
+                format_estimate(row.estimate),
+                "-" if against is None else format_estimate(against.difference, signed=True),
+                "-" if against is None or against.p_value is None else f"{against.p_value:.3f}",
                 str(len(row.values)),
                 format_number(row.passes),
                 format_metric(row.searched),
                 _signed(row.gap),
-                format_estimate(row.estimate),
-                "-" if against is None else format_estimate(against.difference, signed=True),
-                "-" if against is None or against.p_value is None else f"{against.p_value:.3f}",
             ]
         )
     return header, rows

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from samtune.errors import UsageError
 from samtune.records import Scalar, Study, Trial, TrialState
-from samtune.spec.distributions import Choice, Int
+from samtune.spec.distributions import Choice
 from samtune.spec.samplers import GridConfig
 from samtune.spec.search import BudgetConfig, NoSchedulerConfig, ObjectiveConfig
 from samtune.spec.space import SearchSpace
@@ -35,7 +35,7 @@ class Lineup(SearchSpace):
     @model_validator(mode="after")
     def _check(self) -> Self:
         distributions: dict[str, Node] = {
-            REPLICA: Int(low=0, high=self.replicas - 1),
+            REPLICA: Choice(choice=list(range(self.replicas))),
             CANDIDATE: Choice(choice=list(self.candidates)),
         }
         self._tree = Tree(distributions, self.is_active)
@@ -52,7 +52,13 @@ class Lineup(SearchSpace):
 
 
 def make_lineup(
-    space: SearchSpace, chosen: Mapping[str, tuple[TrialSpec, float | None]], *, replicas: int, baselines: Sequence[str]
+    space: SearchSpace,
+    chosen: Mapping[str, tuple[TrialSpec, float | None]],
+    *,
+    replicas: int,
+    baselines: Sequence[str],
+    objective: ObjectiveConfig | None = None,
+    first_seed: int | None = None,
 ) -> Lineup:
     """A line-up in place of a space.
 
@@ -60,6 +66,8 @@ def make_lineup(
         space: gives everything that is not the trials': resources, checkpoints, seeds.
         chosen: label -> the trial, and what the search had measured of it; baselines included.
         baselines: their labels.
+        objective: default: the search's, on the test set.
+        first_seed: default: the first that the search has not used.
     """
     first = next(iter(chosen.values()))[0]
     points: list[dict[str, Scalar]] = [{REPLICA: r, CANDIDATE: label} for r in range(replicas) for label in chosen]
@@ -73,11 +81,11 @@ def make_lineup(
         sampler=GridConfig(),
         scheduler=NoSchedulerConfig(),
         budget=BudgetConfig(),
-        objectives=(_tested(space.objective),),
+        objectives=(objective or _tested(space.objective),),
         candidates={label: spec for label, (spec, _) in chosen.items()},
         searched={label: value for label, (_, value) in chosen.items()},
         replicas=replicas,
-        first_seed=space.seed + space.repeats,  # the search has used those before
+        first_seed=space.seed + space.repeats if first_seed is None else first_seed,
         baselines=list(baselines),
     )
 

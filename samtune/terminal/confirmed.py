@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from samtune.confirm.confirmation import Confirmation
 
 
+def print_loading(console: Console, weights: str) -> None:
+    """The three lines of Python that a trained network takes."""
+    console.print("  from samtune import load_model", soft_wrap=True)
+    console.print(f'  model = load_model("{weights}")', soft_wrap=True)
+    console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
+
+
 def print_confirmation(console: Console, confirmation: Confirmation, again: str) -> None:
     """The table, what it means, and how to load the best weights.
 
@@ -23,7 +30,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
         again: the command that goes on where replicas are missing.
     """
     from samtune.confirm.confirmation import CAPTION, table
-    from samtune.confirm.confirmer import weights_file
+    from samtune.confirm.lineup_tuner import weights_file
 
     study = confirmation.study
     console.print()
@@ -49,7 +56,5 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
         console.print(Text(missing, style="yellow"), soft_wrap=True)
     elif confirmation.best is not None:
         console.print(f"the best weights ({confirmation.best.label}), in Python:")
-        console.print("  from samtune import load_model", soft_wrap=True)
-        console.print(f'  model = load_model("{weights_file(study)}")', soft_wrap=True)
-        console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
+        print_loading(console, weights_file(study))
     console.print(f"kept in {study.storage_path}", soft_wrap=True)

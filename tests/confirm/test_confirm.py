@@ -70,7 +70,7 @@ def test_a_confirmation_that_was_killed_goes_on_and_its_model_loads_anywhere(tmp
         assert not any("val_accuracy" in record for record in trial.history)
 
     assert Confirmer("s", storage_path=storage, top=1, replicas=3).run().to_dict() == result  # starts nothing
-    with pytest.raises(UsageError, match="has confirmed other trials"):
+    with pytest.raises(UsageError, match="has trained something else"):
         Confirmer("s", storage_path=storage, top=2, replicas=3)
 
     confirmation = load_confirmation(Results.load("s", storage).study)

@@ -109,8 +109,9 @@ def test_replicas_have_seeds_that_the_search_had_not_and_share_them(study: Study
     assert set(map(tuple, seeds.values())) == {(8, 9, 10)}
 
 
-def test_a_lineup_survives_its_yaml(study: Study, space: SearchSpace) -> None:
-    lineup = _lineup(study, space)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_lineup_survives_its_yaml(study: Study, space: SearchSpace, replicas: int) -> None:
+    lineup = _lineup(study, space, replicas=replicas)
     assert Lineup.model_validate(yaml.safe_load(lineup.to_yaml())) == lineup
 
 

@@ -1,0 +1,77 @@
+"""`samtune train`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from samtune.cli.options import (
+    OUTPUT,
+    SEARCH,
+    Address,
+    Debug,
+    Experiment,
+    Json,
+    Name,
+    NumWorkers,
+    Seed,
+    Sets,
+    StoragePath,
+    TrackingUri,
+    option,
+)
+
+
+def train(
+    space: Annotated[str, option(SEARCH, "A YAML file, or a built-in space; what it searches must be --set.")],
+    set_: Sets = None,
+    num_workers: NumWorkers = None,
+    seed: Seed = None,
+    name: Name = None,
+    storage_path: StoragePath = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    address: Address = None,
+    register: Annotated[
+        str | None, option(OUTPUT, "Register the model in MLflow under this name.", "--register", metavar="NAME")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
+    from samtune.confirm.lineup_tuner import weights_file
+    from samtune.confirm.training import Training
+    from samtune.records import TrialState
+    from samtune.spec.space import SearchSpace
+    from samtune.terminal import json_summary, make_console, make_display
+    from samtune.terminal.confirmed import print_loading
+    from samtune.text import format_metric
+
+    console = make_console(stderr=json_)
+    changes = {"resources.num_workers": num_workers, "seed": seed}
+    chosen = SearchSpace.from_yaml(space, set_ or []).replace({k: v for k, v in changes.items() if v is not None})
+    training = Training(
+        chosen,
+        name=name,
+        storage_path=storage_path,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        address=address,
+        callbacks=[make_display(console)],
+    )
+    # Ray prints of processes that died on stdout, which is the JSON object's alone.
+    with contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext():
+        trial = training.run(register=register)
+        study = training.folder.read()
+    if trial.state is TrialState.COMPLETED:
+        shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
+        console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
+        print_loading(console, weights_file(study))
+    if json_:
+        print(json.dumps({**json_summary(study), "weights": weights_file(study)}))
+    if trial.state is not TrialState.COMPLETED:
+        raise typer.Exit(130 if training.interrupted else 1)

@@ -1,0 +1,49 @@
+"""One configuration without a search, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samtune.confirm.training import Training
+from samtune.errors import UsageError
+from samtune.search.results import Results
+from samtune.spec.space import SearchSpace
+
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+FIXED = {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4, "training.epochs": 2}
+
+
+def test_what_is_searched_must_be_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"training.lr.*one value each"):
+        Training(SearchSpace.from_yaml("digits.yaml", {"method.rho": 0.05}), storage_path=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_training_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> None:
+    sets = [part for key, value in {**FIXED, "data.mixup": 0.2}.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "samtune", "train", "--space", "digits.yaml", "--name", "t", "--json", *sets]
+    done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["num_completed"] == 1
+    assert result["best"]["metrics"]["epoch"] == 2
+    assert "val_accuracy" in result["best"]["metrics"]
+    weights = Path(result["weights"])
+    assert weights.stat().st_size > 10_000
+    assert not (weights.parent / "weights").exists()
+    (trial,) = Results.load("t", tmp_path / "samtune-results").study.trials
+    assert trial.params["data.mixup"] == 0.2
+    assert trial.params["seed"] == 0
+
+    space = SearchSpace.from_yaml("digits.yaml", {**FIXED, "data.mixup": 0.2})
+    again = Training(space, name="t", storage_path=tmp_path / "samtune-results").run()
+    assert again.history == trial.history  # nothing was started
+    other = SearchSpace.from_yaml("digits.yaml", {**FIXED, "training.lr": 0.2})
+    with pytest.raises(UsageError, match="has trained something else"):
+        Training(other, name="t", storage_path=tmp_path / "samtune-results")
