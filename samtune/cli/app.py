@@ -49,7 +49,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, status, report, plot, sharpness, confirm, ui, train, export, spaces, validate, schema):
+for command in (search, train, status, confirm, report, plot, ui, sharpness, export, spaces, validate, schema):
     app.command()(command)
 
 
