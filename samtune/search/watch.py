@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from samtune.search.cluster import Cluster, count_workers, look_at_cluster
@@ -44,19 +45,19 @@ class ClusterWatch:
         import ray
 
         while not self._stopping.wait(INTERVAL_SECONDS):
-            try:
+            # A busy or lost cluster does not answer: the next look will tell, or others will say so.
+            with suppress(ray.exceptions.RayError, ConnectionError):
                 self._follow(look_at_cluster())
-            except (ray.exceptions.RayError, ConnectionError):  # the cluster is gone: others will say so
-                return
 
     def _follow(self, cluster: Cluster) -> None:
         import ray
 
-        before, self._cluster = self._cluster, cluster
+        before = self._cluster
         living = cluster.nodes.keys() | cluster.draining
         gone = (before.nodes.keys() | before.draining) - living
         if gone or cluster.draining != before.draining:
             ray.get(self._pool.mailbox.nodes_changed.remote(gone, set(cluster.draining)))
+        self._cluster = cluster
         wanted = min(self._capacity(cluster), self._most)
         if wanted > self._num_groups:
             added = wanted - self._num_groups

@@ -17,6 +17,9 @@ step ray rsync-up "$cluster" "$work/my.yaml" '~/my.yaml'
 step ray exec "$cluster" 'samtune search --space my.yaml --num-trials 2 --name loopback \
   --storage-path ~/studies --tracking-uri http://127.0.0.1:5000 --json > ~/search.json'
 step ray exec "$cluster" 'samtune status loopback --storage-path ~/studies'
+mkdir "$work/code"
+step ray job submit --address http://127.0.0.1:8265 --working-dir "$work/code" -- \
+  samtune search --resume loopback --num-trials 3 --storage-path "$HOME/studies"
 curl -s -X POST -H 'Content-Type: application/json' -d '{"experiment_ids": ["1"]}' \
   http://127.0.0.1:5000/api/2.0/mlflow/runs/search > "$work/runs.json"
 step ray down --yes "$cluster"

@@ -117,7 +117,8 @@ def test_a_working_day_on_ray_up(work: Path) -> None:
     assert summary["num_completed"] == 2
     assert summary["storage_path"] == str(work / "home" / "studies" / "loopback")
     runs = json.loads((work / "runs.json").read_text())["runs"]
-    assert len(runs) == 3  # by the MLflow server of the head
+    assert len(runs) == 4  # by the MLflow server of the head: two trials, one more, and their parent
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     assert "loopback: complete" in done.stdout
+    assert "3 completed of 3 trials" in done.stdout
     assert done.stdout.rstrip().endswith("left: 0")
