@@ -39,6 +39,7 @@ def sharpness(
     rho: Annotated[float, option(WHAT, "Radius of m-sharpness and bound.")] = 0.05,
     steps: Annotated[int, option(WHAT, "Ascent steps of m-sharpness.")] = 1,
     probes: Annotated[int, option(WHAT, "Random probes of trace and Frobenius norm; spectrum takes 1/25.")] = 100,
+    radius: Annotated[float, option(WHAT, "Of line and surface, in lengths of the filters.")] = 0.5,
     seed: Annotated[int, option(WHAT, "Chooses examples, probes and directions.")] = 0,
     study_of_m: Annotated[
         bool,
@@ -80,6 +81,7 @@ def sharpness(
         rho=rho,
         steps=steps,
         num_probes=probes,
+        radius=radius,
         seed=seed,
     )
     found: list[Measured] = []

@@ -112,7 +112,7 @@ def test_networks_side_by_side(studies, tmp_path):
         nodes = torch.tensor(subject["spectrum"]["nodes"])
         assert float(nodes.max()) == pytest.approx(values["lambda_max"], rel=0.01)
         middle = len(subject["line"]["losses"]) // 2
-        assert subject["line"]["losses"][middle] == pytest.approx(subject["surface"]["losses"][7][7], rel=1e-5)
+        assert subject["line"]["losses"][middle] == pytest.approx(subject["surface"]["losses"][9][9], rel=1e-5)
     assert first["measures"]["lambda_max"] != second["measures"]["lambda_max"]
     assert sorted(Path(file).name for file in found["plots"]) == [
         "loss_line.png",

@@ -39,7 +39,7 @@ class Settings:
     adaptive_rho: float = 0.5
     steps: int = 1
     num_probes: int = 100
-    radius: float = 1.0
+    radius: float = 0.5
     seed: int = 0
 
 

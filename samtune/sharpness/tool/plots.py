@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,16 +50,18 @@ def spectrum(found: Sequence[Measured]) -> Figure | None:
     width = 0.004 * (high - low)
     figure = _figure(7.0, 0.9 + 1.7 * len(found))
     axes = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    peaks: list[float] = []
     for axis, each, density, colour in zip(axes, found, densities, COLOURS * len(found), strict=False):
         values, _ = density.at(grid, width)
         axis.fill_between(grid.numpy(), values.numpy(), 1e-9, color=colour, alpha=0.35, linewidth=0)
         axis.plot(grid.numpy(), values.numpy(), color=colour, linewidth=1.2)
         axis.set_yscale("log")
-        floor = 0.1 / density.num_weights / (high - low)
-        axis.set_ylim(floor, None)
+        peaks.append(float(values.max()))
         axis.set_ylabel("density")
         axis.set_title(_title(each), loc="left", fontsize=10)
         open_axis(axis)
+    single = 1 / (max(density.num_weights for density in densities) * width * math.sqrt(2 * math.pi))
+    axes[0].set_ylim(single / 100, 3 * max(peaks))  # a single eigenvalue's bump stands out
     axes[-1].set_xlabel("eigenvalue of the Hessian")
     return figure
 
