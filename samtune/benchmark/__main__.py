@@ -22,7 +22,7 @@ TRIVIAL = ["data.num_train=128", "model={name: mlp, width: 8, depth: 2}", "train
 
 def compare(title: str, space: SearchSpace, num_trials: int, num_documented: int, folder: Path) -> None:
     """Both contestants on the same kind of trials, one after the other."""
-    epochs = space.training.epochs
+    epochs = space.trial({}).num_epochs
     warm, usage = run_warm(space, num_trials, folder)
     documented = run_documented(space, num_documented, epochs, folder)
     how = "measured" if num_documented == num_trials else f"{num_documented} measured, the rest calculated"

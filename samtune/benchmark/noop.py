@@ -29,7 +29,7 @@ class NoopGroup:
                 finished = answer.number
 
     def _train(self, mailbox: Any, place: Place, assignment: Assignment) -> None:
-        for epoch in range(1, assignment.spec.training.epochs + 1):
+        for epoch in range(1, assignment.spec.num_epochs + 1):
             record = {"epoch": float(epoch), "val_accuracy": 0.5, "num_passes": 2.0 * epoch, "epoch_seconds": 0.0}
             answer = Reply.ASK_AGAIN
             while answer is Reply.ASK_AGAIN:
