@@ -14,7 +14,7 @@ step() { echo "\$ $*"; "$@" </dev/null 2>&1 | tr -d '\r'; }
 step ray up --yes --no-config-cache "$cluster"
 step ray exec "$cluster" 'curl -s http://127.0.0.1:5000/health'
 step ray rsync-up "$cluster" "$work/my.yaml" '~/my.yaml'
-step ray exec "$cluster" 'samtune search --space my.yaml --num-trials 2 --name loopback \
+step ray exec "$cluster" 'samtune search --space ~/my.yaml --num-trials 2 --name loopback \
   --storage-path ~/studies --tracking-uri http://127.0.0.1:5000 --json > ~/search.json'
 step ray exec "$cluster" 'samtune status loopback --storage-path ~/studies'
 mkdir "$work/code"
