@@ -62,8 +62,6 @@ def load_model(path: str | Path) -> nn.Module:
         >>> model = load_model("samtune-results/digits-confirm/best.safetensors")
         >>> model(torch.rand(1, 1, 8, 8)).argmax(1)
     """
-    from torchvision.transforms import Normalize
-
     tensors, metadata, spec = read_saved(path)
     config = spec.model
     if hasattr(config, "weights"):  # a file to start from, which need not be here
@@ -75,9 +73,16 @@ def load_model(path: str | Path) -> nn.Module:
         seed=spec.seed,
     )
     network.load_state_dict(tensors)
-    std = [value or 1.0 for value in metadata["std"]]  # a channel of one value everywhere
-    model = nn.Sequential(Normalize(metadata["mean"], std), network)
+    model = nn.Sequential(_normalise(metadata["mean"], metadata["std"]), network)
     return model.eval().requires_grad_(False).to(torch.device("cpu"))
+
+
+def _normalise(mean: list[float], std: list[float]) -> nn.Module:
+    """(x - mean) / std per channel, as a module of torch's own that torch.export takes (torchvision's it does not)."""
+    layer = nn.BatchNorm2d(len(mean), eps=0.0, affine=False)
+    layer.running_mean = torch.tensor(mean)
+    layer.running_var = torch.tensor([value or 1.0 for value in std]) ** 2  # a channel of one value everywhere
+    return layer
 
 
 def saved_input_shape(path: str | Path) -> tuple[int, ...]:
