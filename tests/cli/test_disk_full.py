@@ -17,9 +17,12 @@ from samtune.search.journal import read_journal
 
 def can_mount() -> bool:
     """Whether a private tmpfs can be mounted here, as root or in a user namespace."""
-    return bool(shutil.which("unshare")) and not subprocess.run(
-        ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
-    ).returncode
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(
+            ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+        ).returncode
+    )
 
 
 @pytest.mark.slow

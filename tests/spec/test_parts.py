@@ -52,5 +52,5 @@ def test_a_lambda_is_called_by_what_it_is_for() -> None:
 
 
 def test_a_function_that_this_process_was_not_given() -> None:
-    with pytest.raises(UsageError, match="model.name: given:other is a Python object of the process that began"):
+    with pytest.raises(UsageError, match=r"model.name: given:other is a Python object of the process that began"):
         resolve_part("given:other", "model.name")

@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from samtune.spec.source import parse_value
 from samtune.spec.overrides import parse_override
+from samtune.spec.source import parse_value
 from samtune.text import (
     first_line,
     format_clock,
