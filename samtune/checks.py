@@ -10,9 +10,26 @@ from samtune.errors import UsageError
 from samtune.parts import check_part
 from samtune.spec.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
 from samtune.spec.training import TrainingConfig
+from samtune.storage import is_file
 
 _SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
 """Sides in pixels below which nothing is left of an image in these networks of torchvision."""
+
+
+def check_relabel(network: str | None) -> None:
+    """Makes sure that the network whose predictions replace the labels is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if network is None:
+        return
+    try:
+        found = is_file(network)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"data.relabel: {network} cannot be read ({' '.join(str(error).split())})") from error
+    if not found:
+        raise UsageError(f"data.relabel: {network} is not there: `samtune train` leaves it as best.safetensors")
 
 
 def check_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...]) -> None:

@@ -37,6 +37,17 @@ def parent(uri: str) -> str:
     return base.rstrip("/").rpartition("/")[0] + mark + options
 
 
+def is_file(uri: str) -> bool:
+    """Whether there is a file of this name.
+
+    Raises:
+        ValueError: (pyarrow's) for a scheme that it does not know.
+        OSError: the store does not answer.
+    """
+    filesystem, path = open_storage(uri)
+    return bool(filesystem.get_file_info(path).is_file)
+
+
 def read_bytes(uri: str) -> bytes | None:
     """The content of a file; None where there is none.
 

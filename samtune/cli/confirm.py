@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from typing import Annotated
 
 import typer
 
-from samtune.cli.options import OUTPUT, SEARCH, Address, Debug, Json, StoragePath, option
+from samtune.cli.options import OUTPUT, SEARCH, Address, Debug, Json, Sets, StoragePath, TrackingUri, option
+from samtune.errors import UsageError
 
 
 def confirm(
-    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a study, the id of an MLflow run (a search's, or one trial's), or a YAML that searches "
+            "nothing, or whose searched keys are --set."
+        ),
+    ],
     top: Annotated[int, option(SEARCH, "How many of the best trials to retrain.", "--top", min=1)] = 3,
     replicas: Annotated[int, option(SEARCH, "Seeds of each.", "--replicas", min=1)] = 5,
     baseline: Annotated[
         str, option(SEARCH, "sgd: plain SGD for as many epochs and as many passes; or none.", "--baseline")
     ] = "sgd",
+    set_: Sets = None,
     storage_path: StoragePath = None,
+    tracking_uri: TrackingUri = None,
     address: Address = None,
     register: Annotated[
         str | None, option(OUTPUT, "Register the best model in MLflow under this name.", "--register", metavar="NAME")
@@ -32,13 +42,18 @@ def confirm(
     Run it again to go on with what was interrupted, or to see the result again.
     """
     from samtune.confirm.confirmer import Confirmer
+    from samtune.spec.space import SearchSpace
     from samtune.terminal import make_console, make_display
     from samtune.terminal.confirmed import print_confirmation
 
     console = make_console(stderr=json_)
+    is_space = source.endswith((".yaml", ".yml"))
+    if set_ and not is_space:
+        raise UsageError(f"--set {set_[0]}: changes a space, and {source} is a study or a run")
     confirmer = Confirmer(
-        name,
+        SearchSpace.from_yaml(source, set_ or []) if is_space else source,
         storage_path=storage_path,
+        tracking_uri=tracking_uri,
         top=top,
         replicas=replicas,
         baseline=baseline,
@@ -49,7 +64,7 @@ def confirm(
     quiet = contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
     with quiet:
         confirmation = confirmer.run(register=register)
-    print_confirmation(console, confirmation, again=f"samtune confirm {name}")
+    print_confirmation(console, confirmation, again=shlex.join(["samtune", *sys.argv[1:]]))
     if json_:
         print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:

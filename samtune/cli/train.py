@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -39,13 +40,23 @@ def train(
     register: Annotated[
         str | None, option(OUTPUT, "Register the model in MLflow under this name.", "--register", metavar="NAME")
     ] = None,
+    bootstrap: Annotated[
+        int,
+        option(
+            SEARCH,
+            "For noisy labels: so often train first, as NAME-1, NAME-2 and so on, and replace the training labels by "
+            "what that network predicts.",
+            "--bootstrap",
+            min=0,
+        ),
+    ] = 0,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
     from samtune.confirm.lineup_tuner import weights_file
     from samtune.confirm.training import Training
-    from samtune.records import TrialState
+    from samtune.records import Study, TrialState
     from samtune.spec.space import SearchSpace
     from samtune.terminal import json_summary, make_console, make_display
     from samtune.terminal.confirmed import print_loading
@@ -54,24 +65,34 @@ def train(
     console = make_console(stderr=json_)
     changes = {"resources.num_workers": num_workers, "seed": seed}
     chosen = SearchSpace.from_yaml(space, set_ or []).replace({k: v for k, v in changes.items() if v is not None})
-    training = Training(
-        chosen,
-        name=name,
-        storage_path=storage_path,
-        tracking_uri=tracking_uri,
-        experiment=experiment,
-        address=address,
-        callbacks=[make_display(console)],
-    )
-    # Ray prints of processes that died on stdout, which is the JSON object's alone.
-    with contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext():
+    name = name or f"{chosen.name}-train-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    def run(chosen: SearchSpace, name: str, register: str | None) -> Study:
+        training = Training(
+            chosen,
+            name=name,
+            storage_path=storage_path,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            address=address,
+            callbacks=[make_display(console)],
+        )
         trial = training.run(register=register)
         study = training.folder.read()
-    if trial.state is TrialState.COMPLETED:
+        if trial.state is not TrialState.COMPLETED:
+            if json_:
+                print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
+            raise typer.Exit(130 if training.interrupted else 1)
         shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
-        print_loading(console, weights_file(study))
+        return study
+
+    # Ray prints of processes that died on stdout, which is the JSON object's alone.
+    with contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext():
+        for number in range(1, bootstrap + 1):
+            earlier = run(chosen, f"{name}-{number}", None)
+            chosen = chosen.replace({"data.relabel": weights_file(earlier)})
+        study = run(chosen, name, register)
+    print_loading(console, weights_file(study))
     if json_:
         print(json.dumps({**json_summary(study), "weights": weights_file(study)}))
-    if trial.state is not TrialState.COMPLETED:
-        raise typer.Exit(130 if training.interrupted else 1)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samtune.confirm.confirmation import Confirmation, confirmation_of
-from samtune.confirm.lineup import BASELINES, add_baseline, candidates_of, make_lineup
+from samtune.confirm.lineup import BASELINES, add_baseline, make_lineup
 from samtune.confirm.lineup_tuner import LineupTuner, lineup_of
+from samtune.confirm.sources import find_source
 from samtune.errors import UsageError
 from samtune.records import Callback, Study
-from samtune.search.folders import SPACE_FILE, study_folder
-from samtune.spec.source import did_you_mean, parse_yaml
+from samtune.search.folders import study_folder
+from samtune.spec.source import did_you_mean
 from samtune.spec.space import SearchSpace
-from samtune.storage import join, parent
+from samtune.storage import parent
 
 SUFFIX = "-confirm"
 
@@ -24,16 +25,19 @@ class Confirmer(LineupTuner):
     The line-up is a study of its own, `NAME-confirm`, beside the search's. Where it has been begun, it goes on.
 
     Args:
-        name: of the study.
+        source: a study's name; the id of an MLflow run, of a search or of one trial; or a `SearchSpace` (or the path
+            of its YAML) of which nothing is searched.
         storage_path: folder or URI of all studies; default ./samtune-results.
-        top: how many of the best trials.
+        tracking_uri: where to look for a run, and where a space's confirmation is tracked; a search's confirmation
+            is tracked where the search was.
+        top: how many of a search's best trials.
         replicas: seeds of each; two at least give an interval.
         baseline: `sgd` adds plain SGD for as many epochs and for as many passes as the best trial (see
             `add_baseline`), `none` nothing.
         address, callbacks: as of `Tuner`.
 
     Raises:
-        UsageError: there is no such study, it has no completed trial, or what was begun is another line-up.
+        UsageError: there is no such study or run, it has no completed trial, or what was begun is another line-up.
 
     Example:
         >>> confirmation = Confirmer("digits-1", top=1, replicas=5).run()
@@ -42,9 +46,10 @@ class Confirmer(LineupTuner):
 
     def __init__(
         self,
-        name: str,
+        source: str | SearchSpace,
         *,
         storage_path: str | Path | None = None,
+        tracking_uri: str | None = None,
         top: int = 3,
         replicas: int = 5,
         baseline: str = "sgd",
@@ -53,18 +58,14 @@ class Confirmer(LineupTuner):
     ) -> None:
         if baseline not in BASELINES:
             raise UsageError(f"--baseline {baseline}: unknown{did_you_mean(baseline, BASELINES)}")
-        folder = study_folder(storage_path, name)
-        study = folder.read()
-        data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
-        space = SearchSpace.from_dict(data, source=source)
-        chosen = candidates_of(study, space, top)
-        baselines = add_baseline(chosen, study, space) if baseline != "none" else []
+        found = find_source(source, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
+        baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
         super().__init__(
-            make_lineup(space, chosen, replicas=replicas, baselines=baselines),
-            name=name + SUFFIX,
-            storage_path=storage_path,
-            tracking_uri=study.tracking_uri,
-            experiment=study.experiment,
+            make_lineup(found.space, found.chosen, replicas=replicas, baselines=baselines),
+            name=found.name + SUFFIX,
+            storage_path=found.storage,
+            tracking_uri=found.study.tracking_uri if found.study else tracking_uri,
+            experiment=found.study.experiment if found.study else found.name,
             address=address,
             callbacks=callbacks,
         )

@@ -19,6 +19,9 @@ from samtune.spec.trial import TrialSpec
 CANDIDATE, REPLICA = "candidate", "replica"
 BASELINES = ("sgd", "none")
 
+Chosen = dict[str, tuple[TrialSpec, float | None]]
+"""By label: the trial, and what the search had measured of it."""
+
 
 class Lineup(SearchSpace):
     """Candidates x replicas, replica by replica, so that what an interrupted run leaves can be compared."""
@@ -53,7 +56,7 @@ class Lineup(SearchSpace):
 
 def make_lineup(
     space: SearchSpace,
-    chosen: Mapping[str, tuple[TrialSpec, float | None]],
+    chosen: Chosen,
     *,
     replicas: int,
     baselines: Sequence[str],
@@ -90,7 +93,7 @@ def make_lineup(
     )
 
 
-def candidates_of(study: Study, space: SearchSpace, top: int) -> dict[str, tuple[TrialSpec, float | None]]:
+def candidates_of(study: Study, space: SearchSpace, top: int) -> Chosen:
     """The best trials of a search, as they are confirmed.
 
     Raises:
@@ -99,15 +102,22 @@ def candidates_of(study: Study, space: SearchSpace, top: int) -> dict[str, tuple
     best = _completed(study)[:top]
     if not best:
         raise UsageError(f"study {study.name}: no trial was completed, so there is nothing to confirm")
-    return {
-        _label(trial, space.trial(trial.config)): (final(space.trial(trial.config)), study.objective.value(trial))
-        for trial in best
-    }
+    return dict(trial_as_candidate(study, trial, space) for trial in best)
 
 
-def add_baseline(
-    chosen: dict[str, tuple[TrialSpec, float | None]], study: Study | None, space: SearchSpace
-) -> list[str]:
+def trial_as_candidate(study: Study, trial: Trial, space: SearchSpace) -> tuple[str, tuple[TrialSpec, float | None]]:
+    """Label of a trial, and how it is confirmed.
+
+    Raises:
+        UsageError: it was not completed.
+    """
+    if trial.state is not TrialState.COMPLETED:
+        raise UsageError(f"study {study.name}: trial {trial.number} was not completed ({trial.state})")
+    spec = space.trial(trial.config)
+    return f"trial {trial.number} ({spec.method.name})", (final(spec), study.objective.value(trial))
+
+
+def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> list[str]:
     """Adds the baseline to the candidates: plain SGD (or AdamW) for as many epochs, and for as many passes.
 
     Its settings are those of the search's best trial of that method; where the search had none, those of the best
@@ -162,10 +172,6 @@ def _changed(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
 def _completed(study: Study) -> list[Trial]:
     """The best first."""
     return [t for t in study.ranked() if t.state is TrialState.COMPLETED and study.objective.value(t) is not None]
-
-
-def _label(trial: Trial, spec: TrialSpec) -> str:
-    return f"trial {trial.number} ({spec.method.name})"
 
 
 def _tested(objective: ObjectiveConfig) -> ObjectiveConfig:

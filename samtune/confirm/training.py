@@ -6,13 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from samtune.confirm.lineup import make_lineup
+from samtune.confirm.lineup import Chosen, make_lineup
 from samtune.confirm.lineup_tuner import LineupTuner
-from samtune.errors import UsageError
+from samtune.confirm.sources import fixed_trial
 from samtune.records import Callback, Trial, TrialState
-from samtune.search.folders import with_absolute_paths
 from samtune.spec.space import SearchSpace
-from samtune.spec.trial import TrialSpec
 
 
 class Training(LineupTuner):
@@ -41,14 +39,9 @@ class Training(LineupTuner):
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        if searched := [key for key, _ in space.distributions()]:
-            raise UsageError(
-                f"{space.source_name}: {', '.join(searched)}: searched, and a training has one value each: "
-                f"--set {searched[0]}=… fixes it"
-            )
-        spec = with_absolute_paths(space).trial({}).model_copy(update={"final": True, "repeats": 1})
+        spec = fixed_trial(space).trial({}).model_copy(update={"final": True, "repeats": 1})
         objective = None if spec.data.validation_fraction == 0 else space.objective
-        chosen: dict[str, tuple[TrialSpec, float | None]] = {spec.method.name: (spec, None)}
+        chosen: Chosen = {spec.method.name: (spec, None)}
         super().__init__(
             make_lineup(space, chosen, replicas=1, baselines=[], objective=objective, first_seed=space.seed),
             name=name or f"{space.name}-train-{time.strftime('%Y%m%d-%H%M%S')}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,6 +104,19 @@ class Dataset:
             "label_noise_seed": self.config.label_noise_seed,
             "flipped": [list(entry) for entry in zip(self.flipped.tolist(), clean, noisy, strict=True)],
         }
+
+    def with_labels(self, labels: Tensor) -> Dataset:
+        """The same data set with other training labels.
+
+        Args:
+            labels: int64 [num training examples], in the order of `train`.
+        """
+        other = copy.copy(self)
+        other.train = Split(self.train.source, self.train.indices, labels)
+        files = load_split(self._source, "train", self.config)
+        clean = files.labels[torch.searchsorted(files.rows, self.train.indices)]
+        other.flipped = self.train.indices[labels != clean]
+        return other
 
     @property
     def augments_itself(self) -> bool:

@@ -44,15 +44,17 @@ def save_weights(
     write_bytes(uri, save(tensors, metadata))
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """A trained network, ready to be asked.
 
     Args:
         path: of a file that `samtune confirm` or `samtune train` wrote; a path or URI.
+        device: where the network shall be.
 
     Returns:
         A module in evaluation mode that maps images, float32 [N, C, H, W] with values in [0, 1], to logits
         [N, num_classes]. It normalises the images as the training did: `model[0]` is that, `model[1]` the network.
+        Inputs of one's own that are no images are taken as they were in training.
 
     Raises:
         UsageError: the file is not there or is no such file.
@@ -73,8 +75,9 @@ def load_model(path: str | Path) -> nn.Module:
         seed=spec.seed,
     )
     network.load_state_dict(tensors)
-    model = nn.Sequential(_normalise(metadata["mean"], metadata["std"]), network)
-    return model.eval().requires_grad_(False).to(torch.device("cpu"))
+    are_images = len(metadata["mean"]) == metadata["input_shape"][0] and any(metadata["std"])
+    normalise = _normalise(metadata["mean"], metadata["std"]) if are_images else nn.Identity()
+    return nn.Sequential(normalise, network).eval().requires_grad_(False).to(device)
 
 
 def _normalise(mean: list[float], std: list[float]) -> nn.Module:

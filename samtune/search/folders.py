@@ -119,7 +119,7 @@ def make_folder(folder: Path) -> None:
 def with_absolute_paths(space: SearchSpace) -> SearchSpace:
     """Paths relative to the working directory made absolute: workers may run in another one."""
     changes = {}
-    for key in ("data.root", "model.weights"):
+    for key in ("data.root", "data.relabel", "model.weights"):
         section, _, field = key.partition(".")
         value = getattr(getattr(space, section), field, None)
         if isinstance(value, str) and "://" not in value and not Path(value).expanduser().is_absolute():

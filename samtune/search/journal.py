@@ -127,12 +127,16 @@ def parse_journal(text: str, path: str) -> Study:
             if index == len(lines) - 1:
                 break  # the driver died while it wrote this line
             raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
-        if entry["event"] == "study":
-            study = _study(entry)
-        elif entry["event"] == "study_end":
-            stopped_by, usage = entry["stopped_by"], entry["usage"]
-        else:
-            _apply(entry, trials)
+        try:
+            if entry["event"] == "study":
+                study = _study(entry)
+            elif entry["event"] == "study_end":
+                stopped_by, usage = entry["stopped_by"], entry["usage"]
+            else:
+                _apply(entry, trials)
+        except KeyError as error:
+            problem = f"was not written by this version of samtune (it lacks {error})"
+            raise UsageError(f"{path}:{index + 1}: {problem}") from error
         if study is not None:
             study.ended_at = entry["time"]  # as far as is known
     if study is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from samtune.checks import check_model, check_training
+from samtune.checks import check_model, check_relabel, check_training
 from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError
 from samtune.records import Scalar
@@ -80,6 +80,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         key = variant.data.model_dump_json()
         if key not in infos:
             check_dataset(variant.data)
+            check_relabel(variant.data.relabel)
             infos[key] = dataset_info(variant.data)
         info = infos[key]
         check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)

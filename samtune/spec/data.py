@@ -37,6 +37,10 @@ class DatasetConfig(Config):
     label_noise_seed: Seed = 0
     """Chooses which labels are changed to what. Independent of the trial's seed."""
 
+    relabel: str | None = None
+    """A trained network (`best.safetensors` of `samtune train` or `samtune confirm`; a path or URI) whose predictions
+    replace the training labels: the bootstrap of the papers' label noise (train, relabel, train anew)."""
+
     augmentation: Augmentation = "none"
     """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, and mirror at random where a mirror
     image keeps its class (not digits). `resized_crop`: enlarge a random box of 8% to 100% of the area, mirror; for

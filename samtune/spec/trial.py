@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
@@ -19,6 +21,9 @@ from samtune.spec.training import DEFAULT_EPOCHS, TrainingConfig
 
 SECTIONS = ("data", "model", "method", "training")
 """The sections of a trial; every key in them can be searched."""
+
+LABEL_NOISE = "label_noise"
+"""Folder in a study's, of a file for each `data_digest` that says which training labels were changed to what."""
 
 
 def broken_rule(key: str, problem: str) -> PydanticCustomError:
@@ -104,6 +109,16 @@ class TrialSpec(Config):
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
         return flatten(self.model_dump()) | {"training.epochs": self.num_epochs}
+
+
+def data_digest(params: Mapping[str, Scalar]) -> str:
+    """8 hex digits, the same for the same examples and labels.
+
+    Args:
+        params: as of `TrialSpec.params`.
+    """
+    settings = {key: value for key, value in params.items() if key.startswith("data.")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import yaml
 
 from samtune.records import Scalar, Study, Trial, TrialState
+from samtune.spec.trial import LABEL_NOISE, data_digest
+from samtune.storage import join, read_bytes
 from samtune.text import (
     first_line,
     format_metric,
@@ -69,7 +71,17 @@ def dataset(trial: Trial) -> tuple[str, str, str, str] | None:
     if "data.name" not in settings:
         return None
     source = json.dumps(settings, sort_keys=True)
-    return str(settings["data.name"]), hashlib.sha256(source.encode()).hexdigest()[:8], source, "training"
+    return str(settings["data.name"]), data_digest(trial.params), source, "training"
+
+
+def label_noise(study: Study) -> dict[str, str]:
+    """Which labels were changed to what, by the digest of the data: from files of the workers in the study's folder."""
+    found = {}
+    for digest in {data_digest(trial.params) for trial in study}:
+        with suppress(OSError):  # the store is away: it is kept there all the same
+            if content := read_bytes(join(study.storage_path, LABEL_NOISE, f"{digest}.json")):
+                found[digest] = content.decode()
+    return found
 
 
 def trial_tags(study: Study, trial: Trial) -> dict[str, str]:

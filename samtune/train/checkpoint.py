@@ -18,6 +18,8 @@ from samtune.storage import delete_folder, open_storage
 if TYPE_CHECKING:
     import torch  # imported where it is used: a trial's actor copies checkpoints and needs no torch
 
+    from samtune.data import Dataset
+
 KEEP = 2
 """Checkpoints kept per trial: the last may turn out to be damaged."""
 
@@ -129,6 +131,7 @@ class Resumable(ABC):
     """The metrics of all finished epochs, those before a restore included."""
     num_workers: int
     device: torch.device
+    dataset: Dataset
 
     @abstractmethod
     def train_epoch(self, epoch: int) -> dict[str, float]:

@@ -36,6 +36,7 @@ class RepeatedRun(Resumable):
             )
             for index in range(spec.repeats)
         ]
+        self.dataset = self.runs[0].dataset
         self.history: list[dict[str, float]] = []
 
     def train_epoch(self, epoch: int) -> dict[str, float]:

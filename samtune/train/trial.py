@@ -18,6 +18,7 @@ from samtune.spec.trial import TrialSpec
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
+from samtune.train.labels import relabelled
 from samtune.train.loss import evaluation_measures, training_loss
 from samtune.train.optimizers import base_optimizer
 from samtune.train.schedule import learning_rate
@@ -47,6 +48,10 @@ class TrialRun(Resumable):
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.data)
+        if spec.data.relabel is not None:
+            self.dataset = relabelled(
+                self.dataset, spec.data.relabel, rank=rank, num_workers=num_workers, device=device
+            )
         self.evaluated = "val" if len(self.dataset.validation) else "test"
         """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""
         self.steps_per_epoch = steps_per_epoch(self.dataset, batch_size=training.batch_size)
@@ -83,9 +88,12 @@ class TrialRun(Resumable):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""
         self.model.load_state_dict(state["model"])
+        own = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         self.train_step.load_state_dict(state["train_step"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history = state["history"]
@@ -157,10 +165,6 @@ class TrialRun(Resumable):
         }
         self.history.append(record)
         return record
-
-    def label_noise(self) -> dict[str, Any] | None:
-        """Which labels of the training set were changed to what (see `Dataset.label_noise`); None: none were."""
-        return self.dataset.label_noise() if self.spec.data.label_noise else None
 
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.

@@ -14,6 +14,7 @@ from typing import Any
 
 from samtune.parts import accept_parts
 from samtune.spec.search import CheckpointConfig
+from samtune.spec.trial import LABEL_NOISE
 from samtune.storage import join, parent
 from samtune.workers.messages import Assignment, Failure, Place, Reply
 
@@ -121,11 +122,14 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     """Trains one trial; its errors fail the trial, not the group, unless other ranks may be waiting for this one."""
     import ray
 
+    from samtune.train.labels import keep_changed_labels
     from samtune.train.repeats import build_run
     from samtune.train.trial import DivergedError
 
     try:
         run = build_run(assignment.spec, rank=worker.place.rank, num_workers=worker.num_workers, device=worker.device)
+        if worker.place.rank == 0:
+            keep_changed_labels(run.dataset, assignment.spec, join(parent(loop.checkpoint_root), LABEL_NOISE))
         _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group goes on
         ray.get(loop.mailbox.trial_failed.remote(worker.place, assignment.number, Failure(str(error)), False))

@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 SAMTUNE = [sys.executable, "-m", "samtune"]
-CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "CUDA_VISIBLE"))}
+_MARK = {"SAMTUNE_TESTED_BY": str(os.getpid())}
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "CUDA_VISIBLE"))} | _MARK
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -27,3 +31,15 @@ def run_samtune(
         timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
+
+
+def ray_processes() -> set[int]:
+    """Ids of the Ray processes that came of a command of these tests."""
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "ray::" in command or "raylet" in command or "gcs_server" in command:
+            with suppress(psutil.NoSuchProcess):
+                if _MARK.items() <= process.environ().items():
+                    found.add(process.pid)
+    return found

@@ -29,14 +29,15 @@ def stored(tmp_path: Path) -> Path:
         "tracking_uri": f"sqlite:///{tmp_path}/samtune-results/mlflow.db",
         "experiment": "digits",
         "command": "samtune search",
-        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "objectives": [{"metric": "val_accuracy", "mode": "max", "epochs": "last"}],
         "versions": {},
         "experiment_id": None,
         "parent_run_id": None,
         "started_at": 0.0,
     }
     trial = {"event": "trial", "time": 2.0, "id": "a", "number": 0, "config": {}, "params": {}, "num_epochs": 12}
-    lines = [study, {**trial, "started_at": 1.0}, {"event": "epoch", "time": 3.0, "id": "a", "metrics": {"epoch": 1.0}}]
+    trial |= {"started_at": 1.0, "perturbations": []}
+    lines = [study, trial, {"event": "epoch", "time": 3.0, "id": "a", "metrics": {"epoch": 1.0}, "place": None}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / FILE_NAME).write_text(text + '{"event": "epo')  # the driver died while it wrote
     return folder
@@ -65,6 +66,15 @@ def test_what_cannot_be_resumed_is_one_line_and_exit_code_2(
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+def test_a_journal_of_another_version_is_one_line(samtune: Run, stored: Path) -> None:
+    journal = stored / FILE_NAME
+    journal.write_text(journal.read_text().replace('"objectives"', '"objective"'))
+    done = samtune("status", "mine")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "journal.jsonl:1: was not written by this version of samtune (it lacks 'objectives')" in line
 
 
 def test_a_running_study_is_shown_but_not_resumed(samtune: Run, stored: Path) -> None:

@@ -15,12 +15,11 @@ from typing import Any
 import mlflow.entities
 import numpy as np
 import optuna
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from command import CLEAN, SAMTUNE, run_samtune
+from command import CLEAN, SAMTUNE, ray_processes, run_samtune
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -82,26 +81,16 @@ class Search:
         return [(point.step, point.value) for point in sorted(points, key=lambda p: p.step)]
 
 
-def ray_processes() -> set[int]:
-    found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if "ray::" in command or "raylet" in command or "gcs_server" in command:
-            found.add(process.pid)
-    return found
-
-
 # -- digits ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Search:
     """The README's search, as it is shipped."""
-    before = ray_processes()
     folder = tmp_path_factory.mktemp("digits")
     done = run_samtune("search", "--space", "digits.yaml", "--name", "first", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert ray_processes() <= before
+    assert ray_processes() == set()
     assert sorted(p.name for p in folder.iterdir()) == ["samtune-results"]
     return Search.load(done)
 
@@ -195,7 +184,7 @@ class Interrupted:
 
 def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interrupted:
     """Starts a long search and interrupts it when a text has appeared `count` times on stderr."""
-    before, log = ray_processes(), folder / "stderr"
+    log = folder / "stderr"
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--name", "cut", "--json"],
@@ -220,7 +209,7 @@ def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interr
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     deadline = time.time() + 30
-    while not ray_processes() <= before:
+    while ray_processes():
         assert time.time() < deadline, "Ray processes were left behind"
         time.sleep(0.2)
     return Interrupted(process.returncode, stdout, log.read_text())

@@ -1,0 +1,112 @@
+"""Where the configurations come from that are to be confirmed: a search, an MLflow run, or one space's values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from samtune.confirm.lineup import Chosen, candidates_of, final, trial_as_candidate
+from samtune.errors import UsageError
+from samtune.records import Study
+from samtune.search.folders import DEFAULT_STORAGE, SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
+from samtune.spec.source import parse_yaml
+from samtune.spec.space import SearchSpace
+from samtune.storage import join, parent
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be confirmed.
+
+    Attributes:
+        name: of the study, or the space.
+        chosen: the best first.
+        space: gives everything that is not the trials'.
+        storage: folder or URI of all studies.
+        study: the search; None where there was none.
+    """
+
+    name: str
+    chosen: Chosen
+    space: SearchSpace
+    storage: str
+    study: Study | None = None
+
+
+def find_source(
+    text: str | SearchSpace, *, top: int, storage_path: str | Path | None = None, tracking_uri: str | None = None
+) -> Source:
+    """What a user means by a study's name, the id of an MLflow run (a search's, or one trial's), or a space.
+
+    Args:
+        top: how many of a search's best trials.
+        storage_path, tracking_uri: where studies and runs are looked for; defaults as everywhere.
+
+    Raises:
+        UsageError: there is no such thing, it has no completed trial, or the space searches something.
+        TrackingError: the tracking server does not answer or has no such run.
+    """
+    if isinstance(text, SearchSpace):
+        return _from_space(text, storage_path)
+    if _RUN_ID.fullmatch(text):
+        return _from_run(text, top, storage_path, tracking_uri)
+    if text.endswith((".yaml", ".yml")):
+        return _from_space(SearchSpace.from_yaml(text), storage_path)
+    return _from_study(study_folder(storage_path, text), top)
+
+
+def fixed_trial(space: SearchSpace) -> SearchSpace:
+    """The space with absolute paths, of which nothing is searched.
+
+    Raises:
+        UsageError: something is.
+    """
+    if searched := [key for key, _ in space.distributions()]:
+        raise UsageError(
+            f"{space.source_name}: {', '.join(searched)}: searched, and a training has one value each: "
+            f"--set {searched[0]}=… fixes it"
+        )
+    return with_absolute_paths(space)
+
+
+def _from_space(space: SearchSpace, storage_path: str | Path | None) -> Source:
+    space = fixed_trial(space)
+    spec = final(space.trial({}))
+    storage = study_folder(storage_path, space.name).storage
+    return Source(space.name, {spec.method.name: (spec, None)}, space, storage)
+
+
+def _from_study(folder: StudyFolder, top: int) -> Source:
+    study, space = _read(folder)
+    return Source(study.name, candidates_of(study, space, top), space, folder.storage, study)
+
+
+def _from_run(run_id: str, top: int, storage_path: str | Path | None, tracking_uri: str | None) -> Source:
+    from samtune.tracking import default_tracking_uri, resolve_tracking_uri
+    from samtune.tracking.runs import TrackedRun
+
+    default = default_tracking_uri(str(storage_path or DEFAULT_STORAGE))
+    run = TrackedRun.open(resolve_tracking_uri(tracking_uri) if tracking_uri else default, run_id)
+    name = run.tags.get("samtune.study")
+    if name is None:
+        raise UsageError(f"{run_id}: is not a run of samtune")
+    parent_id = run.tags.get("mlflow.parentRunId")
+    of_study = TrackedRun.open(run.uri, parent_id) if parent_id else run
+    folder = study_folder(storage_path or parent(of_study.tags["samtune.storage_path"]), name)
+    if parent_id is None:
+        return _from_study(folder, top)
+    study, space = _read(folder)
+    trial = next((trial for trial in study if trial.id == run.tags["samtune.trial_id"]), None)
+    if trial is None:
+        raise UsageError(f"{run_id}: study {name} in {folder.storage} has no trial {run.tags['samtune.trial_id']}")
+    chosen = dict([trial_as_candidate(study, trial, space)])
+    return Source(f"{name}-trial-{trial.number}", chosen, space, folder.storage, study)
+
+
+def _read(folder: StudyFolder) -> tuple[Study, SearchSpace]:
+    study = folder.read()
+    data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
+    return study, SearchSpace.from_dict(data, source=source)

@@ -1,0 +1,62 @@
+"""Training labels that are not the files': those that a network predicts, and a record of what was changed."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from samtune.data import Dataset
+from samtune.errors import UsageError
+from samtune.models.saved import load_model
+from samtune.spec.trial import TrialSpec, data_digest
+from samtune.storage import is_file, join, write_bytes
+
+BATCH_SIZE = 1024
+
+
+@torch.no_grad()
+def relabelled(dataset: Dataset, network: str, *, rank: int, num_workers: int, device: torch.device) -> Dataset:
+    """The data set with the classes that a trained network predicts for the training examples, as they are.
+
+    Every rank predicts its share. An image that cannot be read keeps its label. Foret et al. 2021, section 3.3
+    (bootstrap: train, relabel, train anew).
+
+    Args:
+        network: path or URI of what `samtune.models.saved.save_weights` wrote.
+
+    Raises:
+        UsageError: there is no such network, or it tells other classes apart.
+    """
+    split = dataset.train
+    model = load_model(network, device)
+    labels = torch.full((len(split),), -1, device=device)
+    start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
+    requests = [torch.arange(first, min(first + BATCH_SIZE, stop)) for first in range(start, stop, BATCH_SIZE)]
+    for inputs, positions in split.batches(requests, device, crop=None, replace=False):
+        labels[positions.to(device)] = _classes(model, inputs, dataset.num_classes)
+    if num_workers > 1:
+        dist.all_reduce(labels, dist.ReduceOp.MAX)
+    found = labels.cpu()
+    return dataset.with_labels(torch.where(found < 0, split.labels, found))
+
+
+def _classes(model: nn.Module, inputs: Tensor, num_classes: int) -> Tensor:
+    logits: Tensor = model(inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs)
+    if logits.shape[1] != num_classes:
+        raise UsageError(f"data.relabel: the network tells {logits.shape[1]} classes apart, the data set {num_classes}")
+    return logits.argmax(dim=1)
+
+
+def keep_changed_labels(dataset: Dataset, spec: TrialSpec, folder: str) -> None:
+    """Writes which training labels were changed to what (`Dataset.label_noise`), once for all trials on the same data.
+
+    Args:
+        folder: of the study, for a file named by `data_digest`.
+    """
+    if spec.data.label_noise or spec.data.relabel:
+        file = join(folder, f"{data_digest(spec.params())}.json")
+        if not is_file(file):
+            write_bytes(file, json.dumps(dataset.label_noise()).encode())
