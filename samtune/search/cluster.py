@@ -174,8 +174,13 @@ def connected(address: str | None) -> Iterator[None]:
 def _connect(address: str | None) -> None:
     import ray
 
-    if address is not None:
-        _check_reachable(address)
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or _running_here() or "local"
+    elif address == "auto":
+        address = _running_here()
+        if address is None:
+            raise UsageError("--address auto: no Ray cluster runs on this machine")
+    _check_reachable(address)
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
@@ -185,16 +190,27 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            ray.init(address="local", **options)  # the address of a cluster that is gone was left behind
-            return
-        where = address or os.environ.get("RAY_ADDRESS")
-        raise UsageError(f"--address {where}: no Ray cluster answers: {_first_line(error)}") from error
+        raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
+
+
+def _running_here() -> str | None:
+    """The address of the cluster that `ray start` made on this machine; None where none answers.
+
+    A cluster that was killed leaves its address behind, and Ray would try that for minutes.
+    """
+    from ray._private.utils import read_ray_address
+
+    address: str | None = read_ray_address()
+    if address:
+        with suppress(UsageError):
+            _check_reachable(address)
+            return address
+    return None
 
 
 def _check_reachable(address: str) -> None:
     """Ray waits for minutes for a cluster that is not there; a port that answers shows in seconds."""
-    if address in ("auto", "local"):
+    if address == "local":
         return
     if "://" in address:
         raise UsageError(f"--address {address}: must be host:port, auto or local (Ray Client cannot run Ray Train)")
