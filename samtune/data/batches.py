@@ -41,6 +41,7 @@ def train_batches(
     epoch: int,
     device: torch.device,
     accumulate: int = 1,
+    skip: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One worker's share of every batch of an epoch.
 
@@ -56,6 +57,7 @@ def train_batches(
         epoch: counted from 0.
         device: where the batches are made.
         accumulate: parts in which each batch comes, one after another; of each, a worker has its rows.
+        skip: steps of the epoch that are done already.
 
     Yields:
         inputs float32 [b / accumulate, C, H, W], normalised, and targets int64, on the device; with Mixup or CutMix,
@@ -78,7 +80,7 @@ def train_batches(
     def mine(batch: Tensor) -> list[Tensor]:
         return list(batch.view(accumulate, num_workers, -1)[:, rank])
 
-    return _train_batches(dataset, config, batches, mine, fold(seed, epoch), device)
+    return _train_batches(dataset, config, batches[skip:], mine, fold(seed, epoch), device, first_step=skip)
 
 
 def _train_batches(
@@ -88,12 +90,13 @@ def _train_batches(
     mine: Callable[[Tensor], list[Tensor]],
     key: int,
     device: torch.device,
+    first_step: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     mixing = bool(config.mixup or config.cutmix)
 
     def positions() -> Iterator[Tensor]:
         """Of all batches, in the order in which they are made; those to mix with follow those they are mixed into."""
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(batches, start=first_step):
             partners = batch[random_order(fold(key, _PARTNERS, step), batch)] if mixing else batch
             for own, other in zip(mine(batch), mine(partners), strict=True):
                 yield own
@@ -101,8 +104,8 @@ def _train_batches(
                     yield other
 
     make = BatchMaker(dataset, config, key, positions(), device)
-    num_parts = len(mine(batches[0]))
-    for step in range(len(batches)):
+    num_parts = len(mine(batches[0])) if len(batches) else 0
+    for step in range(first_step, first_step + len(batches)):
         if not mixing:
             for _ in range(num_parts):
                 yield next(make)

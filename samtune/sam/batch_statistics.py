@@ -60,6 +60,11 @@ class RunningStatistics:
         buffers = self._buffers()
         return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else None
 
+    def load(self, flat: Tensor | None) -> None:
+        """Goes back to the statistics in `flat`."""
+        if flat is not None:
+            self._assign(flat)
+
     def restore_unless(self, keep: Tensor, flat: Tensor | None) -> None:
         """Goes back to the statistics in `flat` unless `keep` (a boolean scalar tensor) holds."""
         now = self.flat()

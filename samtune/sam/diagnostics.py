@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,23 @@ class Diagnostics:
         self._ascent: list[Tensor] = []
         self._num_ascents = 0
         self._directions: Tensor | None = None  # sum of the m-groups' unit ε̂ at some coordinates; their number
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's sums so far, between two steps."""
+        return {
+            "pending": {name: torch.stack(values) for name, values in self._pending.items() if values},
+            "sums": dict(self._sums),
+            "num_steps": self._num_steps,
+            "directions": self._directions,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+        self.reset()
+        self._pending = {name: list(values.to(self._device)) for name, values in state["pending"].items()}
+        self._sums = {name: entry.to(self._device) for name, entry in state["sums"].items()}
+        self._num_steps = state["num_steps"]
+        self._directions = None if state["directions"] is None else state["directions"].to(self._device)
 
     # -- during a step -----------------------------------------------------------------------------------------------
 

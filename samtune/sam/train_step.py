@@ -99,17 +99,25 @@ class TrainStep:
     # -- the face ----------------------------------------------------------------------------------------------------
 
     def begin_epoch(
-        self, epoch: int, num_epochs: int, *, steps_per_epoch: int, examples: Examples | None = None
+        self,
+        epoch: int,
+        num_epochs: int,
+        *,
+        steps_per_epoch: int,
+        examples: Examples | None = None,
+        steps_done: int = 0,
     ) -> None:
         """Before the steps of an epoch: sets the schedules and refreshes what a method keeps over epochs.
 
         Args:
             epoch: counted from 0.
             examples: n -> n training examples, the same on every rank.
+            steps_done: steps of the epoch that were made before a resume.
         """
         self._epoch, self._num_epochs, self._steps_per_epoch = epoch, num_epochs, steps_per_epoch
-        self._steps_in_epoch = 0
-        self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
+        self._steps_in_epoch = steps_done
+        if steps_done == 0:
+            self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         """One step (with `accumulate`, one of its batches).
@@ -178,6 +186,15 @@ class TrainStep:
         self._method_rule.load_state_dict(state["rule"])
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What in the middle of an epoch differs between the ranks: running statistics, and the metrics so far."""
+        return {"statistics": self.statistics.flat(), "diagnostics": self.diagnostics.state_dict()}
+
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `rank_state_dict`, after `load_state_dict`."""
+        self.statistics.load(state["statistics"])
+        self.diagnostics.load_state_dict(state["diagnostics"])
 
     # -- what m-groups ask -------------------------------------------------------------------------------------------
 
@@ -252,9 +269,12 @@ class TrainStep:
         # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
         renamed = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        return nn.parallel.DistributedDataParallel(
+        own = self.statistics.flat()
+        wrapped = nn.parallel.DistributedDataParallel(
             self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **options
         )
+        self.statistics.load(own)  # the first rank's were sent to all, and in the middle of an epoch they differ
+        return wrapped
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:

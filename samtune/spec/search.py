@@ -192,3 +192,5 @@ class CheckpointConfig(Config):
     """Epochs between checkpoints."""
     min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """Least time between two checkpoints: what costs less to repeat is not saved."""
+    every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
+    """An epoch that takes longer is also saved in its middle, every so many minutes."""

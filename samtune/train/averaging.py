@@ -45,6 +45,11 @@ class WeightAverage:
         """Averages the running statistics over all workers, before an evaluation. A collective."""
         self._statistics.average(num_workers)
 
+    @property
+    def statistics(self) -> RunningStatistics:
+        """Those of the averaged network on this worker."""
+        return self._statistics
+
     def state_dict(self) -> dict[str, Any]:
         """The averaged network's state, in the layout of the network's own."""
         return dict(self.model.state_dict())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +26,17 @@ KEEP = 2
 """Checkpoints kept per trial: the last may turn out to be damaged."""
 
 
+_NAME = re.compile(r"epoch-(\d+)(?:-(\d+))?\.pt")
+
+
 class CheckpointError(Exception):
     """A checkpoint could not be written: the disk is full, the store refuses."""
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one trial: `epoch-000012.pt` for the state after 12 epochs.
+    """The checkpoints of one trial: `epoch-000012.pt` for the state after 12 epochs, `epoch-000012-000000345.pt` for
+    that 345 steps later.
 
     A file is the SHA-256 of its content (64 hex digits, a newline) and then what `torch.save` wrote. It gets its name
     only when it is complete.
@@ -41,8 +47,8 @@ class CheckpointFolder:
 
     uri: str
 
-    def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Writes the state after `epoch` epochs and drops all but the newest KEEP.
+    def save(self, epoch: int, state: dict[str, Any], steps: int = 0) -> None:
+        """Writes the state after `epoch` epochs and `steps` steps of the next, and drops all but the newest KEEP.
 
         Raises:
             CheckpointError: the store does not take it; checkpoints written before are untouched.
@@ -54,7 +60,7 @@ class CheckpointFolder:
         content = buffer.getbuffer()
         digest = hashlib.sha256(content).hexdigest().encode()
         filesystem, folder = open_storage(self.uri)
-        name = f"{folder}/{_file_name(epoch)}"
+        name = f"{folder}/{_file_name(epoch, steps)}"
         temporary = f"{name}.part"
         try:
             filesystem.create_dir(folder, recursive=True)
@@ -77,7 +83,7 @@ class CheckpointFolder:
         import torch
 
         filesystem, folder = open_storage(self.uri)
-        files = [path for number, path in self._files(filesystem, folder) if epoch in (None, number)]
+        files = [path for at, path in self._files(filesystem, folder) if epoch is None or at == (epoch, 0)]
         for path in reversed(files):
             try:
                 with filesystem.open_input_stream(path) as stream:
@@ -114,43 +120,66 @@ class CheckpointFolder:
         pafs.copy_files(str(file), temporary, destination_filesystem=filesystem)
         filesystem.move(temporary, f"{folder}/{file.name}")
 
-    def _files(self, filesystem: pafs.FileSystem, folder: str) -> list[tuple[int, str]]:
-        """(epoch, path) of all complete checkpoints, the oldest first."""
+    def _files(self, filesystem: pafs.FileSystem, folder: str) -> list[tuple[tuple[int, int], str]]:
+        """((epoch, steps), path) of all complete checkpoints, the oldest first."""
         selector = pafs.FileSelector(folder, allow_not_found=True)
-        return sorted(
-            (int(info.base_name.removeprefix("epoch-").removesuffix(".pt")), info.path)
-            for info in filesystem.get_file_info(selector)
-            if info.base_name.startswith("epoch-") and info.base_name.endswith(".pt")
-        )
+        found = ((_NAME.fullmatch(info.base_name), info.path) for info in filesystem.get_file_info(selector))
+        return sorted(((int(name[1]), int(name[2] or 0)), path) for name, path in found if name)
 
 
 class Resumable(ABC):
-    """What is trained epoch by epoch on every rank and can go on from a checkpoint."""
+    """What is trained epoch by epoch on every rank and can go on from a checkpoint, also in the middle of an epoch."""
 
     history: list[dict[str, float]]
     """The metrics of all finished epochs, those before a restore included."""
+    rank: int
     num_workers: int
     device: torch.device
     dataset: Dataset
 
+    @property
     @abstractmethod
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Trains one epoch, counted from 1, and evaluates; the metrics are the same on every rank."""
+    def steps_done(self) -> int:
+        """Steps of the epoch under way; 0 between two epochs."""
+
+    @abstractmethod
+    def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
+        """Trains one epoch, counted from 1 (or the rest of it), and evaluates.
+
+        Args:
+            after_step: called after every step but the last, on every rank; `save` may be called from it.
+
+        Returns:
+            The metrics, the same on every rank.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from; the same on every rank."""
+        """What to go on from; the same on every rank."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    @abstractmethod
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What in the middle of an epoch differs between the ranks."""
+
+    @abstractmethod
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None: ...
+
     def save(self, checkpoints: CheckpointFolder) -> None:
-        """Saves the state after the last finished epoch; call it on one rank, they all have the same.
+        """Saves the state. Between two epochs one rank calls it; in the middle of one all do, and the first writes.
 
         Raises:
             CheckpointError: it could not be written.
         """
-        checkpoints.save(len(self.history), self.state_dict())
+        state, steps = self.state_dict(), self.steps_done
+        if steps:
+            state["ranks"] = self._gathered(self.rank_state_dict())
+        if steps == 0 or self.rank == 0:
+            checkpoints.save(len(self.history), state, steps)
+        if steps and self.num_workers > 1:
+            _distributed().barrier()  # nobody goes away before it is written
 
     def restore(self, checkpoints: CheckpointFolder) -> None:
         """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
@@ -160,22 +189,41 @@ class Resumable(ABC):
         """
         state = checkpoints.load(self.device)
         if self.num_workers > 1:
-            self._check_all_see_the_same(0 if state is None else len(state["history"]), checkpoints)
+            at = (0, 0) if state is None else (len(state["history"]), state["steps_done"])
+            self._check_all_see_the_same(at, checkpoints)
         if state is not None:
             self.load_state_dict(state)
+            if self.steps_done:
+                self.load_rank_state_dict(state["ranks"][self.rank])
 
-    def _check_all_see_the_same(self, epoch: int, checkpoints: CheckpointFolder) -> None:
+    def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+        """Of all ranks, on every rank."""
+        if self.num_workers == 1:
+            return [own]
+        states: list[Any] = [None] * self.num_workers
+        _distributed().all_gather_object(states, own)
+        return states
+
+    def _check_all_see_the_same(self, at: tuple[int, int], checkpoints: CheckpointFolder) -> None:
         import torch
-        import torch.distributed as dist
 
-        seen = torch.tensor([epoch, -epoch], device=self.device)
+        epoch, steps = at
+        dist = _distributed()
+        seen = torch.tensor([epoch, steps, -epoch, -steps], device=self.device)
         dist.all_reduce(seen, dist.ReduceOp.MAX)
-        if seen[0] != -seen[1]:
+        newest, oldest = seen[:2].tolist(), (-seen[2:]).tolist()
+        if newest != oldest:
             raise RuntimeError(
-                f"the workers see different checkpoints in {checkpoints.uri}, of epochs {-seen[1]} to {seen[0]}: "
+                f"the workers see different checkpoints in {checkpoints.uri}, of epochs {oldest[0]} to {newest[0]}: "
                 "the storage path must be shared by all nodes"
             )
 
 
-def _file_name(epoch: int) -> str:
-    return f"epoch-{epoch:06d}.pt"
+def _distributed() -> Any:
+    import torch.distributed
+
+    return torch.distributed
+
+
+def _file_name(epoch: int, steps: int = 0) -> str:
+    return f"epoch-{epoch:06d}.pt" if steps == 0 else f"epoch-{epoch:06d}-{steps:09d}.pt"

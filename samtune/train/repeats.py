@@ -6,6 +6,7 @@ A trial of `repeats: 3` is one such set: the scheduler and the sampler see the m
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class RepeatedRun(Resumable):
     """
 
     def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
-        self.spec, self.num_workers, self.device = spec, num_workers, device
+        self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.runs = [
             TrialRun(
                 spec.model_copy(update={"seed": spec.seed + index, "repeats": 1}),
@@ -39,8 +40,13 @@ class RepeatedRun(Resumable):
         self.dataset = self.runs[0].dataset
         self.history: list[dict[str, float]] = []
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Trains one epoch of every run.
+    @property
+    def steps_done(self) -> int:
+        """Of all runs together."""
+        return sum(run.steps_done + run.steps_per_epoch * (len(run.history) - len(self.history)) for run in self.runs)
+
+    def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
+        """Trains one epoch of every run, one run after the other.
 
         Returns:
             The mean of each metric over the runs, and of those of an evaluation the standard deviation too
@@ -49,7 +55,10 @@ class RepeatedRun(Resumable):
         Raises:
             DivergedError: one of the runs has.
         """
-        records = [run.train_epoch(epoch) for run in self.runs]
+        for run in self.runs:
+            if len(run.history) < epoch:
+                run.train_epoch(epoch, after_step)
+        records = [run.history[-1] for run in self.runs]
         merged: dict[str, float] = {}
         for name in records[0]:
             values = [record[name] for record in records if name in record]
@@ -60,12 +69,21 @@ class RepeatedRun(Resumable):
         return merged
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "runs": [run.state_dict() for run in self.runs]}
+        runs = [run.state_dict() for run in self.runs]
+        return {"history": self.history, "steps_done": self.steps_done, "runs": runs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for run, own in zip(self.runs, state["runs"], strict=True):
             run.load_state_dict(own)
         self.history = state["history"]
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        return {"runs": [run.rank_state_dict() if run.steps_done else None for run in self.runs]}
+
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        for run, own in zip(self.runs, state["runs"], strict=True):
+            if own is not None:
+                run.load_rank_state_dict(own)
 
 
 def build_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | RepeatedRun:

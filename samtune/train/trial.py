@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,7 @@ class TrialRun(Resumable):
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.history: list[dict[str, float]] = []
         """The metrics of all finished epochs, those before a restore included."""
+        self._steps_done, self._seconds_before = 0, 0.0
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.data)
@@ -82,7 +84,12 @@ class TrialRun(Resumable):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the trial goes on from after its last finished epoch; the same on all ranks."""
-        state = {"model": self.model.state_dict(), "train_step": self.train_step.state_dict(), "history": self.history}
+        state = {
+            "model": self.model.state_dict(),
+            "train_step": self.train_step.state_dict(),
+            "history": self.history,
+            "steps_done": self._steps_done,
+        }
         if self.average is not None:
             state["average"] = self.average.state_dict()
         return state
@@ -96,21 +103,64 @@ class TrialRun(Resumable):
             group.update(settings)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.history = state["history"]
+        self.history, self._steps_done = state["history"], state["steps_done"]
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Trains one epoch and evaluates.
+    @property
+    def steps_done(self) -> int:
+        return self._steps_done
 
-        Args:
-            epoch: counted from 1.
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What in the middle of an epoch differs between the ranks."""
+        return {
+            "train_step": self.train_step.rank_state_dict(),
+            "average": None if self.average is None else self.average.statistics.flat(),
+            "seconds": self._seconds_before + time.perf_counter() - self._started,
+        }
 
-        Returns:
-            The epoch's metrics, the same on every rank.
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.train_step.load_rank_state_dict(state["train_step"])
+        if self.average is not None:
+            self.average.statistics.load(state["average"])
+        self._seconds_before = state["seconds"]
+
+    def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
+        """Trains one epoch, or after a restore in its middle the rest of it, and evaluates; see `Resumable`.
 
         Raises:
             DivergedError: the mean training loss is not finite.
         """
-        started = time.perf_counter()
+        self._started = time.perf_counter()
+        metrics, lr = self._train_steps(epoch, after_step)
+        train_seconds = self._seconds_before + time.perf_counter() - self._started
+        if not math.isfinite(metrics["train_loss"]):
+            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
+        self.train_step.average_running_statistics()
+        if self.average is not None:
+            self.average.average_over(self.num_workers)
+        evaluation = {}
+        if not self.spec.final or self.evaluated == "val" or epoch == self.spec.num_epochs:
+            split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
+            evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
+        config = self.spec.training.diagnostics
+        diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
+        self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
+        record = {
+            "epoch": float(epoch),
+            **metrics,
+            **evaluation,
+            **diagnostics,
+            "lr": lr,
+            "num_passes": float(self.train_step.passes),
+            "train_seconds": train_seconds,
+            "epoch_seconds": self._seconds_before + time.perf_counter() - self._started,
+        }
+        self.history.append(record)
+        self._steps_done, self._seconds_before = 0, 0.0
+        return record
+
+    def _train_steps(self, epoch: int, after_step: Callable[[], None] | None) -> tuple[dict[str, float], float]:
+        """The epoch's steps that are not done yet; its training metrics and the last learning rate."""
         training = self.spec.training
         self.model.train()
         self.train_step.begin_epoch(
@@ -118,6 +168,7 @@ class TrialRun(Resumable):
             self.spec.num_epochs,
             steps_per_epoch=self.steps_per_epoch,
             examples=partial(training_examples, self.dataset, device=self.device),
+            steps_done=self._steps_done,
         )
         batches = train_batches(
             self.dataset,
@@ -129,6 +180,7 @@ class TrialRun(Resumable):
             epoch=epoch - 1,
             device=self.device,
             accumulate=training.accumulate,
+            skip=self._steps_done,
         )
         lr = training.lr
         for inputs, targets in batches:
@@ -137,34 +189,14 @@ class TrialRun(Resumable):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.train_step(self._laid_out(inputs), targets)
-            if self.average is not None and self.train_step.num_steps > done:
+            if self.train_step.num_steps == done:
+                continue  # more of the batch is to come
+            self._steps_done += 1
+            if self.average is not None:
                 self.average.update(self.train_step.num_steps)
-        metrics = self.train_step.epoch_metrics()
-        train_seconds = time.perf_counter() - started
-        if not math.isfinite(metrics["train_loss"]):
-            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
-        self.train_step.average_running_statistics()
-        if self.average is not None:
-            self.average.average_over(self.num_workers)
-        evaluation = {}
-        if not self.spec.final or self.evaluated == "val" or epoch == self.spec.num_epochs:
-            split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
-            evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
-        config = training.diagnostics
-        diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
-        self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
-        record = {
-            "epoch": float(epoch),
-            **metrics,
-            **evaluation,
-            **diagnostics,
-            "lr": lr,
-            "num_passes": float(self.train_step.passes),
-            "train_seconds": train_seconds,
-            "epoch_seconds": time.perf_counter() - started,
-        }
-        self.history.append(record)
-        return record
+            if after_step is not None and self._steps_done < self.steps_per_epoch:
+                after_step()
+        return self.train_step.epoch_metrics(), lr
 
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.

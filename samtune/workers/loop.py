@@ -175,27 +175,81 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
     rank = worker.place.rank
     checkpoints = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
     run.restore(checkpoints)
-    last, saved_at, num_sent = assignment.spec.num_epochs, time.monotonic(), 0
+    saver = _Saver(run, checkpoints, assignment, loop, worker)
+    last, num_sent = assignment.spec.num_epochs, 0
     for epoch in range(len(run.history) + 1, last + 1):
         with deadline(loop.timeout):
-            run.train_epoch(epoch)
+            run.train_epoch(epoch, saver.after_step)
         if rank == 0 and epoch == last and assignment.spec.final:
             run.save_weights(join(parent(loop.checkpoint_root), "weights", f"{assignment.key}.safetensors"))
-        due = epoch % loop.checkpoint.every_epochs == 0 and time.monotonic() - saved_at >= loop.checkpoint.min_seconds
-        saved = rank == 0 and due and epoch < last
+        saved = rank == 0 and epoch < last and saver.is_due(epoch)
         if saved:
-            run.save(checkpoints)
-            saved_at = time.monotonic()
+            saver.save()
         # At first with those before a restore: the search may have died before it heard of them.
         records, num_sent = (run.history[num_sent:] if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
         while answer in (Reply.ASK_AGAIN, Reply.SAVE):
             if answer is Reply.SAVE:
-                run.save(checkpoints)
-                saved, saved_at = True, time.monotonic()
+                saver.save()
+                saved = True
             question = loop.mailbox.epoch_done.remote(worker.place, assignment.number, epoch, records, saved)
             answer, records = ray.get(question), None
         if answer is Reply.START_ANEW:
             raise MailboxLostError
         if answer is Reply.END:
             return
+
+
+class _Saver:
+    """Decides when a trial is saved, and does it."""
+
+    def __init__(self, run: Any, checkpoints: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
+        from samtune.train.interruption import Agreement
+
+        self._run, self._checkpoints, self._loop, self._worker = run, checkpoints, loop, worker
+        self._number = assignment.number
+        self._saved_at = time.monotonic()
+        self._must_leave: Any = None  # the mailbox's answer, when it comes
+        place = {"rank": worker.place.rank, "num_workers": worker.num_workers, "device": worker.device}
+        self._agree = Agreement(self._wish, **place)
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether a checkpoint is written after this epoch."""
+        config = self._loop.checkpoint
+        return epoch % config.every_epochs == 0 and time.monotonic() - self._saved_at >= config.min_seconds
+
+    def save(self) -> None:
+        """Saves now; in the middle of an epoch on all ranks together."""
+        self._run.save(self._checkpoints)
+        self._saved_at = time.monotonic()
+
+    def after_step(self) -> None:
+        """Saves in the middle of an epoch where it takes long, or where the group's node is about to be taken away."""
+        import ray
+
+        from samtune.train.interruption import Wish
+
+        wish = self._agree()
+        if wish is Wish.NOTHING:
+            return
+        self.save()
+        if wish is Wish.LEAVE:
+            ray.get(self._loop.mailbox.left.remote(self._worker.place, self._number))
+            raise MailboxLostError
+
+    def _wish(self) -> Any:
+        """Of the first rank. Never waits for the mailbox: its answer is seen the next time."""
+        import ray
+
+        from samtune.train.interruption import Wish
+
+        if self._must_leave is None:
+            self._must_leave = self._loop.mailbox.must_leave.remote(self._worker.place)
+        elif ray.wait([self._must_leave], timeout=0)[0]:
+            answer, self._must_leave = ray.get(self._must_leave), None
+            if answer:
+                return Wish.LEAVE
+        minutes = self._loop.checkpoint.every_minutes
+        if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
+            return Wish.SAVE
+        return Wish.NOTHING

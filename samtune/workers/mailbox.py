@@ -252,6 +252,24 @@ class Mailbox:
         await self._announce()
         return Reply.END
 
+    async def must_leave(self, place: Place) -> bool:
+        """Whether a node of the group is about to be taken away: the trial is to be saved at once.
+
+        Answered when it is so, or after POLL_SECONDS.
+        """
+        group = self._groups.get(place.group)
+        if group is None or place.life != group.life:
+            return False
+        await self._wait(lambda: self._closed or group.leaving)
+        return group.leaving and not self._closed
+
+    async def left(self, place: Place, number: int) -> None:
+        """The group has saved its trial in the middle of an epoch and is about to raise: it goes on elsewhere."""
+        group = self._groups.get(place.group)
+        if group is not None and place.life == group.life and group.work is not None and group.work.number == number:
+            self._take_back(group)
+            await self._announce()
+
     async def peer_lost(self, place: Place, number: int, error: str) -> None:
         """A collective of a rank broke: another rank is gone, or raised. The group is about to be replaced.
 

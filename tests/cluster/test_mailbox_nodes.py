@@ -154,3 +154,20 @@ def test_groups_that_are_added_count() -> None:
         assert (await take(box, at(1, 0, "node 1"))).trial_id == "a"
 
     run(scenario())
+
+
+def test_in_the_middle_of_an_epoch_the_group_hears_of_it_and_its_trial_moves_without_a_lost_attempt() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1, num_groups=2)
+        await box.assign("a", SPEC, FAR)
+        first = await take(box, at(0, 0, "node 0"))
+        assert not await box.must_leave(at(0, 0, "node 0"))
+        await box.nodes_changed(gone=set(), draining={"node 0"})
+        assert await box.must_leave(at(0, 0, "node 0"))
+        assert not await box.must_leave(at(0, 0, "node 0", life="an earlier"))
+        await box.left(at(0, 0, "node 0"), first.number)
+        await box.left(at(0, 0, "node 0"), first.number)  # every rank says so
+        moved = await take(box, at(1, 0, "node 1"))
+        assert (moved.trial_id, moved.attempt) == ("a", 1)
+
+    run(scenario())
