@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 Scalar = float | int | str | bool | None
 
+CANDIDATE, REPLICA = "candidate", "replica"
+"""Keys of a trial's configuration in a study that confirms: which of the chosen it is, and the how-manieth of it."""
+
 
 class TrialState(StrEnum):
     """The state of a trial. The last four are final."""
@@ -146,6 +149,7 @@ class Study:
     experiment: str
     command: str
     versions: dict[str, str]
+    kind: Literal["search", "confirmation", "training"] = "search"
     trials: list[Trial] = field(default_factory=list)
     usage: dict[str, float] = field(default_factory=dict)
     stopped_by: str | None = None

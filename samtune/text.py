@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping
 
-from samtune.records import Scalar, Study, Trial
+from samtune.records import CANDIDATE, REPLICA, Scalar, Study, Trial
 
 
 def format_number(value: float, digits: int = 3) -> str:
@@ -116,6 +116,9 @@ def first_line(text: str | None) -> str:
 
 
 def trial_name(study: Study, trial: Trial) -> str:
-    """`trial 003`, as many digits as sort well in this study."""
+    """`trial 003`, as many digits as sort well in this study; of a confirmation, what is repeated and the replica."""
+    if CANDIDATE in trial.config:
+        replica = f", replica {trial.config[REPLICA]}" if study.num_trials > 1 else ""
+        return f"{trial.config[CANDIDATE]}{replica}"
     width = max(3, len(str(max(study.num_trials - 1, 0))))
     return f"trial {trial.number:0{width}d}"

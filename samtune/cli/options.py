@@ -33,6 +33,15 @@ StoragePath = Annotated[
 ]
 TrackingUri = Annotated[str | None, option(WHERE, "MLflow tracking URI. Default: sqlite in the storage path.")]
 Experiment = Annotated[str | None, option(WHERE, "MLflow experiment. Default: the space's name.")]
+SystemMetrics = Annotated[
+    bool,
+    option(
+        OUTPUT,
+        "Log this machine's load, memory, disk, network and GPUs to the parent run, as MLflow does with "
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true.",
+        "--system-metrics",
+    ),
+]
 Address = Annotated[
     str | None, option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
 ]

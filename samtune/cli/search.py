@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from samtune.cli.options import (
     Sets,
     Space,
     StoragePath,
+    SystemMetrics,
     TrackingUri,
 )
 from samtune.errors import UsageError
@@ -47,6 +49,7 @@ def search(
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     address: Address = None,
+    system_metrics: SystemMetrics = False,
     dry_run: DryRun = False,
     estimate: Estimate = False,
     json_: Json = False,
@@ -55,7 +58,10 @@ def search(
     """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
     from samtune.search.tuner import Tuner
     from samtune.spec.space import SearchSpace
+    from samtune.tracking.system import SWITCH
 
+    if system_metrics:
+        os.environ[SWITCH] = "true"
     changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
     where: dict[str, Any] = {"storage_path": storage_path, "address": address}
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from samtune.confirm.lineup import CANDIDATE, REPLICA, Lineup
+from samtune.confirm.lineup import Lineup
 from samtune.confirm.statistics import Comparison, Estimate, compare, estimate
-from samtune.records import Study, Trial, TrialState
+from samtune.records import CANDIDATE, REPLICA, Study, Trial, TrialState
 from samtune.text import format_metric, format_number
 
 

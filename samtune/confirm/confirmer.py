@@ -44,6 +44,8 @@ class Confirmer(LineupTuner):
         >>> confirmation.best.estimate.interval, confirmation.best.comparison.p_value
     """
 
+    kind = "confirmation"
+
     def __init__(
         self,
         source: str | SearchSpace,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from samtune.errors import UsageError
-from samtune.records import Scalar, Study, Trial, TrialState
+from samtune.records import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
 from samtune.spec.distributions import Choice
 from samtune.spec.samplers import GridConfig
 from samtune.spec.search import BudgetConfig, NoSchedulerConfig, ObjectiveConfig
@@ -16,7 +16,6 @@ from samtune.spec.space import SearchSpace
 from samtune.spec.tree import Node, Tree
 from samtune.spec.trial import TrialSpec
 
-CANDIDATE, REPLICA = "candidate", "replica"
 BASELINES = ("sgd", "none")
 
 Chosen = dict[str, tuple[TrialSpec, float | None]]

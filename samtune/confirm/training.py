@@ -28,6 +28,8 @@ class Training(LineupTuner):
         UsageError: something is searched, or what was begun under this name is another training.
     """
 
+    kind = "training"
+
     def __init__(
         self,
         space: SearchSpace,

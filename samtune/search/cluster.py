@@ -174,12 +174,11 @@ def connected(address: str | None) -> Iterator[None]:
 def _connect(address: str | None) -> None:
     import ray
 
-    if address is None:
-        address = os.environ.get("RAY_ADDRESS") or _running_here() or "local"
-    elif address == "auto":
-        address = _running_here()
-        if address is None:
-            raise UsageError("--address auto: no Ray cluster runs on this machine")
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    found = _running_here() if wanted in (None, "auto") else wanted
+    if found is None and wanted == "auto":
+        raise UsageError("--address auto: no Ray cluster runs on this machine")
+    address = found or "local"
     _check_reachable(address)
     options: dict[str, Any] = {
         "logging_level": logging.ERROR,

@@ -21,7 +21,10 @@ from samtune.records import Callback, Objective, Study, Trial, TrialState
 FILE_NAME = "journal.jsonl"
 
 _TRIAL_FIELDS = ("id", "number", "config", "params", "num_epochs", "started_at", "perturbations")
-_STUDY_FIELDS = ("name", "num_trials", "space_yaml", "plan", "storage_path", "tracking_uri", "experiment", "command")
+_STUDY_FIELDS = (
+    *("name", "kind", "num_trials", "space_yaml", "plan"),
+    *("storage_path", "tracking_uri", "experiment", "command"),
+)
 
 
 class Journal(Callback):

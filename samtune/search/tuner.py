@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from samtune.data import check_dataset
 from samtune.errors import UsageError
@@ -61,6 +61,8 @@ class Tuner:
         >>> results = Tuner(SearchSpace.from_yaml("digits.yaml"), num_trials=8).fit()
         >>> results.best.config, results.best.metrics["val_accuracy"]
     """
+
+    kind: ClassVar[Literal["search", "confirmation", "training"]] = "search"
 
     def __init__(
         self,
@@ -279,6 +281,7 @@ class Tuner:
             experiment=self.experiment,
             command=_command_line(),
             versions=_versions(),
+            kind=self.kind,
         )
         if self._earlier is not None:
             study.trials = self._earlier.trials

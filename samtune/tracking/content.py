@@ -110,7 +110,7 @@ def trial_end_tags(trial: Trial) -> dict[str, str]:
 def study_tags(study: Study) -> dict[str, str]:
     return {
         "samtune.study": study.name,
-        "samtune.kind": "search",
+        "samtune.kind": study.kind,
         "samtune.state": str(TrialState.RUNNING),
         "samtune.command": redact_text(study.command)[:MAX_TAG],
         "samtune.objective": study.goal,

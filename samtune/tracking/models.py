@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from samtune.errors import TrackingError
 from samtune.text import first_line
-from samtune.tracking.store import use_tracking_uri
+from samtune.tracking.store import used_by_mlflow
 from samtune.tracking.uris import redact
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ def log_model(
     example = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = model(example)
-    use_tracking_uri(tracking_uri)
     try:
-        with _silence(), mlflow.start_run(run_id=run_id):
+        with _silence(), used_by_mlflow(tracking_uri), mlflow.start_run(run_id=run_id):
             info = mlflow.pytorch.log_model(
                 model,
                 name=ARTIFACT,

@@ -31,13 +31,10 @@ class TrackedRun:
         Raises:
             TrackingError: the store does not answer, or has no such run.
         """
-        from samtune.tracking import store  # sets what MLflow reads when it is imported
-
-        store.use_tracking_uri(uri)
-        from mlflow import MlflowClient
+        from samtune.tracking.store import client_of
 
         try:
-            run = MlflowClient(uri).get_run(run_id)
+            run = client_of(uri).get_run(run_id)
         except Exception as error:  # of stores and database drivers: there is no common base
             reason = " ".join(str(error).split())[:200]
             raise TrackingError(f"--tracking-uri {redact(uri)}: run {run_id} cannot be read: {reason}") from error
@@ -49,10 +46,11 @@ class TrackedRun:
         Raises:
             TrackingError: the store does not take them.
         """
-        from mlflow import MlflowClient
         from mlflow.entities import Metric
 
-        client, now = MlflowClient(self.uri), int(time.time() * 1000)
+        from samtune.tracking.store import client_of
+
+        client, now = client_of(self.uri), int(time.time() * 1000)
         try:
             client.log_batch(self.run_id, [Metric(name, value, now, 0) for name, value in metrics.items()])
             for file in files:

@@ -260,12 +260,24 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
         raise TrackingError(f"--tracking-uri {redact(study.tracking_uri)}: {error}") from error
 
 
-def use_tracking_uri(uri: str) -> None:
+def client_of(uri: str) -> MlflowClient:
+    """MLflow's client of a store, with our limits on how long it waits."""
+    _set_http("request")
+    return MlflowClient(uri)
+
+
+@contextmanager
+def used_by_mlflow(uri: str) -> Iterator[None]:
     """Makes a store the one of MLflow's own functions in this process."""
     import mlflow
 
     _set_http("request")
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps it here too
     mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if never set
 
 
 def _set_http(phase: str) -> None:

@@ -12,6 +12,7 @@ from samtune.errors import TrackingError
 from samtune.records import Callback, Study, Trial, TrialState
 from samtune.text import trial_name
 from samtune.tracking import content
+from samtune.tracking.system import is_wanted, start_system_metrics
 from samtune.tracking.uris import redact
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class MlflowTracker(Callback):
         self._patience = patience
         self._store: Store | None = None
         self._writer: Writer | None = None
+        self._stop_system_metrics: Callable[[], None] = lambda: None
         self._study_run: _StudyRun | None = None
         self._trial_runs: dict[str, _TrialRun] = {}
 
@@ -113,6 +115,8 @@ class MlflowTracker(Callback):
         self._writer = Writer(self._store, self._warn)
         self._study_run = _StudyRun(study, study.parent_run_id)
         self._writer.put(self._study_run)
+        if is_wanted():
+            self._stop_system_metrics = start_system_metrics(self.tracking_uri, study.parent_run_id)
         for trial in study:  # of before the search was resumed
             run = known.get(trial.id)
             if not (run and trial.state.is_final and run.status == content.run_status(trial)):
@@ -143,6 +147,7 @@ class MlflowTracker(Callback):
         """Writes the end of the search and waits until the store has everything, for as long as it makes progress."""
         if self._writer is None or self._study_run is None:
             return
+        self._stop_system_metrics()
         self._study_run.ended = True
         self._writer.put(self._study_run)
         if left := self._writer.drain(QUIET_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def test_the_program_with_parts_of_ones_own_runs_and_is_short(tmp_path: Path) ->
         [sys.executable, "mine.py"], cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "method.rho" in done.stdout
-    assert "val_confidence" in done.stdout
-    assert done.stdout.count("completed") == 6
+    config, accuracy, confidence = re.fullmatch(r"(\{.*\}) (\S+) (\S+)\n", done.stdout).groups()  # type: ignore[union-attr]
+    assert list(ast.literal_eval(config)) == ["method.rho", "training.lr"]
+    assert 0.5 < float(accuracy) <= 1
+    assert 0.5 <= float(confidence) <= 1

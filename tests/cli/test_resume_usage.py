@@ -22,6 +22,7 @@ def stored(tmp_path: Path) -> Path:
         "event": "study",
         "time": 1.0,
         "name": "mine",
+        "kind": "search",
         "num_trials": 16,
         "space_yaml": SearchSpace.from_yaml("digits.yaml").to_yaml(),
         "plan": {},

@@ -173,7 +173,7 @@ def test_two_searches_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     """Each would like both nodes: neither waits for ever with half of what it needs."""
     command = [sys.executable, "-m", "samtune", "search", "--space", "digits.yaml", "--address", cluster.address]
     command += ["--num-workers", "2", "--num-trials", "2", "--set", "training.epochs=2"]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_")) or k.startswith("RAY_AUTH")}
     searches = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

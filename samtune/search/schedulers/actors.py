@@ -33,6 +33,9 @@ class KeepsActors:
         trial = super().choose_trial_to_run(tune_controller, *arguments, **options)  # type: ignore[misc]
         return None if trial in tune_controller._tune_controller._trial_to_actor else trial
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its arguments for a restore of its own; our studies are restored from their journal
+
 
 class Fifo(KeepsActors, FIFOScheduler):
     """Every trial to its end."""
