@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -56,6 +57,8 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
     debug = "--debug" in sys.argv
+    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # modules of the user's that a space names; last, to shadow nothing that is installed
     try:
         app(standalone_mode=True)
     except SamtuneError as error:

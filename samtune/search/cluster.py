@@ -7,7 +7,7 @@ import math
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +143,13 @@ def _too_much(gpus: float, nodes: list[Node]) -> str:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
     """Connects to Ray for the duration of a search, and leaves as found.
 
     Args:
         address: of a running cluster, `auto` for the one on this machine, `local` for a new one. None: the running
             one if there is one, else a new one that ends with the search.
+        code: gives Ray's runtime environment; asked where the cluster is not a new one.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -161,7 +162,7 @@ def connected(address: str | None) -> Iterator[None]:
         if ray.is_initialized():
             yield
             return
-        _connect(address)
+        _connect(address, code)
         try:
             yield
         finally:
@@ -171,7 +172,7 @@ def connected(address: str | None) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     import ray
 
     wanted = address or os.environ.get("RAY_ADDRESS")
@@ -186,6 +187,8 @@ def _connect(address: str | None) -> None:
         "include_dashboard": False,
         "configure_logging": True,
     }
+    if address != "local" and (environment := code()):
+        options["runtime_env"] = environment
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -19,6 +19,7 @@ from samtune.errors import UsageError
 from samtune.parts import given_parts, name_part
 from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import addable_nodes, connected, local_node, look_at_cluster
+from samtune.search.code import runtime_env
 from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
@@ -186,7 +187,7 @@ class Tuner:
             )
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
-        with connected(self.address):
+        with connected(self.address, lambda: runtime_env(flatten(self.space.model_dump()).values())):
             nodes = look_at_cluster().nodes
             plan = make_plan(self.space, list(nodes.values()), addable_nodes())
             if len(nodes) > 1:

@@ -19,6 +19,7 @@ from ray.core.generated import autoscaler_pb2
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
 from samtune.records import Study
 from samtune.search.cluster import connected
+from samtune.search.code import own_modules
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +168,35 @@ def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: 
     (name,) = saved
     assert re.fullmatch(r"epoch-000001-\d{9}\.pt", name)  # in the middle of the second epoch, and went on from there
     assert placement_groups(cluster.address) <= {"REMOVED"}
+
+
+def test_code_of_the_working_directory_travels(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "code"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "parts" / "__init__.py").touch()
+    (folder / "parts" / "layers.py").write_text("from torch import nn\n\nactivation = nn.Tanh\n")
+    (folder / "nets_that_travel.py").write_text(
+        "from torch import nn\nfrom parts.layers import activation\n\n\ndef make(num_classes, input_shape):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), activation(), nn.Linear(16, num_classes))\n"
+    )
+    (folder / "data.bin").write_bytes(bytes(1000))
+    monkeypatch.syspath_prepend(folder)
+    assert own_modules(["nets_that_travel:make", "torch.nn:Linear", 3]) == [
+        str(folder / "nets_that_travel.py"),
+        str(folder / "parts"),
+    ]
+
+    class HidesTheCode(Callback):
+        """This machine is the other nodes' too: without it, they would find the code where it is."""
+
+        def on_study_start(self, study: Study) -> None:
+            folder.rename(tmp_path / "hidden")
+
+    changes = {"model": {"name": "nets_that_travel:make"}, "training.epochs": 1, "scheduler": {"name": "none"}}
+    results = search(tmp_path, "own", cluster.address, HidesTheCode(), num_trials=2, changes=changes)
+    assert results.study.count(TrialState.COMPLETED) == 2, [trial.error for trial in results]
 
 
 def test_two_searches_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name
         told=told,
     )
     failed = [trial for trial in results if trial.state is TrialState.FAILED]
-    assert len(failed) == diverging
+    assert len(failed) == diverging, [trial.traceback or trial.error for trial in failed]
     assert all(
         trial.state is TrialState.COMPLETED and len(trial.history) == 6 for trial in results if trial not in failed
     )
