@@ -158,7 +158,11 @@ def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: 
 
     script = Script((lambda study: len(study.trials[0].history) == 1, drain), (moved, look))
     rare = {"checkpoint.min_seconds": 10_000}  # no other checkpoint is written
-    long_epochs = {"training.batch_size": 2, "model": {"name": "wide_resnet", "depth": 10, "width": 2}}
+    long_epochs = {
+        "data.num_train": 1400,
+        "training.batch_size": 2,
+        "model": {"name": "wide_resnet", "depth": 10, "width": 2},
+    }
     changes = rare | long_epochs | {"training.epochs": 2, "scheduler": {"name": "none"}}
     results = search(tmp_path, "spot", cluster.address, script, num_trials=1, changes=changes)
     assert script.is_over
