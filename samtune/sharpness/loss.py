@@ -19,8 +19,13 @@ LossFn = Callable[[Any, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(inputs, targets), whose first dimension is the examples; can be gone through again and again."""
 
+_Graph = tuple[int, tuple[Tensor, ...]]  # examples of a batch, and the gradient with its graph
+
 FORWARD = 1 / 3  # of a pass: a backward costs about two forwards
 CHECKED = 8  # examples on which second derivatives are tried first
+KEPT_BYTES = 2**30
+"""Graphs of first derivatives that are kept from one Hessian-vector product to the next, if all of them fit in this: a
+product then costs two passes. Without, its batches' forwards and first backwards are made anew: half as much again."""
 
 
 class NotTwiceDifferentiableError(UsageError):
@@ -66,8 +71,8 @@ class MeanLoss:
         self.weights = Weights(self.parameters)
         self._num_examples: int | None = None
         self._checked = False
-        self._keeps_graph = False  # known once the examples are counted
-        self._kept: tuple[Tensor, ...] | None = None
+        self._bytes_per_example = 0.0  # of a graph; known once second derivatives were tried
+        self._kept: list[_Graph] | None = None
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
@@ -93,9 +98,8 @@ class MeanLoss:
         """Over all ranks. Counted once."""
         if self._num_examples is None:
             sizes = [len(targets) for _, targets in self.batches]
-            counts = torch.tensor([sum(sizes), max(len(sizes) - 1, 0)], device=self.device)
-            self._num_examples, more_batches = map(int, self.sum_over_ranks(counts))
-            self._keeps_graph = more_batches == 0
+            self._num_own_examples, self._num_own_batches = sum(sizes), len(sizes)
+            self._num_examples = int(self.sum_over_ranks(torch.tensor(sum(sizes), device=self.device)))
             if self._num_examples == 0:
                 raise UsageError("batches: holds no example")
         return self._num_examples
@@ -143,8 +147,9 @@ class MeanLoss:
     def hessian_products(self, vectors: Tensor) -> Tensor:
         """H·v for several vectors at once, [k, d] -> [k, d]. Counted as 1 + 2k passes.
 
-        The vectors share forward and first backward of each batch. Where no rank has more than one batch, so do all
-        calls inside one `fixed`, which saves the 1. Memory beyond k·d: one batch's graph.
+        The vectors share forward and first backward of each batch; where the graphs of all batches fit in KEPT_BYTES,
+        or there is one batch, so do all calls inside one `fixed`, which saves the 1. Memory beyond that and k·d: one
+        batch's graph.
 
         Before the first product, second derivatives are tried on a few examples: they must exist and be symmetric.
         What cannot be found out: a loss with kinks (ReLU, max pooling, L1), whose Hessian is taken to be that of its
@@ -158,18 +163,25 @@ class MeanLoss:
             self._check_twice_differentiable()
         num_examples = self.num_examples
         total = torch.zeros_like(vectors)
-        for inputs, targets in self.batches:
-            gradient = self._kept or self._gradient(self.batch_loss(inputs, targets), twice=True)
-            if self._keeps_graph:
-                self._kept = gradient
-            total += len(targets) * self._products(gradient, vectors)
+        if self._kept is None and self._fits():
+            self._kept = list(self._graphs())
+        for size, gradient in self._kept or self._graphs():
+            total += size * self._products(gradient, vectors, keep=self._kept is not None)
         self.passes += 1 + 2 * len(vectors)  # the same for any number of ranks, so without what is saved
         return self.sum_over_ranks(total) / num_examples
+
+    def _graphs(self) -> Iterator[_Graph]:
+        for inputs, targets in self.batches:
+            yield len(targets), self._gradient(self.batch_loss(inputs, targets), twice=True)
+
+    def _fits(self) -> bool:
+        """Whether the graphs of all batches of this rank may stay in memory."""
+        return self._num_own_batches == 1 or self._num_own_examples * self._bytes_per_example <= KEPT_BYTES
 
     def _gradient(self, loss: Tensor, twice: bool = False) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self.parameters, create_graph=twice, allow_unused=True, materialize_grads=True)
 
-    def _products(self, gradient: tuple[Tensor, ...], vectors: Tensor) -> Tensor:
+    def _products(self, gradient: tuple[Tensor, ...], vectors: Tensor, *, keep: bool) -> Tensor:
         depends = [g.requires_grad for g in gradient]
         outputs = [g for g in gradient if g.requires_grad]
         products = []
@@ -178,7 +190,7 @@ class MeanLoss:
                 outputs,
                 self.parameters,
                 [part for part, use in zip(self.unflatten(vector), depends, strict=True) if use],
-                retain_graph=self._keeps_graph or index < len(vectors) - 1,
+                retain_graph=keep or index < len(vectors) - 1,
                 allow_unused=True,
                 materialize_grads=True,
             )
@@ -199,7 +211,9 @@ class MeanLoss:
         self._checked = True
 
     def _problem(self, inputs: Any, targets: Tensor) -> str:
-        gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
+        with _counting_saved_bytes(self.parameters) as saved:
+            gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
+        self._bytes_per_example = sum(saved.values()) / len(targets)
         if not any(part.requires_grad for part in gradient):
             return (
                 "its gradient does not depend on the weights (it is linear in them, or part of the model computes its "
@@ -211,7 +225,7 @@ class MeanLoss:
         shape = (2, self.num_weights)
         probes = torch.randn(shape, dtype=self.dtype, device=self.device, generator=generator)
         try:
-            images = self._products(gradient, probes)
+            images = self._products(gradient, probes, keep=False)
         except RuntimeError as error:  # NotImplementedError is one too
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -223,6 +237,22 @@ class MeanLoss:
                 "graph"
             )
         return ""
+
+
+@contextmanager
+def _counting_saved_bytes(parameters: Iterable[Tensor]) -> Iterator[dict[int, int]]:
+    """What the graphs that are made inside keep in memory: bytes by storage, without the parameters' own."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    found: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
 
 
 def has_error_node(tensors: Iterable[Tensor]) -> bool:

@@ -8,7 +8,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Else MLflow prints two lines to stdout for every run that ends on a server: stdout is the search's own.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -50,6 +51,7 @@ _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
 
 CONNECT_SECONDS = 5
+LOCK_SECONDS = 60
 REQUEST_SECONDS = 30
 
 # What no repetition mends: the run was deleted, or the store does not take such a value.
@@ -96,7 +98,7 @@ class Store:
         _check_reachable(uri)
         _set_http("connect")
         try:
-            with suppress_logs_in_thread():
+            with suppress_logs_in_thread(), _alone(uri):
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
@@ -283,6 +285,22 @@ def used_by_mlflow(uri: str) -> Iterator[None]:
 def _set_http(phase: str) -> None:
     """MLflow's own defaults block a call for four minutes when a server is down. The user's settings are kept."""
     os.environ.update({name: str(value[phase]) for name, value in _HTTP_SETTINGS.items() if name not in _user_settings})
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Alone of all processes of this machine: two that create MLflow's tables in a sqlite file disturb each other."""
+    path = sqlite_path(uri)
+    if path is None:
+        yield
+        return
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    with suppress(Timeout):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_reachable(uri: str) -> None:

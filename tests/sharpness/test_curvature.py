@@ -54,6 +54,25 @@ def test_products_of_a_single_batch_share_its_forward():
         assert_close(loss.hessian_products(vectors), moved, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("room", "num_forwards"), [(2**30, 4), (0, 4 * 3)], ids=["kept", "anew"])
+def test_products_of_several_batches_share_their_forwards_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, room: int, num_forwards: int
+) -> None:
+    monkeypatch.setattr("samtune.sharpness.loss.KEPT_BYTES", room)
+    model, forwards = network(), []
+    model.register_forward_hook(lambda *_: forwards.append(1))
+    batches = examples(batch_size=7)
+    assert len(batches) == 4
+    loss = MeanLoss(model, CROSS_ENTROPY, batches)
+    vectors = torch.randn(3, loss.num_weights, dtype=DTYPE)
+    expected = vectors @ full_hessian(model, batches)
+    forwards.clear()
+    with loss.fixed():
+        for vector, product in zip(vectors, expected, strict=True):
+            assert_close(loss.hessian_products(vector[None])[0], product, rtol=1e-10, atol=1e-12)
+    assert len(forwards) == 1 + num_forwards  # one to try second derivatives
+
+
 def test_gradients_and_weights_stay_as_they_were():
     model, batches = network(norm=True), examples()
     model.train()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -153,10 +155,21 @@ def test_two_searches_may_create_the_experiment_at_once(tmp_path: Path) -> None:
     assert len({tracker.experiment_id for tracker in trackers}) == 1
 
 
-def test_the_users_settings_are_kept(store_uri: str) -> None:
-    import subprocess
-    import sys
+def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
+    uri = resolve_tracking_uri(str(tmp_path / "mlflow.db"))
+    code = (
+        f"from samtune.tracking import MlflowTracker as T; t = T({uri!r}, 'same'); t.connect(); print(t.experiment_id)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    assert len({out for out, _ in answers}) == 1
 
+
+def test_the_users_settings_are_kept(store_uri: str) -> None:
     code = (
         "import os, sys\n"
         "from samtune.tracking import MlflowTracker\n"
