@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,12 +116,17 @@ class Results:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        from samtune.search.folders import study_folder
-        from samtune.storage import parent
+        from samtune.storage import is_remote, join, read_bytes
 
-        path = study_folder(parent(self.study.storage_path), self.study.name).local / OPTUNA_FILE
-        if not path.is_file():
-            raise RunError(f"study {self.study.name}: {path} is not there")
+        uri = join(self.study.storage_path, OPTUNA_FILE)
+        content = read_bytes(uri)
+        if content is None:
+            raise RunError(f"study {self.study.name}: {uri} is not there")
+        path = Path(uri)
+        if is_remote(uri):
+            self._optuna_copy = tempfile.TemporaryDirectory(prefix="samtune-")  # for as long as these results
+            path = Path(self._optuna_copy.name) / OPTUNA_FILE
+            path.write_bytes(content)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return optuna.load_study(study_name=self.study.name, storage=JournalStorage(JournalFileBackend(str(path))))
 

@@ -17,6 +17,7 @@ from samtune.records import TrialState
 from samtune.search.folders import study_folder
 from samtune.search.lease import FILE_NAME as LEASE
 from samtune.search.mirror import JOURNAL
+from samtune.search.results import Results
 from samtune.storage import delete_file, join, read_bytes
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,9 @@ def clean_environment(cache: Path) -> dict[str, str]:
     return kept | {"SAMTUNE_CACHE": str(cache)}
 
 
-def test_a_killed_search_goes_on_from_another_machine_with_what_is_in_s3(s3: str, tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_from_another_machine_with_what_is_in_s3(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
@@ -71,6 +74,9 @@ def test_a_killed_search_goes_on_from_another_machine_with_what_is_in_s3(s3: str
         (new,) = (trial for trial in after if trial.number == old.number)
         assert new.config == old.config
         assert new.history[: len(old.history)] == old.history
+    # On a third machine, which has no working copy.
+    monkeypatch.setenv("SAMTUNE_CACHE", str(there / "empty"))
+    assert len(Results.load("study", s3).optuna_study().trials) == 3
     client = MlflowClient(tracking)
     runs = client.search_runs([summary["experiment_id"]])
     assert len(runs) == 4
