@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import platform
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -24,6 +22,7 @@ from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_a
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
 from samtune.search.probe import check_storage
+from samtune.search.relay import EventRelay, interrupts_to
 from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.search.watch import ClusterWatch
 from samtune.spec.source import parse_yaml
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from samtune.workers.group import WorkerPool
 
 INTERRUPTED = "interrupted"
-SLOW_START_SECONDS = 30.0  # after which the user is told what the first group waits for
 
 
 class Tuner:
@@ -110,7 +108,7 @@ class Tuner:
         self._stop: str | None = None
         self._interrupted = False
         self._pool: WorkerPool | None = None
-        self._relay: threading.Thread | None = None
+        self._relay: EventRelay | None = None
 
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
@@ -196,7 +194,7 @@ class Tuner:
             self._warm = self._load_warm_start()  # too: what it names may not be there
             keepers = folder.open(self._say, self.stop)
             self.study = study = self._make_study(plan, folder)
-            with self._interruptible():
+            with interrupts_to(self._on_interrupt):
                 self._search(study, plan, [*keepers, tracker, *self.callbacks])
         results = Results(study, interrupted=self._interrupted)
         if self._stop is None or self._stop == HOPELESS:
@@ -227,7 +225,7 @@ class Tuner:
             watch = ClusterWatch(pool, plan, most, self._say)
             ending.callback(watch.stop)
             watch.start()
-            self._relay = threading.Thread(target=self._relay_events, args=(pool,), name="events", daemon=True)
+            self._relay = EventRelay(pool, self._say)
             self._relay.start()
 
             from samtune.search.tune_loop import run_trials  # while the groups start
@@ -312,54 +310,15 @@ class Tuner:
             for callback in self.callbacks:
                 callback.on_status(study, message)
 
-    def _relay_events(self, pool: WorkerPool) -> None:
-        """Passes the mailbox's lines on until the search is over, and says what a group still waits for."""
-        import ray
-
-        known, started, waiting = 0, time.monotonic(), False
-        while True:
-            try:
-                events = ray.get(pool.mailbox.events.remote(known))
-            except ray.exceptions.RayError:
-                return
-            if events is None:
-                return
-            known += len(events)
-            for event in events:
-                self._say(event)
-            if known == 0 and not waiting and time.monotonic() - started > SLOW_START_SECONDS:
-                waiting = True
-                free = ray.available_resources()
-                self._say(
-                    f"no group is ready yet: each needs {pool.needs()}; free in the cluster are now "
-                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
-                )
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
+    def _on_interrupt(self, count: int) -> None:
         """The first Ctrl-C ends the search in order, the second without waiting for the workers, the third at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        num_signals = 0
-
-        def on_signal(number: int, frame: Any) -> None:
-            nonlocal num_signals
-            num_signals += 1
-            self._interrupted, self._stop = True, self._stop or INTERRUPTED
-            if num_signals == 1:
-                self._say("interrupted: stopping the workers (once more to stop them at once)")
-            elif num_signals == 2 and self._pool is not None:
-                self._pool.kill()
-            else:
-                raise KeyboardInterrupt
-
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        self._interrupted, self._stop = True, self._stop or INTERRUPTED
+        if count == 1:
+            self._say("interrupted: stopping the workers (once more to stop them at once)")
+        elif count == 2 and self._pool is not None:
+            self._pool.kill()
+        else:
+            raise KeyboardInterrupt
 
 
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
