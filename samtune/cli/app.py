@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -57,8 +58,8 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
     debug = "--debug" in sys.argv
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # modules of the user's that a space names; last, to shadow nothing that is installed
+    with suppress(OSError):  # a working directory that was deleted
+        sys.path.append(os.getcwd())  # modules of the user's that a space names; last, to shadow nothing installed
     try:
         app(standalone_mode=True)
     except SamtuneError as error:

@@ -53,8 +53,9 @@ class Confirmation:
 
     @property
     def best(self) -> Confirmed | None:
-        """The candidate with the best mean, baselines aside."""
-        return next((row for row in self.rows if not row.is_baseline and row.values), None)
+        """The candidate with the best mean, baselines aside (where there is anything else)."""
+        only_baselines = all(row.is_baseline for row in self.rows)
+        return next((row for row in self.rows if row.values and (only_baselines or not row.is_baseline)), None)
 
     def best_trial(self) -> Trial | None:
         """The replica of the best candidate that did best, whose weights are kept."""

@@ -66,7 +66,7 @@ def fixed_trial(space: SearchSpace) -> SearchSpace:
     """
     if searched := [key for key, _ in space.distributions()]:
         raise UsageError(
-            f"{space.source_name}: {', '.join(searched)}: searched, and a training has one value each: "
+            f"{space.source_name}: {', '.join(searched)}: searched, and here each key has one value: "
             f"--set {searched[0]}=… fixes it"
         )
     return with_absolute_paths(space)
@@ -108,5 +108,7 @@ def _from_run(run_id: str, top: int, storage_path: str | Path | None, tracking_u
 
 def _read(folder: StudyFolder) -> tuple[Study, SearchSpace]:
     study = folder.read()
+    if study.kind != "search":
+        raise UsageError(f"study {study.name} is a {study.kind}: what is confirmed are trials of a search, or a YAML")
     data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
     return study, SearchSpace.from_dict(data, source=source)

@@ -187,10 +187,13 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         "include_dashboard": False,
         "configure_logging": True,
     }
-    if address != "local" and (environment := code()):
+    environment = code() if address != "local" else {}
+    if environment:
         options["runtime_env"] = environment
     try:
         ray.init(address=address, **options)
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
 

@@ -122,6 +122,6 @@ def with_absolute_paths(space: SearchSpace) -> SearchSpace:
     for key in ("data.root", "data.relabel", "model.weights"):
         section, _, field = key.partition(".")
         value = getattr(getattr(space, section), field, None)
-        if isinstance(value, str) and "://" not in value and not Path(value).expanduser().is_absolute():
+        if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
             changes[key] = str(Path(value).expanduser().absolute())
     return space.replace(changes)

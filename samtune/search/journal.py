@@ -137,11 +137,12 @@ def parse_journal(text: str, path: str) -> Study:
                 stopped_by, usage = entry["stopped_by"], entry["usage"]
             else:
                 _apply(entry, trials)
+            written_at = entry["time"]
         except KeyError as error:
             problem = f"was not written by this version of samtune (it lacks {error})"
             raise UsageError(f"{path}:{index + 1}: {problem}") from error
         if study is not None:
-            study.ended_at = entry["time"]  # as far as is known
+            study.ended_at = written_at  # as far as is known
     if study is None:
         raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
     study.trials, study.stopped_by, study.usage = list(trials.values()), stopped_by, usage
@@ -168,7 +169,7 @@ def _drop_torn_line(path: Path) -> None:
 
 def _study(entry: dict[str, Any]) -> Study:
     return Study(
-        **{name: entry[name] for name in _STUDY_FIELDS},
+        **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
         experiment_id=entry["experiment_id"],

@@ -176,7 +176,9 @@ class MeanLoss:
 
     def _fits(self) -> bool:
         """Whether the graphs of all batches of this rank may stay in memory."""
-        return self._num_own_batches == 1 or self._num_own_examples * self._bytes_per_example <= KEPT_BYTES
+        gradients = self._num_own_batches * self.num_weights * self.dtype.itemsize
+        graphs = self._num_own_examples * self._bytes_per_example
+        return self._num_own_batches == 1 or gradients + graphs <= KEPT_BYTES
 
     def _gradient(self, loss: Tensor, twice: bool = False) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, self.parameters, create_graph=twice, allow_unused=True, materialize_grads=True)

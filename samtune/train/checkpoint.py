@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +75,23 @@ class CheckpointFolder:
         for _, old in self._files(filesystem, folder)[:-KEEP]:
             filesystem.delete_file(old)
 
-    def load(self, device: torch.device, epoch: int | None = None) -> dict[str, Any] | None:
+    def load(
+        self, device: torch.device, epoch: int | None = None, *, whole_epochs: bool = False
+    ) -> dict[str, Any] | None:
         """The newest state that verifies (or that of an epoch), its tensors on the device; None where there is none.
+
+        With `whole_epochs`, those of the middle of an epoch do not count.
 
         A damaged file is passed over with a warning.
         """
         import torch
 
         filesystem, folder = open_storage(self.uri)
-        files = [path for at, path in self._files(filesystem, folder) if epoch is None or at == (epoch, 0)]
+        files = [
+            path
+            for (number, steps), path in self._files(filesystem, folder)
+            if epoch in (None, number) and (steps == 0 or (epoch is None and not whole_epochs))
+        ]
         for path in reversed(files):
             try:
                 with filesystem.open_input_stream(path) as stream:
@@ -189,7 +197,7 @@ class Resumable(ABC):
         """
         state = checkpoints.load(self.device)
         if self.num_workers > 1:
-            at = (0, 0) if state is None else (len(state["history"]), state["steps_done"])
+            at = (0, 0) if state is None else (len(state["history"]), state.get("steps_done", 0))
             self._check_all_see_the_same(at, checkpoints)
         if state is not None:
             self.load_state_dict(state)
@@ -197,7 +205,8 @@ class Resumable(ABC):
                 self.load_rank_state_dict(state["ranks"][self.rank])
 
     def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
-        """Of all ranks, on every rank."""
+        """Of all ranks, on every rank; on the host, since a rank may not see another's device."""
+        own = _on_host(own)
         if self.num_workers == 1:
             return [own]
         states: list[Any] = [None] * self.num_workers
@@ -217,6 +226,15 @@ class Resumable(ABC):
                 f"the workers see different checkpoints in {checkpoints.uri}, of epochs {oldest[0]} to {newest[0]}: "
                 "the storage path must be shared by all nodes"
             )
+
+
+def _on_host(part: Any) -> Any:
+    """Nested state with its tensors copied to the host."""
+    if isinstance(part, Mapping):
+        return {key: _on_host(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_on_host(value) for value in part]
+    return part.cpu() if hasattr(part, "cpu") else part
 
 
 def _distributed() -> Any:

@@ -45,6 +45,8 @@ class Agreement:
             return Wish.NOTHING
         wish = Wish.NOTHING
         if self._rank == 0:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # else the steps' launches would be timed, not the steps
             wish, now = self._wish(), time.monotonic()
             speed = self._steps / max(now - self._asked_at, 1e-9)
             self._asked_at, self._steps = now, max(1, min(MAX_STEPS, round(speed * self._interval)))

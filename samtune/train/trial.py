@@ -103,7 +103,7 @@ class TrialRun(Resumable):
             group.update(settings)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.history, self._steps_done = state["history"], state["steps_done"]
+        self.history, self._steps_done = state["history"], state.get("steps_done", 0)
 
     @property
     def steps_done(self) -> int:

@@ -75,7 +75,7 @@ class WorkerPool:
                 max_concurrency=100_000,
                 max_restarts=-1,
                 max_task_retries=-1,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),  # not where nodes come and go
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),  # other nodes come and go
             )
             .remote(num_workers, num_groups=num_groups, max_failures=max_failures)
         )

@@ -78,6 +78,12 @@ def test_a_journal_of_another_version_is_one_line(samtune: Run, stored: Path) ->
     assert "journal.jsonl:1: was not written by this version of samtune (it lacks 'objectives')" in line
 
 
+def test_a_study_of_before_there_were_kinds_is_a_search(samtune: Run, stored: Path) -> None:
+    journal = stored / FILE_NAME
+    journal.write_text(journal.read_text().replace('"kind": "search", ', ""))
+    assert "mine: stopped after 0 of 16 trials" in samtune("status", "mine").stdout
+
+
 def test_a_running_study_is_shown_but_not_resumed(samtune: Run, stored: Path) -> None:
     with (stored / FILE_NAME).open("a") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)

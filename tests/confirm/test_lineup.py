@@ -9,6 +9,7 @@ import yaml
 
 from samtune.confirm.confirmation import confirmation_of, table
 from samtune.confirm.lineup import Lineup, add_baseline, candidates_of, make_lineup
+from samtune.confirm.sources import find_source
 from samtune.errors import UsageError
 from samtune.records import Objective, Scalar, Study, Trial, TrialState
 from samtune.spec.space import SearchSpace
@@ -22,6 +23,9 @@ SPACE: dict[str, Any] = {
     "search": {"method.rho": {"uniform": [0.01, 0.5]}, "training.lr": {"uniform": [0.01, 0.5]}},
     "seed": 7,
 }
+
+
+SGD = {"training.lr": 0.1, "training.weight_decay": 5e-4}
 
 
 def _study(space: SearchSpace, *results: tuple[dict[str, Scalar], float]) -> Study:
@@ -151,3 +155,21 @@ def test_the_better_baseline_counts_and_pairs_share_a_seed(study: Study, space: 
     header, rows = table(found)
     assert [row[0] for row in rows] == ["trial 1 (sam)", "sgd (8 epochs) *", "sgd (4 epochs)"]
     assert dict(zip(header, rows[0], strict=True))["difference"].startswith("+0.0150 ± ")
+
+
+def test_plain_sgd_alone_is_its_own_baseline_and_its_weights_are_kept(study: Study) -> None:
+    source = find_source(SearchSpace.from_yaml("digits.yaml", {"method.name": "sgd", **SGD}), top=1)
+    assert add_baseline(source.chosen, None, source.space) == ["sgd"]
+    lineup = make_lineup(source.space, source.chosen, replicas=1, baselines=["sgd"])
+    confirmed = Study(**{**vars(study), "objectives": (Objective("test_accuracy"),), "num_trials": 1, "trials": []})
+    history = [{"epoch": 1.0, "test_accuracy": 0.9}]
+    config: dict[str, Scalar] = {"candidate": "sgd", "replica": 0}
+    confirmed.trials.append(Trial(0, "0", config, {}, 1, TrialState.COMPLETED, history))
+    best = confirmation_of(confirmed, lineup).best
+    assert best is not None
+    assert best.label == "sgd"
+
+
+def test_a_space_that_searches_cannot_be_confirmed_without_values() -> None:
+    with pytest.raises(UsageError, match=r"training.lr.*here each key has one value: --set .*=… fixes it"):
+        find_source("digits.yaml", top=1)

@@ -65,6 +65,10 @@ def test_the_newest_checkpoint_counts_and_two_are_kept(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-000001-000000012.pt", "epoch-000002.pt"]
     assert checkpoints.load(torch.device("cpu"), epoch=1) is None  # of the epoch's end, not of its middle
     assert checkpoints.load(torch.device("cpu"), epoch=2) == {"at": [2, 0]}
+    checkpoints.save(2, {"at": [2, 5]}, 5)
+    assert checkpoints.load(torch.device("cpu"), whole_epochs=True) == {"at": [2, 0]}
+    checkpoints.save(2, {"at": [2, 9]}, 9)
+    assert checkpoints.load(torch.device("cpu"), whole_epochs=True) is None
 
 
 def test_the_first_rank_is_asked_seldom() -> None:

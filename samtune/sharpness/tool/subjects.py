@@ -144,7 +144,7 @@ def _from_checkpoint(path: Path) -> Subject:
         return _from_trial(study, trial, checkpoint_only=True)
     epoch = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
     if epoch is None:
-        raise UsageError(f"{path}: must be called epoch-NNNNNN.pt")
+        raise UsageError(f"{path}: must be called epoch-NNNNNN.pt (of the end of an epoch)")
     return _with_state(study, trial, CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1])))
 
 
@@ -165,7 +165,7 @@ def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, ch
     if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
         return _from_weights(weights, f"{study.name}/{trial.number}", run)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
-    return _with_state(study, trial, folder.load(torch.device("cpu")), run)
+    return _with_state(study, trial, folder.load(torch.device("cpu"), whole_epochs=True), run)
 
 
 def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: TrackedRun | None = None) -> Subject:
