@@ -59,6 +59,9 @@ class NoopPool:
         for group in self._groups:
             ray.kill(group)
 
+    def forget(self) -> None:
+        self.mailbox, self._groups, self._running = None, [], []
+
     def close(self, timeout: float = 10.0) -> bool:
         ray.get(self.mailbox.close.remote())
         ray.wait(self._running, num_returns=len(self._running), timeout=timeout)

@@ -37,7 +37,8 @@ def ui(
         assert study is not None
         show(ui_page(study).partition("#")[0])
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # where a shell has started it in the background, Ctrl-C is ignored
+        signal.signal(number, _interrupt)
     try:
         with serving(uri, port) as address:
             show(address)

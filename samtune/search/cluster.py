@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -166,6 +167,9 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
         try:
             yield
         finally:
+            # The next search in this process may start a cluster whose actors have the same ids again (they are counted
+            # from 1): a handle that is thrown away only then would end one of them.
+            gc.collect()
             ray.shutdown()
     finally:
         for name in added:

@@ -263,6 +263,8 @@ class Tuner:
         pool.close(timeout=3.0 if self._stop else 10.0)
         if self._relay is not None:
             self._relay.join(30.0)  # ends with the mailbox
+        pool.forget()
+        self._pool = self._relay = None
         study.ended_at = time.time()
 
     # -- small parts -------------------------------------------------------------------------------------------------

@@ -199,6 +199,12 @@ class WorkerPool:
         self._join(timeout=30.0)
         return False
 
+    def forget(self) -> None:
+        """Lets go of all actors, after `close`: see `connected` in samtune/search/cluster.py."""
+        self._trainers.clear()
+        self._threads.clear()
+        self.mailbox = self._parts = None
+
     def kill(self) -> None:
         """Ends all groups at once."""
         self._closing = True

@@ -51,4 +51,4 @@ def test_another_worker_adds_no_copy_of_the_data_set(tmp_path: Path) -> None:
     table = benchmark.memory_table(FashionMnistConfig(root=str(tmp_path)), [1, 2]).splitlines()
     ratios = [float(line.split()[-1]) for line in table[1:]]
     assert ratios[0] == ratios[2] == 1.0
-    assert ratios[1] < 1.4 < 1.7 < ratios[3]  # the file once, and what each worker needs besides
+    assert ratios[1] < 1.4 < 1.55 < ratios[3]  # the file once, and what each worker needs besides

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import ray
 from mlflow.tracking import MlflowClient
+from ray.actor import ActorHandle
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner, UsageError
 from samtune.records import Study
@@ -54,6 +56,8 @@ def search(folder: Path, name: str, *callbacks: Callback, num_trials: int = 3) -
 def test_a_search_from_python_and_the_same_search_again(tmp_path: Path) -> None:
     diary = Diary()
     results = search(tmp_path, "one", diary)
+    # They would end actors of the next cluster in this process, whose ids are the same.
+    assert not [found for found in gc.get_objects() if isinstance(found, ActorHandle)]
     assert diary.lines == ["study"] + [
         line
         for number in range(3)
