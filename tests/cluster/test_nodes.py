@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.util.state
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -172,6 +173,37 @@ def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: 
     (name,) = saved
     assert re.fullmatch(r"epoch-000001-\d{9}\.pt", name)  # in the middle of the second epoch, and went on from there
     assert placement_groups(cluster.address) <= {"REMOVED"}
+
+
+def test_no_placement_group_is_left_where_the_dashboard_runs(tmp_path: Path) -> None:
+    """After pruned and failed trials and a search that was stopped, as Ray's state API tells, which needs it."""
+
+    class StopsAfterThree(Callback):
+        def on_trial_end(self, study: Study, trial: Trial) -> None:
+            if study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED) == 3:
+                tuner.stop("enough")
+
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        space = SearchSpace.from_yaml(
+            "digits.yaml",
+            [
+                *("training.epochs=4", "data.num_train=600", "scheduler={name: asha, grace_period: 1}"),
+                *("search={training.lr: {log_uniform: [1e-6, 1e30]}}",),
+                "initial=[{training.lr: 1e30}, {training.lr: 0.1}, {training.lr: 1e-6}, {training.lr: 1e-5}]",
+            ],
+        )
+        where = {"storage_path": tmp_path, "address": cluster.address}
+        tuner = Tuner(space, num_trials=20, num_workers=1, callbacks=[StopsAfterThree()], **where)
+        study = tuner.fit().study
+        assert study.stopped_by == "enough"
+        assert study.count(TrialState.FAILED) >= 1
+        with connected(cluster.address):
+            states = {group.state for group in ray.util.state.list_placement_groups()}
+            assert states == {"REMOVED"}
+    finally:
+        cluster.shutdown()
 
 
 def test_code_of_the_working_directory_travels(
