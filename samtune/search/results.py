@@ -122,13 +122,18 @@ class Results:
         content = read_bytes(uri)
         if content is None:
             raise RunError(f"study {self.study.name}: {uri} is not there")
-        path = Path(uri)
-        if is_remote(uri):
-            self._optuna_copy = tempfile.TemporaryDirectory(prefix="samtune-")  # for as long as these results
-            path = Path(self._optuna_copy.name) / OPTUNA_FILE
-            path.write_bytes(content)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return optuna.load_study(study_name=self.study.name, storage=JournalStorage(JournalFileBackend(str(path))))
+
+        name = self.study.name
+        if not is_remote(uri):
+            return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(uri)))
+        with tempfile.TemporaryDirectory(prefix="samtune-") as folder:
+            path = Path(folder) / OPTUNA_FILE
+            path.write_bytes(content)
+            copy = optuna.storages.InMemoryStorage()
+            journal = JournalStorage(JournalFileBackend(str(path)))
+            optuna.copy_study(from_study_name=name, from_storage=journal, to_storage=copy)
+        return optuna.load_study(study_name=name, storage=copy)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per trial, the best first: number, state, seconds, searched keys, metrics of the last epoch."""
