@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import sys
@@ -10,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from samtune.cli.options import OUTPUT, SEARCH, Address, Debug, Json, Sets, StoragePath, TrackingUri, option
+from samtune.cli.options import (
+    OUTPUT,
+    SEARCH,
+    Address,
+    Debug,
+    Json,
+    Sets,
+    StoragePath,
+    TrackingUri,
+    option,
+    stdout_for_json,
+)
 from samtune.errors import UsageError
 
 
@@ -60,9 +70,7 @@ def confirm(
         address=address,
         callbacks=[make_display(console)],
     )
-    # Ray prints of processes that died on stdout, which is the JSON object's alone.
-    quiet = contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext()
-    with quiet:
+    with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
     print_confirmation(console, confirmation, again=shlex.join(["samtune", *sys.argv[1:]]))
     if json_:

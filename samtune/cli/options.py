@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
 SEARCH, WHERE, OUTPUT = "What to search", "Where it runs and is kept", "Output"
+
+
+@contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[None]:
+    """Sends everything to stderr: Ray prints of processes that died on stdout, which is the JSON object's alone."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
 
 
 def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from samtune.cli.options import (
     StoragePath,
     SystemMetrics,
     TrackingUri,
+    stdout_for_json,
 )
 from samtune.errors import UsageError
 
@@ -109,10 +108,8 @@ def _search(tuner: Tuner, as_json: bool) -> None:
     console = make_console(stderr=as_json)
     tuner.callbacks.append(make_display(console))
     failure: SearchFailedError | None = None
-    # Ray prints of processes that died on stdout, which is the JSON object's alone.
-    quiet = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     try:
-        with quiet:
+        with stdout_for_json(as_json):
             results = tuner.fit()
     except SearchFailedError as error:
         failure, results = error, error.results

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -24,6 +22,7 @@ from samtune.cli.options import (
     StoragePath,
     TrackingUri,
     option,
+    stdout_for_json,
 )
 
 
@@ -55,7 +54,7 @@ def train(
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
     from samtune.confirm.lineup_tuner import weights_file
-    from samtune.confirm.training import Training
+    from samtune.confirm.training import Training, default_name
     from samtune.records import Study, TrialState
     from samtune.spec.space import SearchSpace
     from samtune.terminal import json_summary, make_console, make_display
@@ -65,7 +64,7 @@ def train(
     console = make_console(stderr=json_)
     changes = {"resources.num_workers": num_workers, "seed": seed}
     chosen = SearchSpace.from_yaml(space, set_ or []).replace({k: v for k, v in changes.items() if v is not None})
-    name = name or f"{chosen.name}-train-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = name or default_name(chosen)
 
     def run(chosen: SearchSpace, name: str, register: str | None) -> Study:
         training = Training(
@@ -87,8 +86,7 @@ def train(
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
         return study
 
-    # Ray prints of processes that died on stdout, which is the JSON object's alone.
-    with contextlib.redirect_stdout(sys.stderr) if json_ else contextlib.nullcontext():
+    with stdout_for_json(json_):
         for number in range(1, bootstrap + 1):
             earlier = run(chosen, f"{name}-{number}", None)
             chosen = chosen.replace({"data.relabel": weights_file(earlier)})

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from samtune.confirm.lineup import Chosen, candidates_of, final, trial_as_candidate
 from samtune.errors import UsageError
 from samtune.records import Study
-from samtune.search.folders import DEFAULT_STORAGE, SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
-from samtune.spec.source import parse_yaml
+from samtune.search.folders import DEFAULT_STORAGE, StudyFolder, stored_space, study_folder, with_absolute_paths
 from samtune.spec.space import SearchSpace
-from samtune.storage import join, parent
-
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+from samtune.storage import parent
+from samtune.tracking.runs import TrackedRun, is_run_id
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def find_source(
     """
     if isinstance(text, SearchSpace):
         return _from_space(text, storage_path)
-    if _RUN_ID.fullmatch(text):
+    if is_run_id(text):
         return _from_run(text, top, storage_path, tracking_uri)
     if text.endswith((".yaml", ".yml")):
         return _from_space(SearchSpace.from_yaml(text), storage_path)
@@ -86,7 +83,6 @@ def _from_study(folder: StudyFolder, top: int) -> Source:
 
 def _from_run(run_id: str, top: int, storage_path: str | Path | None, tracking_uri: str | None) -> Source:
     from samtune.tracking import default_tracking_uri, resolve_tracking_uri
-    from samtune.tracking.runs import TrackedRun
 
     default = default_tracking_uri(str(storage_path or DEFAULT_STORAGE))
     run = TrackedRun.open(resolve_tracking_uri(tracking_uri) if tracking_uri else default, run_id)
@@ -110,5 +106,4 @@ def _read(folder: StudyFolder) -> tuple[Study, SearchSpace]:
     study = folder.read()
     if study.kind != "search":
         raise UsageError(f"study {study.name} is a {study.kind}: what is confirmed are trials of a search, or a YAML")
-    data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
-    return study, SearchSpace.from_dict(data, source=source)
+    return study, stored_space(study, folder.uri)

@@ -13,6 +13,11 @@ from samtune.records import Callback, Trial, TrialState
 from samtune.spec.space import SearchSpace
 
 
+def default_name(space: SearchSpace) -> str:
+    """Of the study of a training that is given none."""
+    return f"{space.name}-train-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 class Training(LineupTuner):
     """Trains the one configuration of a space on the groups, with the journal and the MLflow runs of a search.
 
@@ -46,7 +51,7 @@ class Training(LineupTuner):
         chosen: Chosen = {spec.method.name: (spec, None)}
         super().__init__(
             make_lineup(space, chosen, replicas=1, baselines=[], objective=objective, first_seed=space.seed),
-            name=name or f"{space.name}-train-{time.strftime('%Y%m%d-%H%M%S')}",
+            name=name or default_name(space),
             storage_path=storage_path,
             tracking_uri=tracking_uri,
             experiment=experiment or space.name,

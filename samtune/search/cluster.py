@@ -16,6 +16,7 @@ from typing import Any
 
 from samtune.errors import ResourceError, UsageError
 from samtune.spec.search import ResourcesConfig
+from samtune.text import first_line
 
 # Set before Ray is imported: they are read at import.
 _RAY_ENVIRONMENT = {
@@ -233,4 +234,4 @@ def _check_reachable(address: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line(str(error)) or type(error).__name__

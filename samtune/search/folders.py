@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from samtune.errors import UsageError
 from samtune.records import Callback, Study
 from samtune.search.journal import Journal, is_running, read_journal
+from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
 from samtune.storage import is_remote, join, open_storage
 
@@ -114,6 +115,19 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--storage-path {folder.parent}: cannot be written: {error.strerror}") from error
+
+
+def stored_space(study: Study, uri: str) -> SearchSpace:
+    """The space that a study was started with.
+
+    Args:
+        uri: of the study's folder, for messages.
+
+    Raises:
+        SpaceError: it is damaged, or of another version.
+    """
+    data, source = parse_yaml(study.space_yaml, join(uri, SPACE_FILE))
+    return SearchSpace.from_dict(data, source=source)
 
 
 def with_absolute_paths(space: SearchSpace) -> SearchSpace:

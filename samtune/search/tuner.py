@@ -18,17 +18,15 @@ from samtune.parts import given_parts, name_part
 from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import addable_nodes, connected, local_node, look_at_cluster
 from samtune.search.code import runtime_env
-from samtune.search.folders import SPACE_FILE, StudyFolder, study_folder, with_absolute_paths
+from samtune.search.folders import SPACE_FILE, StudyFolder, stored_space, study_folder, with_absolute_paths
 from samtune.search.objectives import objectives_of
 from samtune.search.plan import Plan, make_plan
 from samtune.search.probe import check_storage
 from samtune.search.relay import EventRelay, interrupts_to
 from samtune.search.results import HOPELESS, Results, SearchFailedError
 from samtune.search.watch import ClusterWatch
-from samtune.spec.source import parse_yaml
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import flatten
-from samtune.storage import join
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 
 if TYPE_CHECKING:
@@ -145,8 +143,7 @@ class Tuner:
         """
         folder = study_folder(storage_path, name)
         study = folder.read()
-        data, source = parse_yaml(study.space_yaml, join(folder.uri, SPACE_FILE))
-        stored = SearchSpace.from_dict(data, source=source)
+        stored = stored_space(study, folder.uri)
         if space is not None:
             _check_same(name, stored, with_absolute_paths(space))
         num_trials = study.num_trials if num_trials is None else num_trials

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,13 @@ from pathlib import Path
 
 from samtune.errors import TrackingError
 from samtune.tracking.uris import redact
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text looks like the id of an MLflow run."""
+    return bool(_RUN_ID.fullmatch(text))
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,15 @@ from samtune.data.sample import Sample
 from samtune.errors import UsageError
 from samtune.models import build_model
 from samtune.records import Study, Trial
-from samtune.search.folders import DEFAULT_STORAGE, SPACE_FILE, study_folder
-from samtune.spec.source import parse_yaml
-from samtune.spec.space import SearchSpace
+from samtune.search.folders import DEFAULT_STORAGE, stored_space, study_folder
 from samtune.spec.trial import TrialSpec
 from samtune.storage import is_remote, join
 from samtune.tracking import default_tracking_uri, resolve_tracking_uri
-from samtune.tracking.runs import TrackedRun
+from samtune.tracking.runs import TrackedRun, is_run_id
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.loss import Measure, evaluation_measures
 
 SplitName = Literal["train", "val", "test"]
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
     """
     if text.endswith(".safetensors"):
         return _from_weights(text, Path(text).stem)
-    if _RUN_ID.fullmatch(text):
+    if is_run_id(text):
         return _from_run(text, storage_path, tracking_uri)
     path = Path(text).expanduser()
     if path.exists() and (path.suffix == ".pt" or path.is_dir()):
@@ -175,7 +172,6 @@ def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: T
             f"{name}: its weights are not in {study.storage_path}: a search keeps those of trials that are under way, "
             "and of those that are to be kept"
         )
-    space, source = parse_yaml(study.space_yaml, join(study.storage_path, SPACE_FILE))
-    spec = SearchSpace.from_dict(space, source=source).trial(trial.config)
+    spec = stored_space(study, study.storage_path).trial(trial.config)
     own = state.get("average", state["model"])  # what was evaluated
     return subject_from_state(name, spec, own, metrics=state["history"][-1], run=run)
