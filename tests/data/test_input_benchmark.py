@@ -49,6 +49,5 @@ def test_another_worker_adds_no_copy_of_the_data_set(tmp_path: Path) -> None:
 
     write_idx(tmp_path / "FashionMNIST" / "raw", 120_000, np.random.default_rng(0))  # 90 MiB
     table = benchmark.memory_table(FashionMnistConfig(root=str(tmp_path)), [1, 2]).splitlines()
-    ratios = [float(line.split()[-1]) for line in table[1:]]
-    assert ratios[0] == ratios[2] == 1.0
-    assert ratios[1] < 1.4 < 1.55 < ratios[3]  # the file once, and what each worker needs besides
+    one, mapped_by_two, another, copied_by_two = (float(line.split()[-2]) for line in table[1:])
+    assert max(one, mapped_by_two, another) < 145 < copied_by_two  # 90 and 180, give or take what else a process does
