@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.parts import check_part
 from samtune.spec.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
 from samtune.spec.training import TrainingConfig
@@ -27,7 +27,7 @@ def check_relabel(network: str | None) -> None:
     try:
         found = is_file(network)
     except (OSError, ValueError) as error:
-        raise UsageError(f"data.relabel: {network} cannot be read ({' '.join(str(error).split())})") from error
+        raise UsageError(f"data.relabel: {network} cannot be read ({one_line(error)})") from error
     if not found:
         raise UsageError(f"data.relabel: {network} is not there: `samtune train` leaves it as best.safetensors")
 

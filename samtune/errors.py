@@ -61,3 +61,8 @@ class TrialError(RunError):
 
 class WorkerGroupError(RunError):
     """A worker group could not be started or kept alive."""
+
+
+def one_line(error: object, limit: int | None = None) -> str:
+    """An error's text in one line, at most so many characters of it."""
+    return " ".join(str(error).split())[:limit]

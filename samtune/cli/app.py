@@ -22,7 +22,7 @@ from samtune.cli.status import status
 from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
-from samtune.errors import SamtuneError
+from samtune.errors import SamtuneError, one_line
 
 app = typer.Typer(
     name="samtune",
@@ -73,7 +73,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = one_line(f"{type(error).__name__}: {error}")
         _fail(f"{text} (run again with --debug for the traceback)", 1)
 
 

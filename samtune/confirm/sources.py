@@ -8,10 +8,10 @@ from pathlib import Path
 from samtune.confirm.lineup import Chosen, candidates_of, final, trial_as_candidate
 from samtune.errors import UsageError
 from samtune.records import Study
-from samtune.search.folders import DEFAULT_STORAGE, StudyFolder, stored_space, study_folder, with_absolute_paths
+from samtune.search.folders import StudyFolder, stored_space, study_folder, with_absolute_paths
+from samtune.search.tracked_study import TrackedStudy, study_of_run
 from samtune.spec.space import SearchSpace
-from samtune.storage import parent
-from samtune.tracking.runs import TrackedRun, is_run_id
+from samtune.tracking.runs import is_run_id
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ def find_source(
     if isinstance(text, SearchSpace):
         return _from_space(text, storage_path)
     if is_run_id(text):
-        return _from_run(text, top, storage_path, tracking_uri)
+        return _from_run(study_of_run(text, storage_path, tracking_uri), top)
     if text.endswith((".yaml", ".yml")):
         return _from_space(SearchSpace.from_yaml(text), storage_path)
-    return _from_study(study_folder(storage_path, text), top)
+    folder = study_folder(storage_path, text)
+    return _from_study(folder, folder.read(), top)
 
 
 def fixed_trial(space: SearchSpace) -> SearchSpace:
@@ -76,34 +77,20 @@ def _from_space(space: SearchSpace, storage_path: str | Path | None) -> Source:
     return Source(space.name, {spec.method.name: (spec, None)}, space, storage)
 
 
-def _from_study(folder: StudyFolder, top: int) -> Source:
-    study, space = _read(folder)
+def _from_study(folder: StudyFolder, study: Study, top: int) -> Source:
+    space = _space_of_search(study, folder)
     return Source(study.name, candidates_of(study, space, top), space, folder.storage, study)
 
 
-def _from_run(run_id: str, top: int, storage_path: str | Path | None, tracking_uri: str | None) -> Source:
-    from samtune.tracking import default_tracking_uri, resolve_tracking_uri
-
-    default = default_tracking_uri(str(storage_path or DEFAULT_STORAGE))
-    run = TrackedRun.open(resolve_tracking_uri(tracking_uri) if tracking_uri else default, run_id)
-    name = run.tags.get("samtune.study")
-    if name is None:
-        raise UsageError(f"{run_id}: is not a run of samtune")
-    parent_id = run.tags.get("mlflow.parentRunId")
-    of_study = TrackedRun.open(run.uri, parent_id) if parent_id else run
-    folder = study_folder(storage_path or parent(of_study.tags["samtune.storage_path"]), name)
-    if parent_id is None:
-        return _from_study(folder, top)
-    study, space = _read(folder)
-    trial = next((trial for trial in study if trial.id == run.tags["samtune.trial_id"]), None)
-    if trial is None:
-        raise UsageError(f"{run_id}: study {name} in {folder.storage} has no trial {run.tags['samtune.trial_id']}")
-    chosen = dict([trial_as_candidate(study, trial, space)])
-    return Source(f"{name}-trial-{trial.number}", chosen, space, folder.storage, study)
+def _from_run(found: TrackedStudy, top: int) -> Source:
+    if found.trial is None:
+        return _from_study(found.folder, found.study, top)
+    space = _space_of_search(found.study, found.folder)
+    chosen = dict([trial_as_candidate(found.study, found.trial, space)])
+    return Source(f"{found.study.name}-trial-{found.trial.number}", chosen, space, found.folder.storage, found.study)
 
 
-def _read(folder: StudyFolder) -> tuple[Study, SearchSpace]:
-    study = folder.read()
+def _space_of_search(study: Study, folder: StudyFolder) -> SearchSpace:
     if study.kind != "search":
         raise UsageError(f"study {study.name} is a {study.kind}: what is confirmed are trials of a search, or a YAML")
-    return study, stored_space(study, folder.uri)
+    return stored_space(study, folder.uri)

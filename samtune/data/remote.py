@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 from filelock import FileLock
 
 from samtune.data.folders import cache_folder
-from samtune.errors import DatasetError
+from samtune.errors import DatasetError, one_line
 from samtune.storage import open_storage
 
 
@@ -41,7 +41,7 @@ def local_copy(root: str) -> Path:
     except (OSError, ValueError) as error:  # pyarrow's ValueErrors are about the URI
         if isinstance(error, DatasetError):
             raise
-        raise DatasetError(f"data.root {root}: cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise DatasetError(f"data.root {root}: cannot be read: {one_line(error, 300)}") from error
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.models import build_model
 from samtune.spec.trial import TrialSpec
 from samtune.storage import read_bytes, write_bytes
@@ -107,5 +107,5 @@ def read_saved(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], Tri
         metadata = {key: json.loads(value) for key, value in header["__metadata__"].items()}
         return tensors, metadata, TrialSpec.model_validate_json(header["__metadata__"]["spec"])
     except (SafetensorError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UsageError(f"{path}: is no network that samtune has saved: {reason}") from error

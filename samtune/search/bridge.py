@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import ray.tune
 
-from samtune.errors import SpaceError
+from samtune.errors import SpaceError, one_line
 from samtune.records import Callback, Scalar, Study, Trial, TrialState
 from samtune.search.gate import Gate
 from samtune.search.sampler import OptunaSearcher
@@ -130,7 +130,7 @@ class Bridge(ray.tune.Callback):
         if trial.trial_id not in self._trials:  # lost its Trainable before it had begun
             self.on_trial_start(iteration, trials, trial)
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        text = " ".join(f"{type(error).__name__}: {error}".split()) if error else "the trial's actor was lost"
+        text = one_line(f"{type(error).__name__}: {error}") if error else "the trial's actor was lost"
         self._end(trial.trial_id, TrialState.FAILED, text[:500], str(error or ""))
 
     def _end(self, trial_id: str, state: TrialState, error: str | None, traceback: str | None) -> None:

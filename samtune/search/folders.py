@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.records import Callback, Study
 from samtune.search.journal import Journal, is_running, read_journal
 from samtune.spec.source import parse_yaml
@@ -48,7 +48,7 @@ def absolute_storage(path: str | Path) -> str:
     try:
         open_storage(text)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors where the URI itself is at fault
-        raise UsageError(f"--storage-path {text}: cannot be used: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"--storage-path {text}: cannot be used: {one_line(error, 300)}") from error
     return text
 
 

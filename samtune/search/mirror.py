@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from samtune.errors import one_line
 from samtune.records import Callback, Study, Trial
 from samtune.search.lease import RENEW_SECONDS, Lease, LeaseLostError
 from samtune.storage import join, read_bytes, write_bytes
@@ -121,7 +122,7 @@ class Mirror(Callback):
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             self._say(f"warning: the study cannot be sent to {self._uri} (the search goes on): {reason}")
         self._failing = True
 

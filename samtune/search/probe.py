@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.storage import delete_file, is_remote, join, read_bytes, write_bytes
 
 
@@ -63,4 +63,4 @@ def _problem_here(file: str, content: bytes) -> str | None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return one_line(error, 300)

@@ -12,7 +12,7 @@ from typing import IO
 import pyarrow.fs as pafs
 
 from samtune.data.folders import cache_folder
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.records import Callback, Study
 from samtune.search.folders import StudyFolder, make_folder
 from samtune.search.journal import Journal, no_study, parse_journal
@@ -88,5 +88,5 @@ class RemoteStudyFolder(StudyFolder):
         try:
             yield
         except OSError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise UsageError(f"--storage-path {self.storage}: cannot be used: {reason}") from error

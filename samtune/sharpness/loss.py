@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.sam.weights import Weights
 
 LossFn = Callable[[Any, Tensor], Tensor]
@@ -231,7 +231,7 @@ class MeanLoss:
         except RuntimeError as error:  # NotImplementedError is one too
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            return " ".join(str(error).split())
+            return one_line(error)
         difference = abs(float(probes[0] @ images[1] - probes[1] @ images[0]))
         if difference > 50 * torch.finfo(self.dtype).eps ** 0.5 * float(images.norm()):
             return (

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from samtune.errors import SpaceError
+from samtune.errors import SpaceError, one_line
 from samtune.spec.inline import classes_of, set_in_branches
 from samtune.spec.source import Source, fields_of, parse_value
 from samtune.spec.tree import MISSING, is_node
@@ -110,7 +110,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), parse_value(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise SpaceError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+        raise SpaceError(f"--set {text}: the value is not valid YAML: {one_line(error)}") from error
 
 
 def _copy(value: Any) -> Any:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from samtune.errors import SpaceError
+from samtune.errors import SpaceError, one_line
 from samtune.spec.base import Config
 
 
@@ -101,7 +101,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise SpaceError(f"{where}: not valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise SpaceError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise SpaceError(f"{name}: not valid YAML: {one_line(error)}") from error
     finally:
         loader.dispose()
     lines: dict[tuple[str, ...], int] = {}

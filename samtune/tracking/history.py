@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.records import Trial, TrialState
 from samtune.tracking.uris import redact
 
@@ -39,7 +39,7 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
                 break
         return [_trial(client, number, run, metrics) for number, run in enumerate(runs) if run.data.params]
     except MlflowException as error:
-        raise UsageError(f"warm_start: mlflow:{experiment}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"warm_start: mlflow:{experiment}: {one_line(error)}") from error
 
 
 def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) -> Trial:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samtune.errors import TrackingError
+from samtune.errors import TrackingError, one_line
 from samtune.tracking.uris import redact
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -44,7 +44,7 @@ class TrackedRun:
         try:
             run = client_of(uri).get_run(run_id)
         except Exception as error:  # of stores and database drivers: there is no common base
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise TrackingError(f"--tracking-uri {redact(uri)}: run {run_id} cannot be read: {reason}") from error
         return cls(uri, run_id, dict(run.data.tags))
 
@@ -64,5 +64,5 @@ class TrackedRun:
             for file in files:
                 client.log_artifact(self.run_id, str(file), folder)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise TrackingError(f"--tracking-uri {redact(self.uri)}: run {self.run_id}: {reason}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from samtune.errors import one_line
 from samtune.spec.search import CheckpointConfig
 from samtune.storage import join
 from samtune.workers.loop import LoopConfig, worker_loop
@@ -157,7 +158,7 @@ class WorkerPool:
     def _tell_lost(self, index: int, error: Exception) -> None:
         import ray
 
-        failure = Failure(" ".join(f"worker group {index}: {type(error).__name__}: {error}".split())[:500], str(error))
+        failure = Failure(one_line(f"worker group {index}: {type(error).__name__}: {error}", 500), str(error))
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the mailbox with it
             ray.get(self.mailbox.group_lost.remote(index, failure))
 

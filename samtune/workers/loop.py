@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from samtune.errors import one_line
 from samtune.parts import accept_parts
 from samtune.spec.search import CheckpointConfig
 from samtune.spec.trial import LABEL_NOISE
@@ -162,7 +163,7 @@ def _ruins_the_device(error: Exception) -> bool:
 
 
 def _failure(error: Exception) -> Failure:
-    line = " ".join(f"{type(error).__name__}: {error}".split())
+    line = one_line(f"{type(error).__name__}: {error}")
     return Failure(line[:500], "".join(traceback.format_exception(error)))
 
 

@@ -148,6 +148,24 @@ def test_what_a_run_is_measured_at_is_logged_to_it(studies, tmp_path):
         load_subject("0" * 32, str(studies))
 
 
+def test_a_run_says_where_its_study_is(studies):
+    tracking_uri = default_tracking_uri(studies)
+    store = Store(tracking_uri, "x")
+    whole = store.create_run("one", 0, {"samtune.study": "one", "samtune.storage_path": str(studies / "one")})
+    of_one = {"samtune.study": "one", "mlflow.parentRunId": whole}
+    run_id = store.create_run("one/1", 0, of_one | {"samtune.trial_id": "id1"})
+    assert load_subject(run_id, tracking_uri=tracking_uri).metrics["epoch"] == 2
+    lost = store.create_run("one/9", 0, of_one | {"samtune.trial_id": "id9"})
+    other = store.create_run("another program's", 0, {})
+    for text, message in (
+        (whole, f"{whole}: is the run of a whole study; give the run of a trial, or one/TRIAL"),
+        (lost, f"{lost}: study one in {studies} has no trial id9"),
+        (other, f"{other}: is not a run of samtune"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_subject(text, tracking_uri=tracking_uri)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -13,13 +13,13 @@ from torch import nn
 
 from samtune.data import Dataset, load_dataset
 from samtune.data.sample import Sample
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.models import build_model
 from samtune.records import Study, Trial
-from samtune.search.folders import DEFAULT_STORAGE, stored_space, study_folder
+from samtune.search.folders import stored_space, study_folder
+from samtune.search.tracked_study import study_of_run
 from samtune.spec.trial import TrialSpec
 from samtune.storage import is_remote, join
-from samtune.tracking import default_tracking_uri, resolve_tracking_uri
 from samtune.tracking.runs import TrackedRun, is_run_id
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.loss import Measure, evaluation_measures
@@ -81,9 +81,7 @@ def subject_from_state(
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise UsageError(
-            f"{name}: is not a state of model {spec.model.name}: {' '.join(str(error).split())}"
-        ) from error
+        raise UsageError(f"{name}: is not a state of model {spec.model.name}: {one_line(error)}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(name, spec, model.to(device), dataset, metrics or {}, run)
 
@@ -94,7 +92,7 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
     Args:
         text: a `.safetensors` file; a checkpoint `.pt`, or its folder, within a study; STUDY/TRIAL, the trial by its
             number; or the id of a trial's MLflow run.
-        storage_path: of studies; default ./samtune-results.
+        storage_path: of studies; default ./samtune-results, and for a run where it says.
         tracking_uri: where runs are looked for; default the store in the storage path.
 
     Raises:
@@ -103,7 +101,12 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
     if text.endswith(".safetensors"):
         return _from_weights(text, Path(text).stem)
     if is_run_id(text):
-        return _from_run(text, storage_path, tracking_uri)
+        tracked = study_of_run(text, storage_path, tracking_uri)
+        if tracked.trial is None:
+            raise UsageError(
+                f"{text}: is the run of a whole study; give the run of a trial, or {tracked.study.name}/TRIAL"
+            )
+        return _from_trial(tracked.study, tracked.trial, run=tracked.run)
     path = Path(text).expanduser()
     if path.exists() and (path.suffix == ".pt" or path.is_dir()):
         return _from_checkpoint(path)
@@ -143,18 +146,6 @@ def _from_checkpoint(path: Path) -> Subject:
     if epoch is None:
         raise UsageError(f"{path}: must be called epoch-NNNNNN.pt (of the end of an epoch)")
     return _with_state(study, trial, CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1])))
-
-
-def _from_run(run_id: str, storage_path: str | None, tracking_uri: str | None) -> Subject:
-    storage = storage_path or DEFAULT_STORAGE
-    uri = resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(storage)
-    run = TrackedRun.open(uri, run_id)
-    trial_id, name = run.tags.get("samtune.trial_id"), run.tags.get("samtune.study")
-    if trial_id is None or name is None:
-        raise UsageError(f"{run_id}: is not the run of a trial of samtune")
-    study = study_folder(storage, name).read()
-    trial = next(trial for trial in study.trials if trial.id == trial_id)
-    return _from_trial(study, trial, run=run)
 
 
 def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
