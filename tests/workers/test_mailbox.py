@@ -371,3 +371,34 @@ def test_what_becomes_of_a_checkpoint_that_cannot_be_written() -> None:
         assert await box.save("b", 1) is Reply.END
 
     run(scenario())
+
+
+def test_a_group_that_must_leave_saves_its_trial_which_goes_on_in_another() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=2, num_groups=2)
+        await box.assign("a", SPEC, 1)
+        here = [Place(0, rank, "first", "spot") for rank in (0, 1)]
+        work, _ = [await box.next_assignment(place, -1) for place in here]
+        assert isinstance(work, Assignment)
+        leaving = asyncio.create_task(box.must_leave(here[0]))
+        await asyncio.sleep(0)
+        await box.nodes_changed(gone=set(), draining={"spot"})
+        assert await leaving
+        assert await box.epoch_done(here[0], work.number, 1, upto(1)) is Reply.SAVE
+        rank_1 = asyncio.create_task(box.epoch_done(here[1], work.number, 1, None))
+        await asyncio.sleep(0)
+        assert await box.epoch_done(here[0], work.number, 1, None, True) is Reply.START_ANEW
+        assert await rank_1 is Reply.START_ANEW
+        assert await box.next_assignment(here[0], work.number) is Reply.START_ANEW
+
+        moved = await ask(box, 1, 0, -1)
+        assert (moved.trial_id, moved.key, moved.attempt) == ("a", "a", 1)  # no failure of the trial
+        assert await box.epoch_done(at(1), moved.number, 1, upto(1)) is Reply.ASK_AGAIN  # the scheduler has its say
+        assert await box.progress("a", 0, 2) == Progress([record(1)])
+        assert await box.epoch_done(at(1), moved.number, 1, None) is Reply.GO_ON
+        assert await box.events(0) == [
+            "group 0 is ready (2 workers)",
+            "group 0 leaves its node, which is about to be taken away",
+        ]
+
+    run(scenario())
