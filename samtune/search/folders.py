@@ -132,10 +132,12 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
 
 def with_absolute_paths(space: SearchSpace) -> SearchSpace:
     """Paths relative to the working directory made absolute: workers may run in another one."""
-    changes = {}
-    for key in ("data.root", "data.relabel", "model.weights"):
-        section, _, field = key.partition(".")
-        value = getattr(getattr(space, section), field, None)
-        if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
-            changes[key] = str(Path(value).expanduser().absolute())
-    return space.replace(changes)
+    space = space.with_paths(_absolute)
+    default = getattr(space.data, "root", None)
+    if default and default != _absolute(default) and not space.search.keys() & {"data", "data.root"}:
+        return space.replace({"data.root": _absolute(default)})
+    return space
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +31,7 @@ from samtune.spec.inline import classes_of, normalise, relocate
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
 from samtune.spec.overrides import Overrides, apply_overrides, override_keys
+from samtune.spec.paths import convert_paths
 from samtune.spec.rules import can_mutate, check_space
 from samtune.spec.samplers import GridConfig, SamplerConfig, TPEConfig
 from samtune.spec.search import (
@@ -300,6 +301,12 @@ class SearchSpace(Config):
         if not changes:
             return self
         return type(self).from_dict(self.model_dump(exclude_unset=True), changes, source=self._source)
+
+    def with_paths(self, convert: Callable[[str], str]) -> Self:
+        """A copy in which every path of a file or folder that was written is converted, in choices and branches too."""
+        data = self.model_dump(exclude_unset=True)
+        converted = convert_paths(data, convert)
+        return self if converted == data else type(self).from_dict(converted, source=self._source)
 
     # -- text --------------------------------------------------------------------------------------------------------
 
