@@ -8,7 +8,7 @@ from pathlib import Path
 from samtune.confirm.lineup import Chosen, candidates_of, final, trial_as_candidate
 from samtune.errors import UsageError
 from samtune.records import Study
-from samtune.search.folders import StudyFolder, stored_space, study_folder, with_absolute_paths
+from samtune.search.folders import StudyFolder, located, stored_space, study_folder
 from samtune.search.tracked_study import TrackedStudy, study_of_run
 from samtune.spec.space import SearchSpace
 from samtune.tracking.runs import is_run_id
@@ -57,7 +57,7 @@ def find_source(
 
 
 def fixed_trial(space: SearchSpace) -> SearchSpace:
-    """The space with absolute paths, of which nothing is searched.
+    """The space with its folder, of which nothing is searched.
 
     Raises:
         UsageError: something is.
@@ -67,7 +67,7 @@ def fixed_trial(space: SearchSpace) -> SearchSpace:
             f"{space.source_name}: {', '.join(searched)}: searched, and here each key has one value: "
             f"--set {searched[0]}=… fixes it"
         )
-    return with_absolute_paths(space)
+    return located(space)
 
 
 def _from_space(space: SearchSpace, storage_path: str | Path | None) -> Source:

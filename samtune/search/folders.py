@@ -130,14 +130,7 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
     return SearchSpace.from_dict(data, source=source)
 
 
-def with_absolute_paths(space: SearchSpace) -> SearchSpace:
-    """Paths relative to the working directory made absolute: workers may run in another one."""
-    space = space.with_paths(_absolute)
-    default = getattr(space.data, "root", None)
-    if default and default != _absolute(default) and not space.search.keys() & {"data", "data.root"}:
-        return space.replace({"data.root": _absolute(default)})
-    return space
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+def located(space: SearchSpace) -> SearchSpace:
+    """The space with the folder that its relative paths are in: workers may run in another one."""
+    folder = str(Path(space.folder or ".").expanduser().absolute())
+    return space if folder == space.folder else space.replace({"folder": folder})

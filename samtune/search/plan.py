@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError
 from samtune.records import Scalar
 from samtune.search.cluster import Node, count_workers, gpus_per_worker, group_capacity
+from samtune.spec.data import DataConfig
 from samtune.spec.space import SearchSpace
 from samtune.spec.tree import MISSING
 from samtune.spec.trial import TrialSpec
@@ -75,14 +76,10 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         SpaceError: a batch is larger than the training set.
     """
     variants = list(_variants(space))
-    infos = {}
+    check_data(space)
+    infos = {key: dataset_info(config) for key, config in _datasets(variants).items()}
     for variant in variants:
-        key = variant.data.model_dump_json()
-        if key not in infos:
-            check_dataset(variant.data)
-            check_relabel(variant.data.relabel)
-            infos[key] = dataset_info(variant.data)
-        info = infos[key]
+        info = infos[variant.data.model_dump_json()]
         check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
         check_training(variant.training)
         if variant.training.batch_size > info.num_train:
@@ -90,7 +87,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
                 f"{space.source_name}: training.batch_size: must not exceed the training examples "
                 f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
             )
-    info = dataset_info(space.data)
+    info = next(iter(infos.values()))
     every = [*nodes, *addable]
     gpus = gpus_per_worker(space.resources, every)
     capacity = group_capacity(space.resources, every)
@@ -106,7 +103,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         num_workers=workers,
         cpus_per_worker=space.resources.cpus_per_worker,
         gpus_per_worker=gpus,
-        data=space.data.name,
+        data=", ".join(dict.fromkeys(v.data.name for v in variants)),
         num_train=info.num_train,
         num_validation=info.num_validation,
         model=", ".join(dict.fromkeys(v.model.name for v in variants)),
@@ -132,6 +129,24 @@ def _group_size(spec: TrialSpec) -> str:
     """How many examples share one ε̂, as text."""
     m = getattr(spec.method, "m", None)
     return "-" if m is None else str(m)
+
+
+def check_data(space: SearchSpace) -> None:
+    """Looks whether the files of every data set that a trial can have are there.
+
+    Raises:
+        DatasetError: they are not, or are malformed.
+        UsageError: so is the network that relabels them.
+        SpaceError: a trial breaks a rule.
+    """
+    for config in _datasets(_variants(space)).values():
+        check_dataset(config)
+        check_relabel(config.relabel)
+
+
+def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
+    """Those that differ, by their settings as text."""
+    return {variant.data.model_dump_json(): variant.data for variant in variants}
 
 
 def _variants(space: SearchSpace) -> Iterator[TrialSpec]:

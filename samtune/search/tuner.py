@@ -12,15 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from samtune.data import check_dataset
 from samtune.errors import UsageError
 from samtune.parts import given_parts, name_part
 from samtune.records import Callback, Study, TrialState
 from samtune.search.cluster import addable_nodes, connected, local_node, look_at_cluster
 from samtune.search.code import runtime_env
-from samtune.search.folders import SPACE_FILE, StudyFolder, stored_space, study_folder, with_absolute_paths
+from samtune.search.folders import SPACE_FILE, StudyFolder, located, stored_space, study_folder
 from samtune.search.objectives import objectives_of
-from samtune.search.plan import Plan, make_plan
+from samtune.search.plan import Plan, check_data, make_plan
 from samtune.search.probe import check_storage
 from samtune.search.relay import EventRelay, interrupts_to
 from samtune.search.results import HOPELESS, Results, SearchFailedError
@@ -90,9 +89,7 @@ class Tuner:
             "training.loss": loss and name_part(loss, "loss"),
             "training.metrics": None if metrics is None else [name_part(metric, "metric") for metric in metrics],
         }
-        self.space = with_absolute_paths(space).replace(
-            {key: value for key, value in changes.items() if value is not None}
-        )
+        self.space = located(space).replace({key: value for key, value in changes.items() if value is not None})
         self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.folder = study_folder(storage_path, self.name)
         self.tracking_uri = (
@@ -145,7 +142,7 @@ class Tuner:
         study = folder.read()
         stored = stored_space(study, folder.uri)
         if space is not None:
-            _check_same(name, stored, with_absolute_paths(space))
+            _check_same(name, stored, space)
         num_trials = study.num_trials if num_trials is None else num_trials
         if num_trials < study.num_trials:
             raise UsageError(f"--num-trials {num_trials}: study {name} has {study.num_trials} trials; it can only grow")
@@ -173,7 +170,7 @@ class Tuner:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
-        check_dataset(self.space.data)  # the plan does too, but only once Ray has been started
+        check_data(self.space)  # the plan does too, but only once Ray has been started
         folder = self.folder
         if self._earlier is None and folder.exists():
             raise UsageError(
@@ -330,11 +327,13 @@ def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
 
 def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
     """A study has one space: a changed one would mix results that cannot be compared."""
-    old, new = flatten(stored.model_dump()), flatten(given.model_dump())
+    folder = located(given).folder if given.folder else stored.folder
+    same = {"num_trials": stored.num_trials, "folder": folder}
+    old, new = flatten(stored.model_dump()), flatten(given.model_dump() | same)
     different = [
         f"{key}: {old.get(key, 'absent')!r} in the study, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
-        if key != "num_trials" and old.get(key, "absent") != new.get(key, "absent")
+        if old.get(key, "absent") != new.get(key, "absent")
     ]
     if different:
         raise UsageError(f"--resume {name}: the space is not the study's: {'; '.join(different)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,7 +31,6 @@ from samtune.spec.inline import classes_of, normalise, relocate
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
 from samtune.spec.overrides import Overrides, apply_overrides, override_keys
-from samtune.spec.paths import convert_paths
 from samtune.spec.rules import can_mutate, check_space
 from samtune.spec.samplers import GridConfig, SamplerConfig, TPEConfig
 from samtune.spec.search import (
@@ -94,6 +93,8 @@ class SearchSpace(Config):
     """Most trials at once; none: as many as the cluster holds."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds the sampler and every trial."""
+    folder: str | None = None
+    """Folder that relative paths of data and weights are in; none: the working directory."""
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("search space"))
     _tree: Tree = PrivateAttr()
@@ -231,7 +232,7 @@ class SearchSpace(Config):
             raise translate(error, TrialSpec, sections, Source(f"{self._source.name}: trial {dict(config)}")) from error
         except ValueError as error:
             raise SpaceError(f"{self._source.name}: trial {dict(config)}: {error}") from error
-        return trial
+        return trial.located(self.folder) if self.folder else trial
 
     def violations(self, config: Mapping[str, Scalar]) -> list[float]:
         """By how much a configuration misses each constraint; 0 where it holds.
@@ -301,12 +302,6 @@ class SearchSpace(Config):
         if not changes:
             return self
         return type(self).from_dict(self.model_dump(exclude_unset=True), changes, source=self._source)
-
-    def with_paths(self, convert: Callable[[str], str]) -> Self:
-        """A copy in which every path of a file or folder that was written is converted, in choices and branches too."""
-        data = self.model_dump(exclude_unset=True)
-        converted = convert_paths(data, convert)
-        return self if converted == data else type(self).from_dict(converted, source=self._source)
 
     # -- text --------------------------------------------------------------------------------------------------------
 

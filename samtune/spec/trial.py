@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -105,6 +106,18 @@ class TrialSpec(Config):
             num_workers=num_workers,
             rank=rank,
         )
+
+    def located(self, folder: str) -> Self:
+        """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""
+        changes = {}
+        for section, fields in (("data", ("root", "relabel")), ("model", ("weights",))):
+            config = getattr(self, section)
+            paths = {field: path for field in fields if isinstance(path := getattr(config, field, None), str)}
+            own = {
+                field: str(Path(folder, Path(path).expanduser())) for field, path in paths.items() if "://" not in path
+            }
+            changes[section] = config.model_copy(update=own)
+        return self.model_copy(update=changes)
 
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""

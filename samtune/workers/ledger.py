@@ -16,12 +16,12 @@ from samtune.workers.messages import Assignment, Failure, Outcome, Place, Reply
 class Work:
     """A trial that was posted."""
 
-    number: int
     trial_id: str
     key: str
     spec: TrialSpec
     target: int  # the workers may train up to this epoch before they must wait
     handed_out: bool = False
+    number: int = -1  # of this handing out: what a group gets later has a higher one
     attempt: int = 0  # how often a group began it
     started_at: float | None = None
     last_loss: str = ""
@@ -80,7 +80,7 @@ class Ledger:
         """A trial for the next idle group. Posted again, it stays as it is."""
         if trial_id not in self.trials:
             key = self.keys.get(trial_id, trial_id)
-            self.trials[trial_id] = Work(self._next_number(), trial_id, key, spec, target)
+            self.trials[trial_id] = Work(trial_id, key, spec, target)
             self._hand_out()
 
     def withdraw(self, trial_id: str) -> None:
@@ -99,6 +99,9 @@ class Ledger:
 
     def add_records(self, work: Work, group: Group, epoch: int, records: list[dict[str, float]]) -> None:
         """The metrics of epochs up to this one. Those known already, of epochs that were repeated, are dropped."""
+        if len(records) > 1:
+            # The first question after a restore. The rank that wrote the checkpoint may have died before it said so.
+            work.saved = max(work.saved, epoch - 1)
         if work.outcome is None:
             new = [record for record in records if record["epoch"] > len(work.records)]
             work.records += new
@@ -204,7 +207,7 @@ class Ledger:
         """The trial waits for the next idle group; this one gets nothing until it has started anew."""
         group.dying, group.nodes = True, set()
         if (work := group.work) is not None:
-            work.number, work.handed_out = self._next_number(), False
+            work.handed_out = False
             self.release(group)
 
     def release(self, group: Group) -> None:
@@ -227,10 +230,6 @@ class Ledger:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _next_number(self) -> int:
-        self._last_number += 1
-        return self._last_number
-
     def _note_lost_attempt(self, group: Group) -> None:
         """The trial that the group had begun goes on with its new workers, unless it is over or lost too many."""
         work = group.work
@@ -251,5 +250,6 @@ class Ledger:
                 work = next(waiting, None)
                 if work is None:
                     return
-                work.handed_out = True
+                self._last_number += 1
+                work.number, work.handed_out = self._last_number, True
                 group.work = work

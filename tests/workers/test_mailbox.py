@@ -402,3 +402,41 @@ def test_a_group_that_must_leave_saves_its_trial_which_goes_on_in_another() -> N
         ]
 
     run(scenario())
+
+
+def test_a_trial_that_waited_longer_is_taken_by_a_group_that_has_finished_a_later_one() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1, num_groups=3)
+        on = [Place(group, 0, "first", f"node {group}") for group in range(3)]
+        for trial_id in "abcd":
+            await box.assign(trial_id, SPEC, FAR)
+        works = [await box.next_assignment(place, -1) for place in on]
+        assert [w.trial_id for w in works if isinstance(w, Assignment)] == ["a", "b", "c"]
+        await box.nodes_changed(gone={"node 0", "node 1"}, draining=set())  # a and b wait again, beside d
+        finished = works[2]
+        taken = []
+        for _ in range(3):
+            assert isinstance(finished, Assignment)
+            assert await box.epoch_done(on[2], finished.number, 3, upto(3)) is Reply.END
+            finished = await box.next_assignment(on[2], finished.number)
+            assert isinstance(finished, Assignment)
+            taken.append(finished.trial_id)
+        assert sorted(taken) == ["a", "b", "d"]
+
+    run(scenario())
+
+
+def test_a_checkpoint_whose_writer_died_before_it_said_so_counts_once_it_was_restored() -> None:
+    async def scenario() -> None:
+        box = Mailbox(num_workers=1)
+        await box.assign("a", SPEC, 1)
+        work = await ask(box, 0, 0, -1)
+        waiting = asyncio.create_task(box.epoch_done(at(0), work.number, 1, upto(1)))
+        await box.progress("a", 0, 1)
+        saving = asyncio.create_task(box.save("a", 1))
+        assert await waiting is Reply.SAVE
+        again = await ask(box, 0, 0, -1, "second")  # it restored epoch 1, and has trained epoch 2
+        assert await box.epoch_done(at(0, life="second"), again.number, 2, upto(2)) is Reply.ASK_AGAIN
+        assert await saving == "a"
+
+    run(scenario())
