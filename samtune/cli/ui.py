@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Start MLflow's UI on the studies of a storage path, for this machine alone; Ctrl-C ends it."""
+    from samtune.errors import UsageError
     from samtune.search.folders import DEFAULT_STORAGE, absolute_storage, study_folder
     from samtune.tracking import default_tracking_uri
     from samtune.tracking.ui import comparison_page, serving, top_runs
@@ -26,6 +28,8 @@ def ui(
 
     study = study_folder(storage_path, name).read() if name else None
     uri = study.tracking_uri if study else default_tracking_uri(absolute_storage(storage_path or DEFAULT_STORAGE))
+    if study is None and not (store := Path(storage_path or DEFAULT_STORAGE).expanduser() / "mlflow.db").exists():
+        raise UsageError(f"--storage-path {store.parent}: no search has logged anything there ({store} is not there)")
     runs = top_runs(study) if study else []
 
     def show(base: str) -> None:

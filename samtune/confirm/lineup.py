@@ -89,6 +89,7 @@ def make_lineup(
         replicas=replicas,
         first_seed=space.seed + space.repeats if first_seed is None else first_seed,
         baselines=list(baselines),
+        folder="/",  # the candidates' paths are absolute: where it is begun or goes on makes no difference
     )
 
 

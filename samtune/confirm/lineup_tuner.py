@@ -8,13 +8,11 @@ from pathlib import Path
 from samtune.confirm.lineup import Lineup
 from samtune.errors import UsageError
 from samtune.records import Callback, Study, Trial
-from samtune.search.folders import SPACE_FILE, study_folder
+from samtune.search.folders import BEST_WEIGHTS, SPACE_FILE, study_folder
 from samtune.search.sampler import is_over
 from samtune.search.tuner import Tuner
 from samtune.spec.source import parse_yaml
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
-
-BEST_WEIGHTS = "best.safetensors"
 
 
 class LineupTuner(Tuner):

@@ -11,6 +11,7 @@ from samtune.records import Study
 from samtune.search.folders import StudyFolder, located, stored_space, study_folder
 from samtune.search.tracked_study import TrackedStudy, study_of_run
 from samtune.spec.space import SearchSpace
+from samtune.spec.tree import Expr
 from samtune.tracking.runs import is_run_id
 
 
@@ -62,7 +63,7 @@ def fixed_trial(space: SearchSpace) -> SearchSpace:
     Raises:
         UsageError: something is.
     """
-    if searched := [key for key, _ in space.distributions()]:
+    if searched := [key for key, node in space.distributions() if not isinstance(node, Expr)]:
         raise UsageError(
             f"{space.source_name}: {', '.join(searched)}: searched, and here each key has one value: "
             f"--set {searched[0]}=… fixes it"

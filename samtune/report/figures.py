@@ -173,7 +173,7 @@ class _OptunaPlots:
             raise RunError("the trials have no key in common")
         figure = self._plot(plot_parallel_coordinate, params=shared)
         for trace in figure.data:
-            if trace.mode == "lines" and trace.y is not None:  # begins on the objective's axis, at 0 to 1
+            if trace.mode == "lines" and trace.y[0] is not None:  # begins on the objective's axis, at 0 to 1
                 trace.line.color = colour_at(float(trace.y[0]))
         return [figure]
 

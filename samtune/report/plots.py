@@ -42,7 +42,7 @@ def save_plot(results: Results, kind: str, target: Path | BinaryIO, file_format:
         file_format: png, svg, pdf.
 
     Raises:
-        UsageError: there is no such kind.
+        UsageError: there is no such kind, or it does not suit what was searched.
         RunError: the study has no data for it.
         OSError: it cannot be written.
     """
@@ -64,7 +64,7 @@ def all_plots(results: Results) -> Iterator[tuple[str, str]]:
         drawing = io.BytesIO()
         try:
             save_plot(results, kind, drawing, "svg")
-        except RunError:
+        except (RunError, UsageError):
             continue
         yield kind, drawing.getvalue().decode()
 
@@ -78,7 +78,7 @@ def _optuna(results: Results, kind: str) -> Figure:
     options: dict[str, Any] = {}
     if kind == "pareto":
         if not 2 <= len(study.objectives) <= 3:
-            raise RunError(f"study {study.name}: a Pareto front has two or three objectives")
+            raise UsageError(f"study {study.name}: a Pareto front has two or three objectives")
         options["target_names"] = [objective.metric for objective in study.objectives]
     else:
         options["target_name"] = study.objective.metric if kind != "importances" else "being among the best"
@@ -87,7 +87,7 @@ def _optuna(results: Results, kind: str) -> Figure:
     if kind == "contour":
         names = {name.rpartition(".")[2]: name for trial in told.trials for name in trial.params}
         if not {"rho", "lr"} <= set(names):
-            raise RunError(f"study {study.name}: the search is not over rho and lr")
+            raise UsageError(f"study {study.name}: the search is not over rho and lr")
         options["params"] = [names["rho"], names["lr"]]
     getattr(optuna_plots, _OPTUNA.get(kind, "plot_pareto_front"))(told, **options)
     figure: Figure = pyplot.gcf()

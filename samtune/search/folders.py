@@ -16,6 +16,7 @@ from samtune.storage import is_remote, join, open_storage
 
 DEFAULT_STORAGE = "samtune-results"
 SPACE_FILE = "space.yaml"
+BEST_WEIGHTS = "best.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 

@@ -102,23 +102,23 @@ def read_journal(folder: Path) -> Study:
     """
     path = folder / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        journal = path.read_bytes()
     except FileNotFoundError as error:
         others = (p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
         raise no_study(str(folder), str(path), others) from error
-    return parse_journal(text, str(path))
+    return parse_journal(journal, str(path))
 
 
-def parse_journal(text: str, path: str) -> Study:
+def parse_journal(journal: bytes, path: str) -> Study:
     """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
 
     Args:
-        path: where the text is from, for messages.
+        path: where it is from, for messages.
 
     Raises:
         UsageError: the journal is damaged.
     """
-    lines = text.splitlines()
+    lines = journal.splitlines()
     study: Study | None = None
     stopped_by: str | None = None
     usage: dict[str, float] = {}

@@ -47,6 +47,7 @@ class Plan:
     batch_size: tuple[int, int]
     batch_per_worker: tuple[int, int]
     group_size: str
+    repeats: int
     epochs: tuple[int, int]
     steps_per_epoch: tuple[int, int]
     passes_per_step: tuple[float, float]
@@ -111,6 +112,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         batch_size=_range(v.training.batch_size for v in variants),
         batch_per_worker=_range(v.training.batch_size // workers for v in variants),
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
+        repeats=space.repeats,
         epochs=_range(v.num_epochs for v in variants),
         steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
         passes_per_step=_range(v.passes_per_step for v in variants),
@@ -118,7 +120,7 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         total_passes=(passes[0] * space.num_trials, passes[1] * space.num_trials),
         sampler=space.sampler.name,
         scheduler=space.scheduler.name,
-        objective=f"{space.objective.mode} {space.objective.metric}",
+        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in space.objectives),
         searched={key: str(distribution) for key, distribution in space.distributions()},
         initial=space.initial,
         seed=space.seed,

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from samtune.errors import RunError
+from samtune.errors import RunError, UsageError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.objectives import objectives_of
 from samtune.search.proposals import WARM_START, GridPoints, draw, random_feasible
@@ -37,13 +37,23 @@ _NUMBER = "number"  # of the trial; proposals that broke a constraint have none
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
-    """The Optuna study in a journal file (which optuna-dashboard opens); a new one has the initial points queued."""
+    """The Optuna study in a journal file (which optuna-dashboard opens); a new one has the initial points queued.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are remarks on a sampler's inner life
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
+        try:
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        except ValueError as error:
+            raise UsageError(
+                f"{journal}: is damaged ({error}); without it, it is made anew from the study's own journal"
+            ) from error
         study = optuna.create_study(
             study_name=name,
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            storage=storage,
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
             load_if_exists=True,
         )

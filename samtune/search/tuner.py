@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +39,7 @@ class Tuner:
     """Searches a space with Ray Tune and Optuna on warm Ray Train groups, and logs everything to MLflow.
 
     Args:
-        space: what is trained and searched.
+        space: what is trained and searched; also its nested keys as a dict, or the name of its YAML file.
         num_trials, num_workers, max_concurrent, seed: replace the space's own.
         name: of the study; default: the space's name and the time.
         storage_path: folder for all studies (default ./samtune-results) or a URI such as s3://bucket/path; the study
@@ -62,7 +62,7 @@ class Tuner:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: SearchSpace | Mapping[str, Any] | str | Path,
         *,
         num_trials: int | None = None,
         num_workers: int | None = None,
@@ -89,6 +89,7 @@ class Tuner:
             "training.loss": loss and name_part(loss, "loss"),
             "training.metrics": None if metrics is None else [name_part(metric, "metric") for metric in metrics],
         }
+        space = _as_space(space)
         self.space = located(space).replace({key: value for key, value in changes.items() if value is not None})
         self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.folder = study_folder(storage_path, self.name)
@@ -98,6 +99,8 @@ class Tuner:
         self.experiment = experiment or space.name
         self.address = address
         self.callbacks = list(callbacks)
+        if wrong := [callback for callback in callbacks if not isinstance(callback, Callback)]:
+            raise UsageError(f"callbacks: must be instances of samtune.Callback (got {wrong[0]!r})")
         self._earlier: Study | None = None
         self._warm: list[Earlier] = []
         self._stop: str | None = None
@@ -323,6 +326,12 @@ def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
     with ExitStack() as stack:  # unwinds from the last to the first
         for callback in reversed(callbacks):
             stack.callback(callback.on_study_end, study)
+
+
+def _as_space(space: SearchSpace | Mapping[str, Any] | str | Path) -> SearchSpace:
+    if isinstance(space, SearchSpace):
+        return space
+    return SearchSpace.from_dict(space) if isinstance(space, Mapping) else SearchSpace.from_yaml(space)
 
 
 def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:

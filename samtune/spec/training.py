@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from samtune.spec.base import Config, ImportPath
 from samtune.spec.diagnostics import DiagnosticsConfig
 
 DEFAULT_EPOCHS = 20
+
+
+def _told_apart(paths: list[str]) -> list[str]:
+    taken = ["loss", "accuracy"]
+    for path in paths:
+        name = path.partition(":")[2]
+        if name in taken:
+            raise ValueError(f"a metric is logged under its function's name, and {name} is taken (got {path})")
+        taken.append(name)
+    return paths
 
 
 class TrainingConfig(Config):
@@ -50,7 +60,7 @@ class TrainingConfig(Config):
     """What multi_step multiplies the learning rate by."""
     loss: Literal["cross_entropy"] | ImportPath = "cross_entropy"
     """What is minimised; one's own as `package.module:function`, (outputs, targets) -> mean over the examples."""
-    metrics: list[ImportPath] = Field(default_factory=list)
+    metrics: Annotated[list[ImportPath], AfterValidator(_told_apart)] = Field(default_factory=list)
     """One's own measures of an evaluation, as `package.module:function`, (outputs, targets) -> mean over the examples;
     logged as val_FUNCTION."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

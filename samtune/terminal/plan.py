@@ -20,13 +20,14 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     if plan.gpus_per_worker:
         workers += f" + {format_number(plan.gpus_per_worker)} GPU"
     waiting = f" ({plan.num_waiting} of them wait for nodes)" if plan.num_waiting else ""
+    repeated = f", each trial {plan.repeats} times with seeds of its own" if plan.repeats > 1 else ""
     lines = [
         ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
         ("data", f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"),
         ("model", plan.model),
         ("method", f"{plan.method}, m = {plan.group_size}"),
         ("batch", f"{_range(plan.batch_size)} examples, {_range(plan.batch_per_worker)} per worker"),
-        ("epochs", f"{_range(plan.epochs)} of {_range(plan.steps_per_epoch)} steps"),
+        ("epochs", f"{_range(plan.epochs)} of {_range(plan.steps_per_epoch)} steps{repeated}"),
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
         ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}{waiting}"),

@@ -35,8 +35,10 @@ class Tally:
         bisect.insort(self.ranked, trial, key=self._rank)
         self.ended.append(trial)
 
-    def _rank(self, trial: Trial) -> tuple[bool, bool, float, int]:
-        return (trial.state is not TrialState.COMPLETED, *self.study.objective.sort_key(trial), trial.number)
+    def _rank(self, trial: Trial) -> tuple[float, ...]:
+        """Where the first objective ties, the next decides: so the first is on the Pareto front."""
+        keys = (key for objective in self.study.objectives for key in objective.sort_key(trial))
+        return (trial.state is not TrialState.COMPLETED, *keys, trial.number)
 
     @property
     def best(self) -> Trial | None:

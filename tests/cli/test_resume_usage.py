@@ -101,3 +101,7 @@ def test_a_damaged_journal_names_the_line(samtune: Run, stored: Path) -> None:
     done = samtune("status", "mine")
     assert done.returncode == 2
     assert f"{FILE_NAME}:1: the journal is damaged" in done.stderr
+    journal.write_bytes(b"\xff\n" + journal.read_bytes())
+    done = samtune("status", "mine")
+    assert done.returncode == 2
+    assert f"{FILE_NAME}:1: the journal is damaged" in done.stderr

@@ -144,3 +144,9 @@ def test_debug_shows_the_traceback(samtune: Run) -> None:
     done = samtune("search", "--space", "nowhere.yaml", "--debug")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
+
+
+def test_a_ui_of_nothing_is_refused_and_leaves_nothing(samtune: Run, tmp_path: Path) -> None:
+    line = one_line(samtune("ui", "--storage-path", "nowhere"))
+    assert "--storage-path nowhere: no search has logged anything there" in line
+    assert not (tmp_path / "nowhere").exists()

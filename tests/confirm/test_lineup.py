@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from samtune.confirm.confirmation import confirmation_of, table
 from samtune.confirm.lineup import Lineup, add_baseline, candidates_of, make_lineup
+from samtune.confirm.lineup_tuner import LineupTuner
 from samtune.confirm.sources import find_source
 from samtune.errors import UsageError
 from samtune.records import Objective, Scalar, Study, Trial, TrialState
@@ -173,3 +175,13 @@ def test_plain_sgd_alone_is_its_own_baseline_and_its_weights_are_kept(study: Stu
 def test_a_space_that_searches_cannot_be_confirmed_without_values() -> None:
     with pytest.raises(UsageError, match=r"training.lr.*here each key has one value: --set .*=… fixes it"):
         find_source("digits.yaml", top=1)
+
+
+def test_an_expression_has_its_value_once_what_it_is_made_of_has(tmp_path: Path) -> None:
+    changes = {"method.name": "sgd", **SGD, "training.weight_decay": {"expr": "5e-4 * lr / 0.1"}}
+    source = find_source(SearchSpace.from_yaml("digits.yaml", changes), top=1)
+    ((spec, _),) = source.chosen.values()
+    assert spec.training.weight_decay == pytest.approx(5e-4 * spec.training.lr / 0.1)
+    lineup = make_lineup(source.space, source.chosen, replicas=1, baselines=[])
+    tuner = LineupTuner(lineup, name="x", storage_path=tmp_path)
+    assert tuner.space == lineup  # the same wherever it goes on

@@ -24,6 +24,7 @@ def make_study(
     methods: tuple[str, ...] = (),
     objectives: tuple[Objective, ...] = (Objective(),),
     name: str = "digits-1",
+    constrained: bool = False,
 ) -> Study:
     """A study whose accuracy peaks at rho 0.05 and lr 0.1; trials 5 and 7 were stopped early, and 9 failed."""
     folder = storage / name
@@ -61,6 +62,8 @@ def make_study(
         if config.get("method.name", "sam") != "sgd":
             config["method.rho"] = asked.suggest_float("method.rho", 0.01, 0.5, log=True)
         config["training.lr"] = asked.suggest_float("training.lr", 0.01, 0.5, log=True)
+        if constrained:
+            asked.set_constraint("lr <= 1", 0.0)
         trial = _trial(number, config, num_epochs)
         study.trials.append(trial)
         group = min(range(2), key=lambda index: clock[index])

@@ -70,6 +70,12 @@ def test_two_objectives_have_their_front_on_the_page(storage: Path) -> None:
     assert "contour" in drawn
 
 
+def test_a_search_with_constraints_has_all_its_figures(tmp_path: Path) -> None:
+    make_study(tmp_path, constrained=True)
+    drawn = [figure.key for figure in figures(Results.load("digits-1", tmp_path)) if isinstance(figure, Figure)]
+    assert "parallel" in drawn
+
+
 def test_what_cannot_be_drawn_is_said_on_the_page(storage: Path, tmp_path: Path) -> None:
     text = _report(storage, "single", tmp_path / "report.html").read_text(encoding="utf-8")
     assert "History of the search: it takes two completed trials" in text

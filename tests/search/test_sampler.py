@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from samtune import SearchSpace, Trial, TrialState
+from samtune.errors import UsageError
 from samtune.search.sampler import OptunaSearcher, open_study
 
 SPACE = SearchSpace.from_yaml("digits.yaml")
@@ -104,3 +105,11 @@ def test_keys_of_a_method_that_is_not_chosen_are_absent(tmp_path: Path) -> None:
     assert all(("method.rho" in config) == (config["method.name"] == "sam") for config in configs)
     assert all(space.trial(config).method.name == config["method.name"] for config in configs)
     assert all(type(value) in (float, str) for config in configs for value in config.values())
+
+
+def test_a_damaged_journal_of_optuna_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    open_study(SPACE, "s", journal, parallel=False)
+    journal.write_text("junk\n" + journal.read_text())
+    with pytest.raises(UsageError, match=rf"{journal}: is damaged .*; without it, it is made anew"):
+        open_study(SPACE, "s", journal, parallel=False)

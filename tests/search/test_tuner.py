@@ -125,6 +125,16 @@ def test_a_name_that_would_not_do_for_a_folder_is_refused(tmp_path: Path, name: 
         Tuner(space, name=name, storage_path=tmp_path)
 
 
+def test_a_space_may_be_given_as_its_file_or_its_keys_and_what_is_not_a_callback_is_refused(tmp_path: Path) -> None:
+    space = Tuner("digits.yaml", storage_path=tmp_path).space
+    assert space.name == "digits"
+    assert Tuner(space.model_dump(), storage_path=tmp_path).space.to_yaml() == space.to_yaml()
+    with pytest.raises(UsageError, match="no such search space"):
+        Tuner("digit.yaml", storage_path=tmp_path)
+    with pytest.raises(UsageError, match=r"callbacks: must be instances of samtune\.Callback"):
+        Tuner(space, storage_path=tmp_path, callbacks=[Callback])  # type: ignore[list-item]
+
+
 def test_the_arguments_replace_the_space_s_own_and_are_validated(tmp_path: Path) -> None:
     space = SearchSpace.from_yaml("digits.yaml")
     tuner = Tuner(space, num_trials=5, num_workers=4, seed=9, max_concurrent=2, storage_path=tmp_path)

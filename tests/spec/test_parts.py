@@ -25,11 +25,11 @@ def test_functions_may_stand_in_a_space_and_its_yaml_names_them() -> None:
             "model": {"name": make_net, "options": {"width": 3}},
             "data": make_data,
             "method": {"name": "sam"},
-            "training": {"loss": loss, "metrics": [loss, make_data]},
+            "training": {"loss": loss, "metrics": [make_net, make_data]},
         }
     )
     assert (space.model.name, space.data.name) == ("given:make_net", "given:make_data")
-    assert space.training.metrics == ["given:loss", "given:make_data"]
+    assert space.training.metrics == ["given:make_net", "given:make_data"]
     assert "name: given:make_net" in space.to_yaml()
     params = space.trial({}).params()
     assert given_parts(params.values()) == {
@@ -54,3 +54,19 @@ def test_a_lambda_is_called_by_what_it_is_for() -> None:
 def test_a_function_that_this_process_was_not_given() -> None:
     with pytest.raises(UsageError, match=r"model.name: given:other is a Python object of the process that began"):
         resolve_part("given:other", "model.name")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "taken"), [(["own:accuracy"], "accuracy"), (["a:f", "b:f"], "f"), ([lambda: 0, lambda: 1], "metrics")]
+)
+def test_two_metrics_of_one_name_are_refused(metrics: list[object], taken: str) -> None:
+    with pytest.raises(UsageError, match=rf"training.metrics: .* {taken} is taken"):
+        SearchSpace.from_dict(
+            {
+                "name": "own",
+                "data": {"name": "digits"},
+                "model": {"name": "digits_cnn"},
+                "method": {"name": "sam"},
+                "training": {"metrics": metrics},
+            }
+        )

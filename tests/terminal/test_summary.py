@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from searches import Search
 
-from samtune.records import TrialState
+from samtune.records import Objective, TrialState
 from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
+from samtune.terminal.tally import Tally
 
 
 def printed(search: Search, width: int = 80) -> str:
@@ -152,3 +153,16 @@ def test_the_plan_of_a_built_in_space() -> None:
     assert re.search(r"total passes +384 over the training set", text)
     assert "method.rho: log_uniform 0.01 … 0.5" in text
     assert re.search(r"tried first +rho=0.05 lr=0.1 weight_decay=5e-04", text)
+
+
+def test_the_best_so_far_is_on_the_pareto_front(search: Search) -> None:
+    search.study.objectives = (Objective(), Objective("num_passes", "min"))
+    tally = Tally(search.study)
+    for epochs in (3, 1, 2):
+        trial = search.start()
+        for _ in range(epochs):
+            search.epoch(trial, 0.9)
+        tally.end(search.end(trial))
+    assert tally.best is not None
+    assert tally.best.number == 1
+    assert search.study.best is tally.best

@@ -16,7 +16,7 @@ from samtune.data.sample import Sample
 from samtune.errors import UsageError, one_line
 from samtune.models import build_model
 from samtune.records import Study, Trial
-from samtune.search.folders import stored_space, study_folder
+from samtune.search.folders import BEST_WEIGHTS, stored_space, study_folder
 from samtune.search.tracked_study import study_of_run
 from samtune.spec.trial import TrialSpec
 from samtune.storage import is_remote, join
@@ -99,7 +99,8 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
         UsageError: there is no such thing, or its weights were not kept.
     """
     if text.endswith(".safetensors"):
-        return _from_weights(text, Path(text).stem)
+        path = Path(text)
+        return _from_weights(text, path.stem if path.name != BEST_WEIGHTS else path.absolute().parent.name)
     if is_run_id(text):
         tracked = study_of_run(text, storage_path, tracking_uri)
         if tracked.trial is None:
@@ -149,7 +150,8 @@ def _from_checkpoint(path: Path) -> Subject:
 
 
 def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
-    weights = join(study.storage_path, "weights", f"{trial.id}.safetensors")
+    kept = BEST_WEIGHTS if study.kind == "training" else f"weights/{trial.id}.safetensors"
+    weights = join(study.storage_path, kept)
     if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
         return _from_weights(weights, f"{study.name}/{trial.number}", run)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
@@ -160,8 +162,8 @@ def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: T
     name = f"{study.name}/{trial.number}"
     if state is None:
         raise UsageError(
-            f"{name}: its weights are not in {study.storage_path}: a search keeps those of trials that are under way, "
-            "and of those that are to be kept"
+            f"{name}: its weights are not in {study.storage_path}: a search keeps them only while the trial is under "
+            "way; samtune confirm and samtune train keep theirs, as best.safetensors"
         )
     spec = stored_space(study, study.storage_path).trial(trial.config)
     own = state.get("average", state["model"])  # what was evaluated
