@@ -48,9 +48,7 @@ def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> 
         try:
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
         except ValueError as error:
-            raise UsageError(
-                f"{journal}: is damaged ({error}); without it, it is made anew from the study's own journal"
-            ) from error
+            raise UsageError(f"{journal}: is damaged ({error}): what the sampler had learned cannot be read") from error
         study = optuna.create_study(
             study_name=name,
             storage=storage,

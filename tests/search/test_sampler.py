@@ -111,5 +111,5 @@ def test_a_damaged_journal_of_optuna_is_named(tmp_path: Path) -> None:
     journal = tmp_path / "optuna.journal"
     open_study(SPACE, "s", journal, parallel=False)
     journal.write_text("junk\n" + journal.read_text())
-    with pytest.raises(UsageError, match=rf"{journal}: is damaged .*; without it, it is made anew"):
+    with pytest.raises(UsageError, match=rf"{journal}: is damaged .*: what the sampler had learned cannot be read"):
         open_study(SPACE, "s", journal, parallel=False)
