@@ -53,9 +53,9 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
-    from samtune.confirm.lineup_tuner import weights_file
     from samtune.confirm.training import Training, default_name
     from samtune.records import Study, TrialState
+    from samtune.search.folders import weights_file
     from samtune.spec.space import SearchSpace
     from samtune.terminal import json_summary, make_console, make_display
     from samtune.terminal.confirmed import print_loading

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,12 +23,13 @@ def ui(
     from samtune.search.folders import DEFAULT_STORAGE, absolute_storage, study_folder
     from samtune.tracking import default_tracking_uri
     from samtune.tracking.ui import comparison_page, serving, top_runs
-    from samtune.tracking.uris import is_server, ui_page
+    from samtune.tracking.uris import is_server, sqlite_path, ui_page
 
     study = study_folder(storage_path, name).read() if name else None
     uri = study.tracking_uri if study else default_tracking_uri(absolute_storage(storage_path or DEFAULT_STORAGE))
-    if study is None and not (store := Path(storage_path or DEFAULT_STORAGE).expanduser() / "mlflow.db").exists():
-        raise UsageError(f"--storage-path {store.parent}: no search has logged anything there ({store} is not there)")
+    if study is None and (store := sqlite_path(uri)) and not store.exists():
+        storage = storage_path or DEFAULT_STORAGE
+        raise UsageError(f"--storage-path {storage}: no search has logged anything there ({store} is not there)")
     runs = top_runs(study) if study else []
 
     def show(base: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from samtune.confirm.lineup import Lineup
 from samtune.errors import UsageError
 from samtune.records import Callback, Study, Trial
-from samtune.search.folders import BEST_WEIGHTS, SPACE_FILE, study_folder
+from samtune.search.folders import SPACE_FILE, study_folder, weights_file
 from samtune.search.sampler import is_over
 from samtune.search.tuner import Tuner
 from samtune.spec.source import parse_yaml
@@ -102,8 +102,3 @@ def lineup_of(study: Study) -> Lineup:
     if "candidates" not in data:
         raise UsageError(f"study {study.name} is a search: choose another --name")
     return Lineup.model_validate(data)
-
-
-def weights_file(study: Study) -> str:
-    """Where the weights are that a line-up has kept."""
-    return join(study.storage_path, BEST_WEIGHTS)

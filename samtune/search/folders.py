@@ -131,6 +131,11 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
     return SearchSpace.from_dict(data, source=source)
 
 
+def weights_file(study: Study) -> str:
+    """Where a training or a confirmation keeps its best weights."""
+    return join(study.storage_path, BEST_WEIGHTS)
+
+
 def located(space: SearchSpace) -> SearchSpace:
     """The space with the folder that its relative paths are in: workers may run in another one."""
     folder = str(Path(space.folder or ".").expanduser().absolute())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,8 +77,9 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         SpaceError: a batch is larger than the training set.
     """
     variants = list(_variants(space))
-    check_data(space)
-    infos = {key: dataset_info(config) for key, config in _datasets(variants).items()}
+    datasets = _datasets(variants)
+    _check_files(datasets)
+    infos = {key: dataset_info(config) for key, config in datasets.items()}
     for variant in variants:
         info = infos[variant.data.model_dump_json()]
         check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
@@ -141,7 +142,11 @@ def check_data(space: SearchSpace) -> None:
         UsageError: so is the network that relabels them.
         SpaceError: a trial breaks a rule.
     """
-    for config in _datasets(_variants(space)).values():
+    _check_files(_datasets(_variants(space)))
+
+
+def _check_files(datasets: Mapping[str, DataConfig]) -> None:
+    for config in datasets.values():
         check_dataset(config)
         check_relabel(config.relabel)
 

@@ -27,7 +27,7 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
     try:
         write_bytes(here, name.encode())
     except OSError as error:
-        raise UsageError(f"--storage-path {storage}: cannot be written: {_line(error)}") from error
+        raise UsageError(f"--storage-path {storage}: cannot be written: {one_line(error, 300)}") from error
     probe = ray.remote(_read_and_write)
     answers = {
         node: probe.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
@@ -54,13 +54,9 @@ def _read_and_write(theirs: str, own: str, content: bytes) -> str | None:
             return "does not see what the driver writes there"
         write_bytes(own, content)
     except OSError as error:
-        return f"cannot use it: {_line(error)}"
+        return f"cannot use it: {one_line(error, 300)}"
     return None
 
 
 def _problem_here(file: str, content: bytes) -> str | None:
     return None if read_bytes(file) == content else "writes what the driver does not see"
-
-
-def _line(error: Exception) -> str:
-    return one_line(error, 300)

@@ -16,6 +16,7 @@ from samtune.spec.inline import classes_of
 from samtune.spec.samplers import MEMORYLESS, SINGLE_OBJECTIVE, GridConfig
 from samtune.spec.search import MUTABLE, PB2Config, PBTConfig
 from samtune.spec.source import did_you_mean, explain, names_of, rule_of
+from samtune.spec.training import metric_name
 from samtune.spec.tree import MISSING, Branches, Expr, Leaf
 from samtune.spec.trial import SECTIONS, TrialSpec, broken_rule
 from samtune.spec.values import ExpressionError
@@ -310,7 +311,7 @@ def _check_search(space: SearchSpace) -> None:
 def _check_measured(space: SearchSpace, metrics: list[str]) -> None:
     """Trials measure the validation set, or, without one, the test set; and the user's metrics."""
     evaluated, other = ("test", "val") if space.data.validation_fraction == 0 else ("val", "test")
-    own = [path.partition(":")[2] for path in space.training.metrics]
+    own = [metric_name(path) for path in space.training.metrics]
     measured = [f"{evaluated}_{name}" for name in ("accuracy", "loss", *own)]
     for metric in metrics:
         if metric.startswith(f"{other}_") and f"{evaluated}{metric[len(other) :]}" in measured:

@@ -12,10 +12,15 @@ from samtune.spec.diagnostics import DiagnosticsConfig
 DEFAULT_EPOCHS = 20
 
 
+def metric_name(path: str) -> str:
+    """What a metric of the user's is logged as, after `val_`."""
+    return path.partition(":")[2]
+
+
 def _told_apart(paths: list[str]) -> list[str]:
     taken = ["loss", "accuracy"]
     for path in paths:
-        name = path.partition(":")[2]
+        name = metric_name(path)
         if name in taken:
             raise ValueError(f"a metric is logged under its function's name, and {name} is taken (got {path})")
         taken.append(name)

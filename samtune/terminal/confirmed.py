@@ -30,7 +30,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
         again: the command that goes on where replicas are missing.
     """
     from samtune.confirm.confirmation import CAPTION, table
-    from samtune.confirm.lineup_tuner import weights_file
+    from samtune.search.folders import weights_file
 
     study = confirmation.study
     console.print()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from samtune.parts import resolve_part
-from samtune.spec.training import TrainingConfig
+from samtune.spec.training import TrainingConfig, metric_name
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> a scalar, the mean over the examples."""
@@ -23,7 +23,7 @@ def training_loss(config: TrainingConfig) -> Measure:
 def evaluation_measures(config: TrainingConfig) -> dict[str, Measure]:
     """What an evaluation measures, by name: the loss (without label smoothing), the accuracy, the user's metrics."""
     loss = nn.CrossEntropyLoss() if config.loss == "cross_entropy" else resolve_part(config.loss, "training.loss")
-    own = {path.partition(":")[2]: resolve_part(path, "training.metrics") for path in config.metrics}
+    own = {metric_name(path): resolve_part(path, "training.metrics") for path in config.metrics}
     return {"loss": loss, "accuracy": accuracy, **own}
 
 

@@ -40,6 +40,17 @@ def upto(epoch: int) -> list[dict[str, float]]:
     return [record(e) for e in range(1, epoch + 1)]
 
 
+async def told_to_save(box: Mailbox) -> tuple[Assignment, asyncio.Task[Any]]:
+    """A trial whose only rank is to write a checkpoint after epoch 1, and who waits for it."""
+    await box.assign("a", SPEC, 1)
+    work = await ask(box, 0, 0, -1)
+    waiting = asyncio.create_task(box.epoch_done(at(0), work.number, 1, upto(1)))
+    await box.progress("a", 0, 1)
+    saving = asyncio.create_task(box.save("a", 1))
+    assert await waiting is Reply.SAVE
+    return work, saving
+
+
 @pytest.fixture(autouse=True)
 def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.2)
@@ -358,12 +369,7 @@ def test_what_becomes_of_a_checkpoint_that_cannot_be_written() -> None:
     async def scenario() -> None:
         box = Mailbox(num_workers=1)
         assert await box.save("unknown", 1) is Reply.START_ANEW
-        await box.assign("a", SPEC, 1)
-        work = await ask(box, 0, 0, -1)
-        waiting = asyncio.create_task(box.epoch_done(at(0), work.number, 1, upto(1)))
-        await box.progress("a", 0, 1)
-        saving = asyncio.create_task(box.save("a", 1))
-        assert await waiting is Reply.SAVE
+        work, saving = await told_to_save(box)
         await box.trial_failed(at(0), work.number, Failure("disk full"), False)
         assert await saving == Failure("disk full")
         await box.assign("b", SPEC, 1)
@@ -429,12 +435,7 @@ def test_a_trial_that_waited_longer_is_taken_by_a_group_that_has_finished_a_late
 def test_a_checkpoint_whose_writer_died_before_it_said_so_counts_once_it_was_restored() -> None:
     async def scenario() -> None:
         box = Mailbox(num_workers=1)
-        await box.assign("a", SPEC, 1)
-        work = await ask(box, 0, 0, -1)
-        waiting = asyncio.create_task(box.epoch_done(at(0), work.number, 1, upto(1)))
-        await box.progress("a", 0, 1)
-        saving = asyncio.create_task(box.save("a", 1))
-        assert await waiting is Reply.SAVE
+        _, saving = await told_to_save(box)
         again = await ask(box, 0, 0, -1, "second")  # it restored epoch 1, and has trained epoch 2
         assert await box.epoch_done(at(0, life="second"), again.number, 2, upto(2)) is Reply.ASK_AGAIN
         assert await saving == "a"

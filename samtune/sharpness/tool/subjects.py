@@ -16,7 +16,7 @@ from samtune.data.sample import Sample
 from samtune.errors import UsageError, one_line
 from samtune.models import build_model
 from samtune.records import Study, Trial
-from samtune.search.folders import BEST_WEIGHTS, stored_space, study_folder
+from samtune.search.folders import BEST_WEIGHTS, stored_space, study_folder, weights_file
 from samtune.search.tracked_study import study_of_run
 from samtune.spec.trial import TrialSpec
 from samtune.storage import is_remote, join
@@ -150,8 +150,8 @@ def _from_checkpoint(path: Path) -> Subject:
 
 
 def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
-    kept = BEST_WEIGHTS if study.kind == "training" else f"weights/{trial.id}.safetensors"
-    weights = join(study.storage_path, kept)
+    own = join(study.storage_path, "weights", f"{trial.id}.safetensors")
+    weights = weights_file(study) if study.kind == "training" else own
     if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
         return _from_weights(weights, f"{study.name}/{trial.number}", run)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
