@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -58,6 +60,8 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
     debug = "--debug" in sys.argv
+    # The interpreter would look through all objects of Ray, MLflow and torch for cycles before it ends: for a second.
+    atexit.register(gc.freeze)
     with suppress(OSError):  # a working directory that was deleted
         sys.path.append(os.getcwd())  # modules of the user's that a space names; last, to shadow nothing installed
     try:

@@ -182,7 +182,7 @@ class Tuner:
             )
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
-        with connected(self.address, lambda: runtime_env(flatten(self.space.model_dump()).values())):
+        with ExitStack() as until_disconnected, connected(self.address, self._runtime_env):
             nodes = look_at_cluster().nodes
             plan = make_plan(self.space, list(nodes.values()), addable_nodes())
             if len(nodes) > 1:
@@ -191,8 +191,9 @@ class Tuner:
             self._warm = self._load_warm_start()  # too: what it names may not be there
             keepers = folder.open(self._say, self.stop)
             self.study = study = self._make_study(plan, folder)
-            with interrupts_to(self._on_interrupt):
-                self._search(study, plan, [*keepers, tracker, *self.callbacks])
+            # To the end of Ray's shutdown, which takes seconds: a Ctrl-C in it must not lose the results.
+            until_disconnected.enter_context(interrupts_to(self._on_interrupt))
+            self._search(study, plan, [*keepers, tracker, *self.callbacks])
         results = Results(study, interrupted=self._interrupted)
         if self._stop is None or self._stop == HOPELESS:
             failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
@@ -266,6 +267,9 @@ class Tuner:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
+    def _runtime_env(self) -> dict[str, Any]:
+        return runtime_env(flatten(self.space.model_dump()).values())
+
     def _make_study(self, plan: Plan, folder: StudyFolder) -> Study:
         """A new study, or the earlier one with what may change."""
         study = Study(
@@ -314,10 +318,10 @@ class Tuner:
         self._interrupted, self._stop = True, self._stop or INTERRUPTED
         if count == 1:
             self._say("interrupted: stopping the workers (once more to stop them at once)")
-        elif count == 2 and self._pool is not None:
-            self._pool.kill()
-        else:
+        elif count > 2:
             raise KeyboardInterrupt
+        elif self._pool is not None:  # else no worker runs yet, or none any more
+            self._pool.kill()
 
 
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:

@@ -184,9 +184,13 @@ class Interrupted:
     stderr: str
 
 
-def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interrupted:
-    """Starts a long search and interrupts it when a text has appeared `count` times on stderr."""
-    log = folder / "stderr"
+STDERR, JOURNAL = "stderr", "samtune-results/cut/journal.jsonl"
+Moment = tuple[str, str, int]
+
+
+def interrupt(folder: Path, *moments: Moment) -> Interrupted:
+    """Starts a long search and interrupts it at each moment: when a file has a text so many times."""
+    log = folder / STDERR
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--name", "cut", "--json"],
@@ -199,13 +203,15 @@ def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interr
         )
     try:
         deadline = time.time() + 120
-        while log.read_text().count(when) < count:
-            assert time.time() < deadline, log.read_text()
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        for _ in range(times):
-            os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.5)
+        for number, (file, text, count) in enumerate(moments):
+            path = folder / file
+            while (path.read_text() if path.exists() else "").count(text) < count and process.poll() is None:
+                assert time.time() < deadline, log.read_text()
+                time.sleep(0.05)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+            else:  # it may have ended after the first, before it was seen that the second is due
+                assert number > 0, log.read_text()
         stdout, _ = process.communicate(timeout=90)
     finally:
         if process.poll() is None:
@@ -218,12 +224,16 @@ def interrupt(folder: Path, when: str, times: int = 1, count: int = 1) -> Interr
 
 
 @pytest.mark.parametrize(
-    ("when", "count", "times"), [("starting 1 worker group", 1, 1), ("completed", 2, 1), ("completed", 1, 2)]
+    "moments",
+    [
+        pytest.param([(STDERR, "starting 1 worker group", 1)], id="start"),
+        pytest.param([(STDERR, "completed", 2)], id="trials"),
+        pytest.param([(STDERR, "completed", 1), (STDERR, "interrupted: stopping", 1)], id="trials-twice"),
+        pytest.param([(STDERR, "completed", 1), (JOURNAL, '"study_end"', 1)], id="trials-end"),
+    ],
 )
-def test_ctrl_c_stops_in_order_at_any_time_and_keeps_what_is_finished(
-    tmp_path: Path, when: str, count: int, times: int
-) -> None:
-    ended = interrupt(tmp_path, when, times, count)
+def test_ctrl_c_stops_in_order_at_any_time_and_keeps_what_is_finished(tmp_path: Path, moments: list[Moment]) -> None:
+    ended = interrupt(tmp_path, *moments)
     assert ended.returncode == 130, ended.stderr
     assert "Traceback" not in ended.stderr
     search = Search.load(subprocess.CompletedProcess([], 130, ended.stdout, ended.stderr))
@@ -231,7 +241,8 @@ def test_ctrl_c_stops_in_order_at_any_time_and_keeps_what_is_finished(
     finished = search.states().count("FINISHED")
     assert set(search.states()) <= {"FINISHED", "KILLED"}
     assert finished == search.summary["num_completed"]
-    if when == "completed":
+    _, text, count = moments[0]
+    if text == "completed":
         assert count <= finished < 100
         assert "best val_accuracy" in ended.stderr
 
