@@ -110,6 +110,8 @@ class Tuner:
 
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
+        self._check_new()
+        self._load_warm_start()
         return make_plan(self.space, [local_node()])
 
     def stop(self, reason: str = "stopped") -> None:
@@ -175,11 +177,7 @@ class Tuner:
         """
         check_data(self.space)  # the plan does too, but only once Ray has been started
         folder = self.folder
-        if self._earlier is None and folder.exists():
-            raise UsageError(
-                f"--name {self.name}: a study of that name is in {folder.storage} already "
-                f"(--resume {self.name} goes on with it)"
-            )
+        self._check_new()
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
         with ExitStack() as until_disconnected, connected(self.address, self._runtime_env):
@@ -266,6 +264,13 @@ class Tuner:
         study.ended_at = time.time()
 
     # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _check_new(self) -> None:
+        if self._earlier is None and self.folder.exists():
+            raise UsageError(
+                f"--name {self.name}: a study of that name is in {self.folder.storage} already "
+                f"(--resume {self.name} goes on with it)"
+            )
 
     def _runtime_env(self) -> dict[str, Any]:
         return runtime_env(flatten(self.space.model_dump()).values())

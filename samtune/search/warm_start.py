@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState as OptunaState
 
+from samtune.errors import UsageError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.folders import study_folder
 from samtune.search.objectives import objectives_of
@@ -36,16 +37,24 @@ def load_earlier(space: SearchSpace, storage_path: str | Path | None, tracking_u
     Raises:
         UsageError: one is not there.
     """
-    found: list[Earlier] = []
-    for source in space.warm_start:
+    return [
+        Earlier(source, _trials_of(source, f"warm_start.{index}", space, storage_path, tracking_uri))
+        for index, source in enumerate(space.warm_start)
+    ]
+
+
+def _trials_of(
+    source: str, key: str, space: SearchSpace, storage_path: str | Path | None, tracking_uri: str
+) -> list[Trial]:
+    try:
         if source.startswith(MLFLOW):
             from samtune.tracking.history import finished_runs
 
             metrics = [objective.metric for objective in space.objectives]
-            found.append(Earlier(source, finished_runs(tracking_uri, source[len(MLFLOW) :], metrics)))
-        else:
-            found.append(Earlier(source, study_folder(storage_path, source).read().trials))
-    return found
+            return finished_runs(tracking_uri, source[len(MLFLOW) :], metrics)
+        return study_folder(storage_path, source).read().trials
+    except UsageError as error:
+        raise UsageError(f"{space.source_name}: {key}: {error}") from error
 
 
 def warm_start(space: SearchSpace, name: str, folder: Path, earlier: Sequence[Earlier]) -> list[str]:

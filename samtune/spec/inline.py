@@ -13,6 +13,25 @@ from samtune.spec.source import config_classes, fields_of, names_of, rule_of
 from samtune.spec.tree import MISSING, Branches, Expr, first_value, is_node, join, parse_node
 from samtune.spec.trial import SECTIONS, TrialSpec
 
+NAMED = ("data", "model", "method", "sampler", "scheduler")
+"""What may be given by its name alone."""
+
+
+def spell_out(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`method: sam` is short for `method: {name: sam}`, as an option of a choice too."""
+    spelled = {key: _spell_out(value) if key in NAMED else value for key, value in raw.items()}
+    if isinstance(raw.get("search"), Mapping):
+        spelled["search"] = spell_out(raw["search"])
+    return spelled
+
+
+def _spell_out(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if kind_of(value) == "choice" and isinstance(value["choice"], list):
+        return {**value, "choice": [_spell_out(option) for option in value["choice"]]}
+    return value
+
 
 def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Moves what is searched inline in the sections to `search`, by dotted key.
@@ -34,7 +53,10 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
             data[section] = _take_out(_rename(data[section]), section, found)
     if found or isinstance(search, Mapping):
         written = search if isinstance(search, Mapping) else {}
-        data["search"] = found | {_rename_key(key): _rename(value) for key, value in written.items()}
+        listed = {_rename_key(key): _rename(value) for key, value in written.items()}
+        for key in found.keys() & listed.keys():
+            raise ValueError(f"search.{key}: is searched in the section {key.partition('.')[0]} too; write it once")
+        data["search"] = found | listed
     for section in SECTIONS:
         searched = data.get("search") or {}
         if section in searched and section not in found:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from samtune.errors import SpaceError, one_line
-from samtune.spec.inline import classes_of, set_in_branches
+from samtune.spec.inline import NAMED, classes_of, set_in_branches, spell_out
 from samtune.spec.source import Source, fields_of, parse_value
 from samtune.spec.tree import MISSING, is_node
 from samtune.spec.trial import SECTIONS
@@ -22,7 +22,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Sourc
     """A copy of `data` with dotted keys set.
 
     Setting a key that is searched fixes it: it is no longer searched. Setting a section's `name` leaves out what the
-    file says for the section that the new name does not have (`method.name=sgd` has no rho).
+    file says for the section that the new name does not have (`method.name=sgd`, or `method=sgd`, has no rho).
 
     Raises:
         SpaceError: a text is not `key=value`, or a key lies below one that has none.
@@ -30,9 +30,12 @@ def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Sourc
     raw: dict[str, Any] = {key: _copy(value) for key, value in data.items()}
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
     for key, value in pairs:
+        if key in SECTIONS and key in NAMED and isinstance(value, str):
+            key = f"{key}.name"
         first, _, rest = key.partition(".")
         if first == "search" and rest:  # searched keys are dotted themselves
             raw["search"] = {**(raw.get("search") or {}), rest: value}
+            _drop_inline(raw, rest)
             continue
         if first in SECTIONS and rest and is_node(raw.get(first)):
             changed = set_in_branches(raw[first], rest.split("."), value, partial(_fields, first))
@@ -40,7 +43,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Sourc
                 raise source.error(key, f"no choice of {first} has this key (--set {key}={value})")
             raw[first] = changed
         else:
-            _set(raw, key, value, source)
+            _set(raw, key, spell_out({key: value})[key], source)
         _stop_searching(raw, [key])
         if key == "search":
             _stop_searching(raw, [k for k in _searched_keys(raw) if k not in (raw["search"] or {})])
@@ -49,6 +52,18 @@ def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Sourc
             absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
             _stop_searching(raw, absent)
     return raw
+
+
+def _drop_inline(raw: dict[str, Any], key: str) -> None:
+    """Takes away what the sections search under a key that is now searched otherwise."""
+    *parts, last = key.split(".")
+    node: Any = raw
+    for part in parts:
+        node = node.get(part)
+        if not isinstance(node, dict):
+            return
+    if is_node(node.get(last)):
+        del node[last]
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:

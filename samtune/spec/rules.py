@@ -39,6 +39,7 @@ def check_space(space: SearchSpace) -> dict[str, str]:
     """
     for key in space.search:
         _check_key(space, key)
+    _check_once(space)
     names = _names(space)
     space._names.update(names)
     _check_search(space)
@@ -62,6 +63,14 @@ def _check_key(space: SearchSpace, key: str) -> None:
     fields = space.fields(section)
     if path and path.partition(".")[0] not in fields:
         raise broken_rule(where, f"unknown key{did_you_mean(path, fields)}")
+
+
+def _check_once(space: SearchSpace) -> None:
+    """What a branch searches is not searched by its dotted key too: one of the two would be lost."""
+    for leaf in space.tree.leaves():
+        branching, _, _ = leaf.where.removeprefix("search.").partition(".choice.")
+        if leaf.key != branching and leaf.key in space.search:
+            raise broken_rule(f"search.{leaf.key}", f"is searched with {branching} too; write it once")
 
 
 def _names(space: SearchSpace) -> dict[str, str]:
@@ -193,6 +202,12 @@ def _check_initial(space: SearchSpace) -> None:
             if not any(node.contains(value) for node in nodes):
                 searched = " or ".join(dict.fromkeys(map(str, nodes)))
                 raise broken_rule(where, f"must lie in the searched {searched} (got {value!r})")
+        taken = space.tree.encoded_keys(point)
+        for key in [key for key in point if key not in taken]:
+            open_choices = dict.fromkeys(leaf.key for leaf in leaves if leaf.selects and leaf.key not in point)
+            hint = f"; {' or '.join(open_choices)} must say which branch is meant" if open_choices else ""
+            problem = f"the point's branches do not search it, or not at this value (got {point[key]!r}){hint}"
+            raise broken_rule(f"initial.{index}.{key}", problem)
         params = space.tree.encode(point)
         drawn: list[bool] = []
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from samtune.spec.distributions import KINDS, Choice, LogInt, LogUniform
+from samtune.spec.inline import NAMED
 from samtune.spec.method import OTHER_NAMES
 from samtune.spec.space import SearchSpace
 from samtune.spec.trial import SECTIONS
 
 _SEARCHED = {"$ref": "#/$defs/Searched"}
+_NAME = {"type": "string", "description": "Its name alone; all else is as by default."}
+_SHOWN = ("title", "description", "default")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -21,8 +24,12 @@ def space_schema() -> dict[str, Any]:
         names = _references(properties[section])
         for name in names:
             _allow_searched(definitions[name])
-        options = [{"$ref": f"#/$defs/{name}"} for name in names]
+        options: list[dict[str, Any]] = [{"$ref": f"#/$defs/{name}"} for name in names]
+        if section in NAMED:
+            options.append(_NAME)
         properties[section] = {"anyOf": [*options, _branches(options)], **_kept(properties[section])}
+    for section in set(NAMED).difference(SECTIONS):
+        properties[section] = {"anyOf": [_bare(properties[section]), _NAME], **_kept(properties[section])}
     definitions["Searched"] = {
         "title": "Searched",
         "description": "A distribution, an expression of other keys, or a choice between branches.",
@@ -51,11 +58,10 @@ def _allow_searched(definition: dict[str, Any]) -> None:
     """Every value of a section may be searched; those that must be given may come from the search."""
     properties = definition["properties"]
     for name, value in properties.items():
-        kept = _kept(value)
-        bare = {key: item for key, item in value.items() if key not in kept}
+        bare = _bare(value)
         if bare.get("items"):
             bare["items"] = {"anyOf": [bare["items"], _SEARCHED]}
-        properties[name] = {"anyOf": [bare, _SEARCHED], **kept}
+        properties[name] = {"anyOf": [bare, _SEARCHED], **_kept(value)}
     for other, name in OTHER_NAMES.items():
         if name in properties:
             properties[other] = {**properties[name], "deprecated": True}
@@ -64,7 +70,12 @@ def _allow_searched(definition: dict[str, Any]) -> None:
 
 def _kept(schema: dict[str, Any]) -> dict[str, Any]:
     """What editors show of a property."""
-    return {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    return {key: schema[key] for key in _SHOWN if key in schema}
+
+
+def _bare(schema: dict[str, Any]) -> dict[str, Any]:
+    """The rest of a property."""
+    return {key: item for key, item in schema.items() if key not in _SHOWN}
 
 
 def _branches(options: list[dict[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from samtune.spec.base import Config
 from samtune.spec.builtin import find_space
 from samtune.spec.data import DataConfig
 from samtune.spec.expressions import Expression
-from samtune.spec.inline import classes_of, normalise, relocate
+from samtune.spec.inline import classes_of, normalise, relocate, spell_out
 from samtune.spec.method import MethodConfig
 from samtune.spec.model import ModelConfig
 from samtune.spec.overrides import Overrides, apply_overrides, override_keys
@@ -136,7 +136,7 @@ class SearchSpace(Config):
         source = (source or Source("search space")).overridden_by(override_keys(overrides))
         if not isinstance(data, Mapping):
             raise source.error((), f"must be a mapping with the keys {', '.join(fields_of(cls))} (got {data!r})")
-        raw = apply_overrides(with_names(data), overrides, source)
+        raw = apply_overrides(spell_out(with_names(data)), overrides, source)
         written = source.written_as(relocate(raw))
         try:
             normal = normalise(raw)

@@ -335,29 +335,30 @@ class Tree:
 
     def encode(self, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """The sampler's parameters for what a configuration, or part of one, says."""
-        params: dict[str, Scalar] = {}
+        return {name: value for name, _, value in self._parameters(config)}
+
+    def encoded_keys(self, config: Mapping[str, Scalar]) -> set[str]:
+        """The keys whose values `encode` gives, those among them that the configuration only implies included."""
+        return {key for _, key, _ in self._parameters(config)}
+
+    def _parameters(self, config: Mapping[str, Scalar]) -> Iterator[tuple[str, str, Scalar]]:
         for key, node in self.nodes.items():
             if self._is_active(key, config):
-                self._encode(key, node, (), config, params)
-        return params
+                yield from self._encode(key, node, (), config)
 
     def _encode(
-        self,
-        key: str,
-        node: Node,
-        labels: tuple[Scalar, ...],
-        config: Mapping[str, Scalar],
-        params: dict[str, Scalar],
-    ) -> None:
+        self, key: str, node: Node, labels: tuple[Scalar, ...], config: Mapping[str, Scalar]
+    ) -> Iterator[tuple[str, str, Scalar]]:
+        """(parameter's name, key, value) of what the configuration says of a node."""
         if isinstance(node, Branches):
             option = node.find(key, config)
             if option is None:
                 return
-            params[self._selector_name(key, node, labels)] = option.label
+            yield self._selector_name(key, node, labels), node.selector(key), option.label
             for inner, child in option.nodes.items():
-                self._encode(join(key, inner), child, (*labels, option.label), config, params)
+                yield from self._encode(join(key, inner), child, (*labels, option.label), config)
         elif not isinstance(node, Expr) and key in config and node.contains(config[key]):
-            params[self._name(key, labels)] = config[key]
+            yield self._name(key, labels), key, config[key]
 
     def enumerate(self, values: Callable[[str, str, Distribution], Any]) -> Iterator[dict[str, Scalar]]:
         """Every configuration whose values are among `values(name, key, distribution)`, sequences of at least one."""

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from samtune.errors import UsageError, one_line
 from samtune.records import Trial, TrialState
-from samtune.tracking.uris import redact
+from samtune.tracking.uris import redact, sqlite_path
 
 _MAX_RUNS = 10_000
 
@@ -24,11 +24,15 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
     Raises:
         UsageError: there is no such experiment, or the server does not answer.
     """
+    missing = UsageError(f"mlflow:{experiment}: no such experiment in {redact(tracking_uri)}")
+    store = sqlite_path(tracking_uri)
+    if store is not None and not store.exists():
+        raise missing  # a client would create it
     client = MlflowClient(tracking_uri=tracking_uri)
     try:
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            raise UsageError(f"warm_start: mlflow:{experiment}: no such experiment in {redact(tracking_uri)}")
+            raise missing
         runs: list[Run] = []
         token: str | None = None
         while len(runs) < _MAX_RUNS:
@@ -39,7 +43,7 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
                 break
         return [_trial(client, number, run, metrics) for number, run in enumerate(runs) if run.data.params]
     except MlflowException as error:
-        raise UsageError(f"warm_start: mlflow:{experiment}: {one_line(error)}") from error
+        raise UsageError(f"mlflow:{experiment}: {one_line(error)}") from error
 
 
 def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from typing import Any
@@ -306,7 +307,7 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ("method: {choice: [{name: sam, rho: -3}]}", "method.choice.0.rho: must be greater than or equal"),
         ("method: {choice: [{name: sgd}, {name: smm}]}", "unknown value 'smm'; did you mean 'sam'?"),
         ("method: {choice: [{name: sgd}], m: 3}", "method: choice has no 'm' beside it; keys of a branch stand in its"),
-        ("method: {choice: [sgd, sam]}", "method: as a whole it is a choice between mappings"),
+        ("method: {choice: [1, 2]}", "method: as a whole it is a choice between mappings"),
         ("method: {name: sam}\nsearch: {method: {choice: [{name: sgd}]}}", "search.method: method is fixed too"),
         (
             "method: {name: sam, rho: {grid: [0.1]}}\ntraining: {lr: {uniform: [0.1, 1]}}",
@@ -316,11 +317,65 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ("method: {name: sam, lambda: 0.1}", "space.yaml:4: method.lambda: unknown key"),
         (METHODS + "initial: [{method.rho: 3.0}]", "initial.0.method.rho: must lie in the searched log_uniform"),
         (METHODS + "initial: [{method.name: asam}]", "initial.0.method.name: must lie in the searched choice"),
+        (
+            "method: {name: sam, rho: {int: [1, 2]}}\nsearch: {method.rho: {int: [1, 3]}}",
+            "method.rho: is searched in the",
+        ),
+        (f"{METHODS}search: {{method.rho: {{int: [1, 3]}}}}", "search.method.rho: is searched with method too"),
+        (f"{METHODS}search: {{method.name: {{choice: [sgd]}}}}", "search.method.name: is searched with method too"),
         (METHODS + "scheduler: {name: pbt}", "pbt needs a searched key that can change while a trial runs"),
     ],
 )
 def test_a_mistake_is_named_where_it_was_written(text: str, message: str) -> None:
     assert message in refusal(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("point", "problem"),
+    [
+        ({"method.rho": 0.2}, "(got 0.2); method.name must say which branch is meant"),
+        ({"method.name": "sgd", "method.rho": 0.2}, "the point's branches do not search it"),
+        ({"method.name": "asam", "method.rho": 0.05}, "or not at this value (got 0.05)"),
+        ({"method.name": "asam", "method.rho": 0.2}, ""),
+        ({"method.name": "sam", "method.rho": 0.05}, ""),
+    ],
+)
+def test_no_key_of_an_initial_point_is_overlooked(point: dict[str, Any], problem: str) -> None:
+    branches = "{name: sam, rho: {log_uniform: [0.01, 0.5]}}, {name: asam, rho: {log_uniform: [0.1, 5]}}, {name: sgd}"
+    text = f"method: {{choice: [{branches}]}}\ninitial: [{json.dumps(point)}]\n"
+    if problem:
+        message = refusal(text)
+        assert "initial.0.method.rho: " in message
+        assert problem in message
+    else:
+        assert len(space(text).tree.encode(point)) == 2
+
+
+def test_a_searched_key_is_searched_otherwise_when_it_is_set() -> None:
+    text = "method: {name: sam, rho: {uniform: [0.1, 0.5]}}\n"
+    changed = space(text).replace({"search.method.rho": {"int": [1, 2]}})
+    assert {key: str(node) for key, node in changed.search.items()} == {"method.rho": "int 1 … 2"}
+    raw = parse_yaml(HEAD + text, "space.yaml")[0]
+    assert SearchSpace.from_dict(raw, {"search.method.rho": {"int": [1, 2]}}).search == changed.search
+
+
+def test_a_name_alone_stands_for_its_section() -> None:
+    short = space("method: {choice: [sgd, {name: sam, rho: {uniform: [0, 1]}}]}\nsampler: random\nscheduler: asha\n")
+    spelt = space(
+        "method: {choice: [{name: sgd}, {name: sam, rho: {uniform: [0, 1]}}]}\n"
+        "sampler: {name: random}\nscheduler: {name: asha}\n"
+    )
+    assert short.model_dump() == spelt.model_dump()
+    assert space("search: {method: {choice: [sgd, sam]}}\n").distributions()[0][0] == "method"
+    assert "method: unknown name 'smm'; did you mean 'sam'?" in refusal("method: smm\n")
+
+
+def test_a_name_may_be_set_in_place_of_its_section() -> None:
+    sgd = space("method: {name: sam, rho: {uniform: [0, 1]}}\n").replace({"method": "sgd", "scheduler": "asha"})
+    assert (sgd.method.name, sgd.scheduler.name, sgd.search) == ("sgd", "asha", {})
+    wide = "name: t\ndata: digits\nmodel: {name: digits_cnn, width: 32}\nmethod: sam\n"
+    assert space("", "model=mlp", head=wide).model.name == "mlp"
+    assert space("", "model=digits_cnn", head=wide).model.width == 32  # as with model.name
 
 
 def test_an_initial_point_must_keep_the_constraints() -> None:

@@ -37,6 +37,8 @@ def test_every_shipped_space_follows_the_schema(name: str) -> None:
         "method: {name: sam, rho: {grid: [0.1, 0.2]}}\nconstraints: ['rho < 1']\nbudget: {seconds: 60}",
         "method: {name: sam}\nobjective: [{metric: val_accuracy}, {metric: sharpness, epochs: 3}]",
         "method: {name: sam}\nobjective: {metric: val_loss, epochs: best}\nsampler: {name: 'a.b:C', options: {n: 3}}",
+        "method: sam\nsampler: random\nscheduler: asha",
+        "method: {choice: [sgd, {name: sam, rho: 0.1}]}",
         "search: {method: {choice: [{name: sgd}]}, training.lr: {uniform: [0.1, 0.2]}}",
     ],
 )
