@@ -52,10 +52,11 @@ def find_space(name_or_path: str) -> Path:
         alike = [path for known, path in spaces.items() if known.rpartition("/")[2] == name]
         if len(alike) == 1:
             return alike[0]
-    looked = " nor ".join(str(Path(name).expanduser().absolute()) for name in names)
+    stem, *stems = (name.removesuffix(".yaml") for name in (names[-1], *spaces))
+    looked = " or ".join(str(Path(name).expanduser().absolute()) for name in names)
     raise SpaceError(
-        f"{name_or_path}: no such search space: neither {looked} exists, nor a built-in space of that name"
-        f"{did_you_mean(names[-1], spaces)}"
+        f"{name_or_path}: no such search space: there is no {looked}, and no built-in space of that name"
+        f"{did_you_mean(stem, stems, '`samtune spaces` lists them')}"
     )
 
 

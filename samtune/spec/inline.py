@@ -180,10 +180,16 @@ def relocate(raw: Mapping[str, Any]) -> Callable[[tuple[str, ...]], tuple[str, .
             keys = (".".join(path[1:end]) for end in range(2, len(path) + 1))
             return path if any(key in written for key in keys) or path[1] not in SECTIONS else path[1:]
         if path[:1] and is_node(raw.get(path[0])) and path[0] in SECTIONS and "choice" not in path:
-            return (path[0], "choice", "0", *path[1:])
+            return (path[0], "choice", str(_first_with(path[1:2], raw[path[0]]["choice"])), *path[1:])
         return path
 
     return author_path
+
+
+def _first_with(keys: tuple[str, ...], options: Any) -> int:
+    """The first option of a choice that has the keys; the first of all where none has."""
+    having = (i for i, option in enumerate(options) if isinstance(option, Mapping) and option.keys() >= set(keys))
+    return next(having, 0)
 
 
 # -- setting keys over what the file says ----------------------------------------------------------------------------

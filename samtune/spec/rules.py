@@ -240,8 +240,18 @@ def _check_layouts(space: SearchSpace) -> None:
         except (ValidationError, ExpressionError):
             continue  # reported by the key's own rule
         except ValueError as error:
-            about_m = "m" in str(error).split()
-            raise broken_rule("method.m" if about_m else "training.batch_size", str(error)) from None
+            key = "method.m" if "m" in str(error).split() else "training.batch_size"
+            raise broken_rule(_where_drawn(space, key, config), str(error)) from None
+
+
+def _where_drawn(space: SearchSpace, key: str, config: Mapping[str, Scalar]) -> str:
+    """The place of the distribution that a value of a configuration is from; the key where it is not searched."""
+    places = [
+        leaf.where
+        for leaf in space.tree.leaves()
+        if leaf.key == key in config and not isinstance(leaf.node, Expr) and leaf.node.contains(config[key])
+    ]
+    return places[0] if places else key
 
 
 def _check_draws(space: SearchSpace) -> None:

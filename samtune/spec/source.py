@@ -127,12 +127,14 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of options when none is near."""
+def did_you_mean(word: str, options: Iterable[str], otherwise: str | None = None) -> str:
+    """`; did you mean 'x'?`, or when none is near, the list of options or what is given for it."""
     options = list(options)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
+    if otherwise is not None:
+        return f"; {otherwise}"
     return f"; valid are {', '.join(options)}" if options else ""
 
 

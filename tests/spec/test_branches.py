@@ -315,6 +315,11 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ),
         ("method: {name: sam, rho: {grid: [0.1]}}\nsampler: {name: tpe}", "method.rho: grid needs sampler grid"),
         ("method: {name: sam, lambda: 0.1}", "space.yaml:4: method.lambda: unknown key"),
+        ("method:\n  choice:\n    - sgd\n    - {name: sam, m: 24}", "space.yaml:7: method.choice.1.m: m must divide"),
+        (
+            "method:\n  choice:\n    - sgd\n    - name: sam\n      m: {choice: [worker, 24]}",
+            "space.yaml:8: method.choice.1.m: m must divide",
+        ),
         (METHODS + "initial: [{method.rho: 3.0}]", "initial.0.method.rho: must lie in the searched log_uniform"),
         (METHODS + "initial: [{method.name: asam}]", "initial.0.method.name: must lie in the searched choice"),
         (
