@@ -11,10 +11,12 @@ from typing import IO
 
 from samtune.errors import one_line
 from samtune.records import Callback, Study, Trial
+from samtune.search.journal import FILE_NAME as JOURNAL
 from samtune.search.lease import RENEW_SECONDS, Lease, LeaseLostError
+from samtune.search.optuna_file import FILE_NAME as OPTUNA
 from samtune.storage import join, read_bytes, write_bytes
 
-JOURNAL, OPTUNA, SPACE = "journal.jsonl", "optuna.journal", "space.yaml"
+SPACE = "space.yaml"
 MIN_PAUSE = 0.5
 RETRY_SECONDS = 5.0
 _MARK = b'{"event": "mirrored", '

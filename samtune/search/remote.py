@@ -15,9 +15,10 @@ from samtune.data.folders import cache_folder
 from samtune.errors import UsageError, one_line
 from samtune.records import Callback, Study
 from samtune.search.folders import StudyFolder, make_folder
+from samtune.search.journal import FILE_NAME as JOURNAL
 from samtune.search.journal import Journal, no_study, parse_journal
 from samtune.search.lease import Lease
-from samtune.search.mirror import JOURNAL, Mirror, fetch, newest_journal
+from samtune.search.mirror import Mirror, fetch, newest_journal
 from samtune.storage import join, open_storage
 
 

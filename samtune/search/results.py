@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 HOPELESS = "every trial failed"
 """Why a search ended that had only failures."""
 
-OPTUNA_FILE = "optuna.journal"
-"""Optuna's own records, in the study's folder; `optuna-dashboard` opens it."""
-
 
 class Results:
     """The trials of a search, the best first.
@@ -111,14 +108,14 @@ class Results:
 
         Raises:
             RunError: its file is not there.
+            UsageError: it is damaged.
         """
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
+        from samtune.search import optuna_file
         from samtune.storage import is_remote, join, read_bytes
 
-        uri = join(self.study.storage_path, OPTUNA_FILE)
+        uri = join(self.study.storage_path, optuna_file.FILE_NAME)
         content = read_bytes(uri)
         if content is None:
             raise RunError(f"study {self.study.name}: {uri} is not there")
@@ -126,12 +123,12 @@ class Results:
 
         name = self.study.name
         if not is_remote(uri):
-            return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(uri)))
+            return optuna.load_study(study_name=name, storage=optuna_file.open_storage(Path(uri)))
         with tempfile.TemporaryDirectory(prefix="samtune-") as folder:
-            path = Path(folder) / OPTUNA_FILE
+            path = Path(folder) / optuna_file.FILE_NAME
             path.write_bytes(content)
             copy = optuna.storages.InMemoryStorage()
-            journal = JournalStorage(JournalFileBackend(str(path)))
+            journal = optuna_file.open_storage(path)
             optuna.copy_study(from_study_name=name, from_storage=journal, to_storage=copy)
         return optuna.load_study(study_name=name, storage=copy)
 

@@ -14,20 +14,17 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from samtune.errors import RunError, UsageError
+from samtune.errors import RunError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.objectives import objectives_of
+from samtune.search.optuna_file import open_storage
 from samtune.search.proposals import WARM_START, GridPoints, draw, random_feasible
 from samtune.search.samplers import build_sampler
 from samtune.spec.samplers import CustomSamplerConfig, GPConfig, GridConfig, QMCConfig, TPEConfig
 from samtune.spec.space import SearchSpace
-
-OPTUNA_JOURNAL = "optuna.journal"
-"""The file of a study's folder that Optuna keeps."""
 
 GRID_DONE = "grid: all its points were tried"
 
@@ -45,13 +42,9 @@ def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are remarks on a sampler's inner life
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
-        try:
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
-        except ValueError as error:
-            raise UsageError(f"{journal}: is damaged ({error}): what the sampler had learned cannot be read") from error
         study = optuna.create_study(
             study_name=name,
-            storage=storage,
+            storage=open_storage(journal),
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
             load_if_exists=True,
         )

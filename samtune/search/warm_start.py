@@ -14,8 +14,9 @@ from samtune.errors import UsageError
 from samtune.records import Scalar, Trial, TrialState
 from samtune.search.folders import study_folder
 from samtune.search.objectives import objectives_of
+from samtune.search.optuna_file import FILE_NAME as OPTUNA_JOURNAL
 from samtune.search.proposals import WARM_START, distributions_of
-from samtune.search.sampler import OPTUNA_JOURNAL, open_study
+from samtune.search.sampler import open_study
 from samtune.spec.distributions import Choice, Distribution
 from samtune.spec.space import SearchSpace
 from samtune.spec.tree import Branches, Expr

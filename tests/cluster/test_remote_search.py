@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from samtune.records import TrialState
 from samtune.search.folders import study_folder
+from samtune.search.journal import FILE_NAME as JOURNAL
 from samtune.search.lease import FILE_NAME as LEASE
-from samtune.search.mirror import JOURNAL
 from samtune.search.results import Results
 from samtune.storage import delete_file, join, read_bytes
 

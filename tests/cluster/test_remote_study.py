@@ -13,7 +13,9 @@ from samtune.errors import UsageError
 from samtune.records import Objective, Study, Trial, TrialState
 from samtune.search import lease, mirror
 from samtune.search.folders import absolute_storage, study_folder
-from samtune.search.mirror import JOURNAL, OPTUNA, Mirror
+from samtune.search.journal import FILE_NAME as JOURNAL
+from samtune.search.mirror import Mirror
+from samtune.search.optuna_file import FILE_NAME as OPTUNA
 from samtune.search.remote import RemoteStudyFolder
 from samtune.storage import join, read_bytes, write_bytes
 

@@ -72,6 +72,14 @@ def test_importances_sum_to_one_and_name_the_key_that_matters(storage: Path) -> 
     assert math.isclose(sum(importances.values()), 1.0)
 
 
+def test_a_damaged_file_of_optuna_is_named(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    file = tmp_path / "digits-1" / "optuna.journal"
+    file.write_text("junk\n" + file.read_text())
+    with pytest.raises(UsageError, match=f"{file}: is damaged"):
+        Results.load("digits-1", tmp_path).importances()
+
+
 def test_importances_of_two_objectives_are_those_of_the_first(tmp_path: Path) -> None:
     make_study(tmp_path, objectives=(Objective(), Objective("sharpness", "min")))
     results = Results.load("digits-1", tmp_path)
