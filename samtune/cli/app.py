@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -79,6 +80,8 @@ def main() -> None:
             raise
         text = one_line(f"{type(error).__name__}: {error}")
         _fail(f"{text} (run again with --debug for the traceback)", 1)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the interpreter's own end is left, in milliseconds
 
 
 def _fail(message: str, code: int) -> None:

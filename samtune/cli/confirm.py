@@ -18,6 +18,7 @@ from samtune.cli.options import (
     Sets,
     StoragePath,
     TrackingUri,
+    answer,
     option,
     stdout_for_json,
 )
@@ -72,8 +73,9 @@ def confirm(
     )
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
-    print_confirmation(console, confirmation, again=shlex.join(["samtune", *sys.argv[1:]]))
-    if json_:
-        print(json.dumps(confirmation.to_dict()))
+    with answer():
+        print_confirmation(console, confirmation, again=shlex.join(["samtune", *sys.argv[1:]]))
+        if json_:
+            print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:
         raise typer.Exit(130 if confirmer.interrupted else 1)

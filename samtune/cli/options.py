@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -17,6 +18,16 @@ def stdout_for_json(as_json: bool) -> Iterator[None]:
     """Sends everything to stderr: Ray prints of processes that died on stdout, which is the JSON object's alone."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
+
+
+@contextmanager
+def answer() -> Iterator[None]:
+    """Where a command that has ended its work says what came of it: Ctrl-C has nothing to stop any more."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:

@@ -27,6 +27,7 @@ from samtune.cli.options import (
     StoragePath,
     SystemMetrics,
     TrackingUri,
+    answer,
     stdout_for_json,
 )
 from samtune.errors import UsageError
@@ -113,9 +114,10 @@ def _search(tuner: Tuner, as_json: bool) -> None:
             results = tuner.fit()
     except SearchFailedError as error:
         failure, results = error, error.results
-    print_summary(console, results.study)
-    if as_json:
-        print(json.dumps(json_summary(results.study)))
+    with answer():
+        print_summary(console, results.study)
+        if as_json:
+            print(json.dumps(json_summary(results.study)))
     if failure is not None:
         raise failure
     if results.interrupted:

@@ -21,6 +21,7 @@ from samtune.cli.options import (
     Sets,
     StoragePath,
     TrackingUri,
+    answer,
     option,
     stdout_for_json,
 )
@@ -80,7 +81,8 @@ def train(
         study = training.folder.read()
         if trial.state is not TrialState.COMPLETED:
             if json_:
-                print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
+                with answer():
+                    print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
             raise typer.Exit(130 if training.interrupted else 1)
         shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
@@ -91,6 +93,7 @@ def train(
             earlier = run(chosen, f"{name}-{number}", None)
             chosen = chosen.replace({"data.relabel": weights_file(earlier)})
         study = run(chosen, name, register)
-    print_loading(console, weights_file(study))
-    if json_:
-        print(json.dumps({**json_summary(study), "weights": weights_file(study)}))
+    with answer():
+        print_loading(console, weights_file(study))
+        if json_:
+            print(json.dumps({**json_summary(study), "weights": weights_file(study)}))

@@ -53,10 +53,10 @@ class Lease:
             raise self._refused(held or {})
 
     def renew(self) -> None:
-        """Raises LeaseLostError where another driver has taken it."""
+        """Raises LeaseLostError where another driver has taken it, and perhaps given it back already."""
         held = self._read()
-        if held is not None and held["owner"] != self.owner:
-            raise LeaseLostError(f"{_who(held)} has taken the study over")
+        if held is None or held["owner"] != self.owner:
+            raise LeaseLostError(f"{_who(held or {})} has taken the study over")
         self._write()
 
     def release(self) -> None:

@@ -51,7 +51,7 @@ class Mirror(Callback):
         self._local, self._uri, self._lease, self._lock = local, uri, lease, lock
         self._say, self._stop, self._patience = say, stop, patience
         self._changed, self._closing = threading.Event(), threading.Event()
-        self._renewed_at, self._failing = time.monotonic(), False
+        self._renewed_at, self._failing = time.time(), False
         self._sent = self._given_up = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
@@ -118,9 +118,9 @@ class Mirror(Callback):
         send(self._local, self._uri)
 
     def _renew(self) -> None:
-        if time.monotonic() - self._renewed_at >= RENEW_SECONDS:
+        if time.time() - self._renewed_at >= RENEW_SECONDS:  # the monotonic clock stands still while a machine sleeps
             self._lease.renew()
-            self._renewed_at = time.monotonic()
+            self._renewed_at = time.time()
 
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:

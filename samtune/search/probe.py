@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from samtune.errors import UsageError, one_line
 from samtune.storage import delete_file, is_remote, join, read_bytes, write_bytes
 
+_PATIENCE = 30.0  # seconds, for nodes that answer late once one has said no
+
 
 def check_storage(storage: str, nodes: Iterable[str]) -> None:
     """Has every node read what is written here, and write what is read here.
@@ -43,6 +45,7 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
                 hint = "" if is_remote(storage) else "; on several nodes it must be s3://…, gs://… or a shared folder"
                 raise UsageError(f"--storage-path {storage}: node {addresses[node]} {problem}{hint}")
     finally:
+        ray.wait(list(answers.values()), num_returns=len(answers), timeout=_PATIENCE)  # none shall write after this
         for file in (here, *(join(storage, f"{name}-{node}") for node in answers)):
             delete_file(file)
 

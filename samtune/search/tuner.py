@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -322,7 +323,9 @@ class Tuner:
         """The first Ctrl-C ends the search in order, the second without waiting for the workers, the third at once."""
         self._interrupted, self._stop = True, self._stop or INTERRUPTED
         if count == 1:
-            self._say("interrupted: stopping the workers (once more to stop them at once)")
+            # In a thread: the line that this interrupts may be in the middle of a display, and hold its lock.
+            message = "interrupted: stopping the workers (once more to stop them at once)"
+            threading.Thread(target=self._say, args=(message,), daemon=True).start()
         elif count > 2:
             raise KeyboardInterrupt
         elif self._pool is not None:  # else no worker runs yet, or none any more

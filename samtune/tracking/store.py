@@ -95,10 +95,11 @@ class Store:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self._is_new = False
-        _check_reachable(uri)
+        _make_folder(uri)
         _set_http("connect")
         try:
             with suppress_logs_in_thread(), _alone(uri):
+                _check_reachable(uri)
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
@@ -303,6 +304,17 @@ def _alone(uri: str) -> Iterator[None]:
         lock.release()
 
 
+def _make_folder(uri: str) -> None:
+    """Makes the folder of a sqlite file."""
+    if path := sqlite_path(uri):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(uri, path, error) from error
+        if not os.access(path.parent, os.W_OK):
+            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
+
+
 def _check_reachable(uri: str) -> None:
     """Finds in time what MLflow would retry for 100 seconds: a database that cannot be opened."""
     if path := sqlite_path(uri):
@@ -319,18 +331,19 @@ def _check_reachable(uri: str) -> None:
 
 def _check_sqlite(uri: str, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
         connection = sqlite3.connect(path, timeout=CONNECT_SECONDS)
         try:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
         finally:
             connection.close()
-    except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}") from error
+    except sqlite3.Error as error:
+        raise _unusable(uri, path, error) from error
+
+
+def _unusable(uri: str, path: Path, error: Exception) -> TrackingError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}")
 
 
 def _connect_error(uri: str, error: MlflowException) -> TrackingError:

@@ -6,7 +6,10 @@ same backend's functions are called by name on the workers, where torch is neede
 
 from __future__ import annotations
 
+import os
 import uuid
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import ray
@@ -23,6 +26,7 @@ from samtune.workers.loop import GROUP_LIFE
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
 _UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # `TorchConfig`'s
 
 
 class GroupTrainer(DataParallelTrainer):
@@ -75,32 +79,53 @@ class LazyTorchBackend(Backend):
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        from ray.train._internal.utils import get_address_and_port
-
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
-        address, port = worker_group.execute_single(0, get_address_and_port)
         size, life = len(worker_group), uuid.uuid4().hex
-        arguments = (backend, address, port, life)
+        # All at once, since each imports torch; the address is rank 0's.
+        (address, *_) = ray.get([worker_group.execute_single_async(i, _open_store, i) for i in range(size)])
+        arguments = (backend, address, life)
         ray.get([worker_group.execute_single_async(i, _join, *arguments, i, size) for i in range(size)])
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        ray.get(worker_group.execute_async(_leave), timeout=5)
+        # Workers that do not answer are ended in any case; the error would end the group for good.
+        with suppress(ray.exceptions.GetTimeoutError):
+            ray.get(worker_group.execute_async(_leave), timeout=5)
 
 
-def _join(backend: str, address: str, port: int, life: str, rank: int, size: int) -> None:
+_store: Any = None
+"""On rank 0's worker: the store through which the ranks meet."""
+
+
+def _open_store(rank: int) -> tuple[str, int]:
+    """On a worker: imports torch; rank 0 serves the store. Another process may take a port that is only looked for."""
+    import torch.distributed as dist
+
+    global _store
+    address = ray.util.get_node_ip_address()
+    if rank > 0:
+        return address, 0
+    _store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    return address, _store.port
+
+
+def _join(backend: str, address: tuple[str, int], life: str, rank: int, size: int) -> None:
     """On a worker: what `TorchConfig`'s backend does there; and the name of this life of the group."""
-    import os
-
+    import torch.distributed as dist
     from ray.train.torch import config
 
+    host, port = address
     os.environ[GROUP_LIFE] = life
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
     config._set_torch_distributed_env_vars()
-    config._setup_torch_process_group(backend, rank, size, init_method="env://")
+    store = _store if rank == 0 else dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
 
 
 def _leave() -> None:
     import torch.distributed as dist
 
+    global _store
     if dist.is_initialized():
         dist.destroy_process_group()
+    _store = None
