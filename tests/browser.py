@@ -36,6 +36,7 @@ def open_page(url: str, *, width: int, dark: bool = False) -> Iterator[tuple[Pag
         page.on("console", lambda message: problems.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("request", lambda request: problems.append(f"request: {request.url[:200]}"))
+        page.set_default_timeout(180_000)  # milliseconds
         page.goto(url)
         problems.remove(f"request: {url.partition('#')[0][:200]}")
         yield page, problems

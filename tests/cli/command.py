@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run_samtune(
-    *arguments: str, cwd: Path, timeout: float = 300, env: dict[str, str] | None = None
+    *arguments: str, cwd: Path, timeout: float = 550, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs `samtune` to its end; stdout and stderr as text."""
     return subprocess.run(
@@ -39,7 +40,15 @@ def ray_processes() -> set[int]:
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
         if "ray::" in command or "raylet" in command or "gcs_server" in command:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if _MARK.items() <= process.environ().items():
                     found.add(process.pid)
     return found
+
+
+def wait_for_no_ray_process() -> None:
+    """Ray's processes end on their own when their raylet does; they need a moment to notice."""
+    deadline = time.time() + 60
+    while left := ray_processes():
+        assert time.time() < deadline, f"Ray processes were left behind: {left}"
+        time.sleep(0.2)

@@ -32,7 +32,7 @@ def descendants(process: subprocess.Popen[str], title: str) -> list[int]:
 @pytest.mark.slow
 def test_a_killed_trainable_loses_no_trial_and_keeps_the_workers_warm(tmp_path: Path) -> None:
     log = tmp_path / "stderr"
-    arguments = ["search", "--space", "digits.yaml", "--num-trials", "6", "--name", "study", "--json"]
+    arguments = ["search", "--space", "digits.yaml", "--num-trials", "12", "--name", "study", "--json"]
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*SAMTUNE, *arguments, "--num-workers", "1", "--max-concurrent", "1"],
@@ -66,9 +66,9 @@ def test_a_killed_trainable_loses_no_trial_and_keeps_the_workers_warm(tmp_path: 
         assert process.stdout is not None
         process.stdout.close()
     assert process.returncode == 0, log.read_text()
-    assert json.loads(stdout)["num_completed"] == 6
+    assert json.loads(stdout)["num_completed"] == 12
     study = read_journal(tmp_path / "samtune-results" / "study")
-    assert [trial.number for trial in study] == list(range(6))
-    assert study.count(TrialState.COMPLETED) == 6
+    assert [trial.number for trial in study] == list(range(12))
+    assert study.count(TrialState.COMPLETED) == 12
     assert all([m["epoch"] for m in trial.history] == list(range(1, 13)) for trial in study)
     assert "Traceback" not in log.read_text()

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from command import CLEAN, SAMTUNE, ray_processes, run_samtune
+from command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -92,7 +92,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Search:
     folder = tmp_path_factory.mktemp("digits")
     done = run_samtune("search", "--space", "digits.yaml", "--name", "first", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert ray_processes() == set()
+    wait_for_no_ray_process()
     assert sorted(p.name for p in folder.iterdir()) == ["samtune-results"]
     return Search.load(done)
 
@@ -190,10 +190,10 @@ Moment = tuple[str, str, int]
 
 def interrupt(folder: Path, *moments: Moment) -> Interrupted:
     """Starts a long search and interrupts it at each moment: when a file has a text so many times."""
-    log = folder / STDERR
+    log, limits = folder / STDERR, ("--num-trials", "500", "--max-concurrent", "1")
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "500", "--name", "cut", "--json"],
+            [*SAMTUNE, "search", "--space", "digits.yaml", *limits, "--name", "cut", "--json"],
             cwd=folder,
             env=CLEAN,
             stdout=subprocess.PIPE,
@@ -216,10 +216,7 @@ def interrupt(folder: Path, *moments: Moment) -> Interrupted:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    deadline = time.time() + 30
-    while ray_processes():
-        assert time.time() < deadline, "Ray processes were left behind"
-        time.sleep(0.2)
+    wait_for_no_ray_process()
     return Interrupted(process.returncode, stdout, log.read_text())
 
 
@@ -268,7 +265,7 @@ def test_a_trial_that_fails_harms_no_other_under_any_scheduler(tmp_path: Path, s
 
 def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path: Path) -> None:
     done = run_samtune(
-        *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1"),
+        *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1", "--max-concurrent", "2"),
         *("--set", "training.lr=1e30", "--set", "training.momentum=0", "--set", "data.num_train=200"),
         cwd=tmp_path,
     )

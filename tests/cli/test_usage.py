@@ -82,7 +82,7 @@ def test_a_dry_run_as_json_is_one_object(samtune: Run) -> None:
         ((*DIGITS, "--set", "method.m=24"), "24"),
         ((*DIGITS, "--set", "training.batch_size=63"), "63"),
         ((*DIGITS, "--set", "training.batch_size=4096"), "must not exceed the training examples (4096 > "),
-        ((*DIGITS, "--num-workers", "32", "--set", "training.batch_size=64"), "can never be placed"),
+        ((*DIGITS, "--set", "resources.cpus_per_worker=100000"), "can never be placed"),
         ((*DIGITS, "--num-trials", "0"), "num_trials: must be greater than or equal to 1 (got 0)"),
         ((*DIGITS, "--storage-path", "s3://bucket/x"), "--storage-path s3://bucket/x"),
         (("search", "--space", "cifar.yaml"), "data"),

@@ -110,7 +110,7 @@ def test_a_working_day_on_ray_up(work: Path) -> None:
     write_space(work)
     day = [*UNSHARE, "bash", str(Path(__file__).with_name("loopback.sh")), str(work), sys.executable]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
-    done = subprocess.run(day, env=clean, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(day, env=clean, capture_output=True, text=True, timeout=550)
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     summary = json.loads((work / "home" / "search.json").read_text())

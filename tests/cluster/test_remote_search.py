@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from waiting import wait_after
 
 from samtune.records import TrialState
 from samtune.search.folders import study_folder
@@ -41,21 +43,24 @@ def test_a_killed_search_goes_on_from_another_machine_with_what_is_in_s3(
     where = ("--storage-path", s3, "--address", "local")
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     command = [*SAMTUNE, "search", "--space", "digits.yaml", "--num-trials", "3", "--name", "study", *where, *SMALL]
-    command += ["--num-workers", "1", "--max-concurrent", "1", "--tracking-uri", tracking]
+    gate, waiting = wait_after(here, epochs=6 + 3)  # in the second trial
+    command += ["--num-workers", "1", "--max-concurrent", "1", "--tracking-uri", tracking, *waiting]
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(
             command, cwd=here, env=clean_environment(here / "cache"), stdout=log, stderr=log, start_new_session=True
         )
     journal = join(s3, "study", JOURNAL)
     deadline = time.time() + 120
-    while (read_bytes(journal) or b"").count(b'"epoch"') < 8:  # in the second trial
+    while (read_bytes(journal) or b"").count(b'"event": "epoch"') < 6 + 2:
         assert driver.poll() is None, (tmp_path / "log").read_text()
         assert time.time() < deadline
         time.sleep(0.05)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
+    gate.unlink()
     before = study_folder(s3, "study").read()
-    assert before.count(TrialState.COMPLETED) >= 1
+    assert [trial.state for trial in before] == [TrialState.COMPLETED, TrialState.RUNNING]
+    shutil.copy(here / "waits.py", there)
 
     resume = [*SAMTUNE, "search", "--resume", "study", *where, "--json"]
     environment = clean_environment(there / "cache")

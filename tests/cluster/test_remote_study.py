@@ -166,8 +166,9 @@ def test_two_drivers_are_refused_here_and_there(s3: str, tmp_path: Path, monkeyp
     Driver(s3).tell("on_study_end")
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
 def test_a_stale_lease_is_taken_over_and_the_old_driver_stops(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
     first = Driver(s3)
     first.run_trial(0)
@@ -175,12 +176,15 @@ def test_a_stale_lease_is_taken_over_and_the_old_driver_stops(
     monkeypatch.setattr(lease, "STALE_SECONDS", 0.0)
     second = Driver(s3, monkeypatch, tmp_path / "another machine")
     second.run_trial(1)
+    if has_ended:
+        second.tell("on_study_end")
     monkeypatch.setattr(mirror, "RENEW_SECONDS", 0.0)
     first.run_trial(7)
     wait_for(lambda: bool(first.stopped))
     assert "has taken the study over" in first.stopped[0]
     first.tell("on_study_end")
-    second.tell("on_study_end")
+    if not has_ended:
+        second.tell("on_study_end")
     assert trials_at(s3) == [0, 1]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,10 +47,9 @@ def test_a_confirmation_that_was_killed_goes_on_and_its_model_loads_anywhere(tmp
     )
     assert driver.stderr is not None
     with driver.stderr:
-        for line in driver.stderr:
-            if "trial 2 completed" in line:
-                driver.send_signal(signal.SIGKILL)
-                break
+        completed = (line for line in driver.stderr if re.search(r"trial \d+ completed", line))
+        assert len(list(itertools.islice(completed, 3))) == 3
+        driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert driver.returncode == -signal.SIGKILL
     time.sleep(1.0)  # Ray's processes notice that their driver is gone

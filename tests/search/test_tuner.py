@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,28 @@ def test_a_callback_can_stop_the_search(tmp_path: Path) -> None:
     assert 2 <= len(results) < 100
     assert all(trial.state.is_final for trial in results)
     assert results.study.count(TrialState.COMPLETED) >= 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_a_line_does_not_wait_for_it(tmp_path: Path) -> None:
+    class Display(Callback):
+        def __init__(self) -> None:
+            self.lock, self.said = threading.Lock(), [""]
+
+        def on_trial_end(self, study: Study, trial: Trial) -> None:
+            with self.lock:
+                signal.raise_signal(signal.SIGINT)
+
+        def on_status(self, study: Study, message: str) -> None:
+            assert self.lock.acquire(timeout=30), "the line that was interrupted cannot end before this one"
+            self.said.append(message)
+            self.lock.release()
+
+    display = Display()
+    results = search(tmp_path, "cut", display, num_trials=20)
+    assert results.interrupted
+    assert results.study.count(TrialState.COMPLETED) == 1
+    assert any(line.startswith("interrupted: stopping the workers") for line in display.said)
 
 
 @pytest.mark.slow

@@ -53,8 +53,8 @@ class TestPlain:
         lines = output.getvalue().splitlines()
         assert len(lines) == 4  # the study, and one for each trial, however narrow the terminal
         assert re.fullmatch(
-            r"\[0:00\] trial 1 completed  val_accuracy 0\.9778  rho=0\.0512 lr=1\.2e-03  0\.0s  "
-            r"best so far  2/4, 0:00 left",
+            r"\[0:0\d\] trial 1 completed  val_accuracy 0\.9778  rho=0\.0512 lr=1\.2e-03  0\.0s  "
+            r"best so far  2/4, 0:0\d left",
             lines[2],
         )
         assert "trial 2 pruned" in lines[3]
@@ -117,7 +117,7 @@ class TestLive:
         assert re.search(r"1 +pruned +0\.5000 +0\.3 ", text)
         assert re.search(r"2 +running +0\.8000 +0\.0512 +1\.2e-03 +5/10", text)
         assert "best  0.9778  trial 0  rho=0.0512 lr=1.2e-03" in text
-        assert re.search(r"2/4 trials  0:00  0:0\d left", text)
+        assert re.search(r"2/4 trials  0:0\d  0:0\d left", text)
 
     @pytest.mark.parametrize("height", [10, 15, 24, 50])
     def test_it_never_outgrows_the_terminal(self, search: Search, live: LiveDisplay, height: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,12 +46,15 @@ def runs(study: Study, server_port: int) -> dict[str, tuple[str, int]]:
     }
 
 
-def wait_until_written(study: Study, server_port: int, name: str) -> None:
-    for _ in range(300):
-        if name in runs(study, server_port):
-            return
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, f"not within a minute: {what}"
         time.sleep(0.1)
-    pytest.fail(f"{name} does not appear on the server")
+
+
+def wait_until_written(study: Study, server_port: int, name: str) -> None:
+    wait_until(lambda: name in runs(study, server_port), f"{name} appears on the server")
 
 
 def test_a_search_on_a_server(
@@ -80,13 +84,12 @@ def test_nothing_is_lost_while_the_server_is_away(
     run_epoch(study, before, [tracker], 0.5)
     wait_until_written(study, server_port, "trial 000")
     gate.shut()
-    started = time.monotonic()
     run_epoch(study, before, [tracker], 0.6)
     end_trial(study, before, [tracker])
     for _ in range(3):
         run_trial(study, [tracker], [0.5, 0.6, 0.7])
-    assert time.monotonic() - started < 2  # the search does not wait for the server, which stays away for longer
-    time.sleep(2.5)
+    # The search was here before the server was back: it does not wait for it.
+    wait_until(lambda: bool(messages), "the user is told")
     gate.is_open = True
     end_study(study, [tracker])
     assert runs(study, server_port) == {
@@ -108,10 +111,7 @@ def test_an_answer_that_is_lost_makes_no_second_run(
     tracker.on_study_start(study)
     gate.lose_answers_to = b"/runs/create"
     run_trial(study, [tracker], [0.5])
-    for _ in range(100):
-        if gate.num_lost:
-            break
-        time.sleep(0.1)
+    wait_until(lambda: gate.num_lost > 0, "an answer is lost")
     gate.lose_answers_to = None
     end_study(study, [tracker])
     assert gate.num_lost == 1
@@ -129,7 +129,7 @@ def test_the_end_waits_a_bounded_time_and_says_what_is_unsent_which_a_resume_sen
     gate.shut()
     run_trial(study, [tracker], [0.6])
     end_study(study, [tracker])  # returns, although the server stays away
-    assert re.fullmatch(r"writing the last [23] runs to MLflow", messages[-2])
+    assert any(re.fullmatch(r"writing the last [23] runs to MLflow", message) for message in messages)
     assert set(tracker.unsent) >= {"trial 001", "digits-1"}
     assert "not completely written to MLflow" in messages[-1]
     assert "trial 001" in messages[-1]

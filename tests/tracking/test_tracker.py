@@ -292,10 +292,9 @@ def test_a_trial_is_in_the_store_while_the_search_runs(
     tracker.on_study_start(study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.5)
-    for _ in range(100):
-        runs = children(client, study)
-        if runs and runs[0].data.metrics:
-            break
+    deadline = time.monotonic() + 60
+    while not ((runs := children(client, study)) and runs[0].data.metrics):
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     assert runs[0].info.status == "RUNNING"
     assert runs[0].data.metrics["val_accuracy"] == 0.5

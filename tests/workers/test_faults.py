@@ -84,10 +84,14 @@ def test_a_killed_mailbox_loses_no_trial(client: Client) -> None:
 
 def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(client: Client) -> None:
     hold_at_epoch_3(client, "killer", seed=40)
+    gone: set[int] = set()
     for _ in range(3):  # max_failures is 2
-        restarts = num_restarts(client)
-        os.kill(min(worker_pids()), signal.SIGKILL)
-        deadline = time.time() + 60
+        restarts, deadline = num_restarts(client), time.time() + 60
+        while not (new := worker_pids() - gone):  # those of before may not have ended yet
+            assert time.time() < deadline
+            time.sleep(0.1)
+        gone |= worker_pids()
+        os.kill(min(new), signal.SIGKILL)
         while num_restarts(client) == restarts:
             assert time.time() < deadline
             time.sleep(0.1)

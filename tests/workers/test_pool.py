@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
+import ray
 from driver import Client, spec, worker_pids
 
 from samtune.workers.group import WorkerPool
@@ -24,6 +26,8 @@ def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         storage_path=str(tmp_path_factory.mktemp("pool")),
     )
     pool.start()
+    while sum("ready_at" in group for group in ray.get(pool.mailbox.usage.remote()).values()) < 2:
+        time.sleep(0.1)
     yield pool
     assert pool.close(timeout=60), "the groups did not end with their loops"
 
@@ -62,12 +66,17 @@ def test_workers_stay_the_same_processes_from_trial_to_trial(client: Client) -> 
 
 def test_a_trial_that_cannot_be_built_fails_with_its_traceback_and_the_next_one_runs(client: Client) -> None:
     # 400 examples cannot fill this batch: only the workers see that.
+    before = worker_pids()
     bad = client.run("bad", spec(training__batch_size=1024))
     assert bad.outcome is Outcome.FAILED
     assert bad.failure is not None
     assert "batch_size must not exceed the training examples" in bad.failure.error
     assert "Traceback" in bad.failure.traceback
     assert client.run("good", spec(seed=3)).outcome is Outcome.COMPLETED
+    deadline = time.monotonic() + 60
+    while len(now := worker_pids()) != 4 or len(now & before) != 2:  # its group gets new workers
+        assert time.monotonic() < deadline, (before, now)
+        time.sleep(0.1)
 
 
 def test_a_diverging_trial_fails_with_the_reason_and_keeps_its_workers(client: Client) -> None:
@@ -78,4 +87,4 @@ def test_a_diverging_trial_fails_with_the_reason_and_keeps_its_workers(client: C
     assert bad.failure is not None
     assert bad.failure.error.startswith("diverged: train_loss is ")
     assert client.run("calm", spec(seed=5)).outcome is Outcome.COMPLETED
-    assert before <= worker_pids()  # the group of the trial before may just be getting new ones
+    assert worker_pids() == before
