@@ -50,6 +50,10 @@ class LiveDisplay(Callback):
         if self._tally:
             self._tally.start(trial)
 
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if self._tally:
+            self._tally.epoch()
+
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         if self._tally:
             self._tally.end(trial)

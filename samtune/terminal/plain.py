@@ -37,6 +37,8 @@ class PlainDisplay(Callback):
             self._tally.start(trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if self._tally:
+            self._tally.epoch()
         if time.monotonic() - self._spoken_at.get(trial.id, 0.0) >= HEARTBEAT_SECONDS:
             self._spoken_at[trial.id] = time.monotonic()
             value = metrics.get(study.objective.metric)

@@ -18,22 +18,25 @@ class Tally:
         """The ended trials, the best first."""
         self.ended: list[Trial] = []
         """The ended trials in the order in which they ended."""
-        self._started_at: float | None = None  # the first trial: before it, workers start
-        self._ended_before = 0
+        self._first: tuple[float, float] | None = None  # when the first epoch had ended, and how many trials were done
         for trial in list(study):  # a search that is resumed
             if trial.state.is_final:
                 self.end(trial)
-        self._ended_before = len(self.ended)
+        self._first = None
 
     def start(self, trial: Trial) -> None:
-        if self._started_at is None:
-            self._started_at = time.time()
         self.running[trial.id] = trial
+
+    def epoch(self) -> None:
+        """An epoch has ended. The pace is counted from the first on: before it, workers start."""
+        if self._first is None:
+            self._first = (time.time(), self._done())
 
     def end(self, trial: Trial) -> None:
         self.running.pop(trial.id, None)
         bisect.insort(self.ranked, trial, key=self._rank)
         self.ended.append(trial)
+        self.epoch()  # a trial may have none
 
     def _rank(self, trial: Trial) -> tuple[float, ...]:
         """Where the first objective ties, the next decides: so the first is on the Pareto front."""
@@ -55,16 +58,19 @@ class Tally:
     @property
     def fraction(self) -> float:
         """How much of the search is done, from 0 to 1, counting epochs of running trials."""
-        return min((len(self.ended) + self._partial()) / self.study.num_trials, 1.0)
+        return min(self._done() / self.study.num_trials, 1.0)
 
-    def _partial(self) -> float:
-        return sum(min(len(t.history) / max(t.num_epochs, 1), 1.0) for t in list(self.running.values()))
+    def _done(self) -> float:
+        """Trials that have ended, and the parts of those that run."""
+        parts = (min(len(t.history) / max(t.num_epochs, 1), 1.0) for t in list(self.running.values()))
+        return len(self.ended) + sum(parts)
 
     @property
     def seconds_left(self) -> float | None:
         """An estimate from the pace so far; None as long as there is none."""
-        done = len(self.ended) - self._ended_before + self._partial()
-        if self._started_at is None or done < 0.25:
+        if self._first is None:
             return None
-        left = max(self.study.num_trials - len(self.ended) - self._partial(), 0.0)
-        return (time.time() - self._started_at) / done * left
+        done, (first_at, first_done) = self._done(), self._first
+        if done - first_done < 0.25:
+            return None
+        return (time.time() - first_at) / (done - first_done) * max(self.study.num_trials - done, 0.0)

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from searches import Search
 
-from samtune.records import Objective, TrialState
+import samtune.terminal.tally
+from samtune.records import Objective, Trial, TrialState
 from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
 from samtune.terminal.tally import Tally
 
@@ -166,3 +167,35 @@ def test_the_best_so_far_is_on_the_pareto_front(search: Search) -> None:
     assert tally.best is not None
     assert tally.best.number == 1
     assert search.study.best is tally.best
+
+
+def test_the_time_left_is_that_of_the_pace_since_the_first_epoch(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Tally(search.study)
+    clock = 0.0
+    monkeypatch.setattr(samtune.terminal.tally.time, "time", lambda: clock)
+
+    def after(seconds: float, trial: Trial) -> float | None:
+        nonlocal clock
+        clock += seconds
+        search.epoch(trial, 0.5)
+        tally.epoch()
+        return tally.seconds_left
+
+    tally.start(first := search.start())
+    assert after(100.0, first) is None  # workers start, and the first epoch
+    assert after(1.0, first) is None
+    assert after(1.0, first) is None
+    assert after(1.0, first) == pytest.approx(36.0)  # 3 of 10 epochs in 3 s: 3.6 of the 4 trials are left
+    tally.end(search.end(first))  # stopped early
+    assert tally.seconds_left == pytest.approx(3.0 / 0.9 * 3)
+    again = Tally(search.study)
+    assert again.seconds_left is None
+    again.start(second := search.start())
+    search.epoch(second, 0.5)
+    again.epoch()
+    clock += 1.0
+    for _ in range(4):
+        search.epoch(second, 0.5)
+    assert again.seconds_left == pytest.approx(1.0 / 0.4 * 2.5)  # one trial is done, half of another
