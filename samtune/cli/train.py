@@ -57,6 +57,7 @@ def train(
     from samtune.confirm.training import Training, default_name
     from samtune.records import Study, TrialState
     from samtune.search.folders import weights_file
+    from samtune.search.tuner import OPTIONS
     from samtune.spec.space import SearchSpace
     from samtune.terminal import json_summary, make_console, make_display
     from samtune.terminal.confirmed import print_loading
@@ -64,7 +65,9 @@ def train(
 
     console = make_console(stderr=json_)
     changes = {"resources.num_workers": num_workers, "seed": seed}
-    chosen = SearchSpace.from_yaml(space, set_ or []).replace({k: v for k, v in changes.items() if v is not None})
+    chosen = SearchSpace.from_yaml(space, set_ or []).replace(
+        {k: v for k, v in changes.items() if v is not None}, OPTIONS
+    )
     name = name or default_name(chosen)
 
     def run(chosen: SearchSpace, name: str, register: str | None) -> Study:

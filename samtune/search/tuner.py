@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from samtune.workers.group import WorkerPool
 
 INTERRUPTED = "interrupted"
+OPTIONS = {
+    "num_trials": "--num-trials",
+    "resources.num_workers": "--num-workers",
+    "max_concurrent": "--max-concurrent",
+    "seed": "--seed",
+}
+"""The arguments of a search that are keys of its space, and how the command line calls them."""
 
 
 class Tuner:
@@ -91,7 +98,8 @@ class Tuner:
             "training.metrics": None if metrics is None else [name_part(metric, "metric") for metric in metrics],
         }
         space = _as_space(space)
-        self.space = located(space).replace({key: value for key, value in changes.items() if value is not None})
+        changes = {key: value for key, value in changes.items() if value is not None}
+        self.space = located(space).replace(changes, OPTIONS)
         self.name = name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.folder = study_folder(storage_path, self.name)
         self.tracking_uri = (

@@ -55,18 +55,24 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 class Source:
     """Where a configuration came from: a name for messages, and the line of each key in the file.
 
-    `overrides` are the dotted keys that were set over what the file says: no line of it is to blame for them.
+    `overrides` are the dotted keys that were set over what the file says: no line of it is to blame for them. What was
+    not set with `--set` but with an option of its own is in `options`, by key.
     """
 
     name: str
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
     relocate: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple
     """From the path of a value in what is validated to its path in what was written."""
 
     def overridden_by(self, keys: Iterable[str]) -> Source:
         """The same source with dotted keys set over it."""
         return replace(self, overrides=(*self.overrides, *keys))
+
+    def with_options(self, options: Mapping[str, str]) -> Source:
+        """The same source, with the options that stand for keys that are set over it."""
+        return replace(self, options={**self.options, **options})
 
     def written_as(self, relocate: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Source:
         """The same source for a form of it whose paths `relocate` takes back to those in the file."""
@@ -77,7 +83,8 @@ class Source:
         path = tuple(key.split(".")) if isinstance(key, str) else tuple(str(part) for part in key)
         path = self.relocate(path)
         if any(".".join(path[:n]) in self.overrides for n in range(1, len(path) + 1)):
-            return SpaceError(f"{self.name} with --set {'.'.join(path)}: {problem}")
+            key = ".".join(path)
+            return SpaceError(f"{self.name} with {self.options.get(key, f'--set {key}')}: {problem}")
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
         where = self.name if line is None else f"{self.name}:{line}"
         return SpaceError(f"{where}: {'.'.join(path)}: {problem}" if path else f"{where}: {problem}")

@@ -293,15 +293,20 @@ class SearchSpace(Config):
             names = list(searched.extremes()) if searched else [getattr(getattr(self, section), "name", None)]
         return list(dict.fromkeys(key for n in names for cls in classes_of(section, n) for key in fields_of(cls)))
 
-    def replace(self, changes: Mapping[str, Any]) -> Self:
+    def replace(self, changes: Mapping[str, Any], options: Mapping[str, str] | None = None) -> Self:
         """A copy with dotted keys changed, validated anew. A searched key that is set is no longer searched.
+
+        Args:
+            options: key -> the option of the command line that stands for it, for messages.
 
         Raises:
             SpaceError: the changed space breaks a rule.
         """
         if not changes:
             return self
-        return type(self).from_dict(self.model_dump(exclude_unset=True), changes, source=self._source)
+        return type(self).from_dict(
+            self.model_dump(exclude_unset=True), changes, source=self._source.with_options(options or {})
+        )
 
     # -- text --------------------------------------------------------------------------------------------------------
 
