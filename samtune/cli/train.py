@@ -64,10 +64,9 @@ def train(
     from samtune.text import format_metric
 
     console = make_console(stderr=json_)
-    changes = {"resources.num_workers": num_workers, "seed": seed}
-    chosen = SearchSpace.from_yaml(space, set_ or []).replace(
-        {k: v for k, v in changes.items() if v is not None}, OPTIONS
-    )
+    given = {"resources.num_workers": num_workers, "seed": seed}
+    changes = {key: value for key, value in given.items() if value is not None}
+    chosen = SearchSpace.from_yaml(space, set_ or []).replace(changes, OPTIONS)
     name = name or default_name(chosen)
 
     def run(chosen: SearchSpace, name: str, register: str | None) -> Study:
