@@ -55,8 +55,12 @@ class Lease:
     def renew(self) -> None:
         """Raises LeaseLostError where another driver has taken it, and perhaps given it back already."""
         held = self._read()
-        if held is None or held["owner"] != self.owner:
-            raise LeaseLostError(f"{_who(held or {})} has taken the study over")
+        if held is None:
+            raise LeaseLostError(
+                f"{FILE_NAME} is gone: another driver has taken the study over, or somebody deleted it"
+            )
+        if held["owner"] != self.owner:
+            raise LeaseLostError(f"{_who(held)} has taken the study over")
         self._write()
 
     def release(self) -> None:

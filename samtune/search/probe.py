@@ -44,8 +44,10 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
             if problem:
                 hint = "" if is_remote(storage) else "; on several nodes it must be s3://…, gs://… or a shared folder"
                 raise UsageError(f"--storage-path {storage}: node {addresses[node]} {problem}{hint}")
+    except UsageError:
+        ray.wait(list(answers.values()), num_returns=len(answers), timeout=_PATIENCE)  # the others are about to write
+        raise
     finally:
-        ray.wait(list(answers.values()), num_returns=len(answers), timeout=_PATIENCE)  # none shall write after this
         for file in (here, *(join(storage, f"{name}-{node}") for node in answers)):
             delete_file(file)
 

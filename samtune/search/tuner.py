@@ -113,6 +113,7 @@ class Tuner:
         self._earlier: Study | None = None
         self._warm: list[Earlier] = []
         self._stop: str | None = None
+        self._is_over = False
         self._interrupted = False
         self._pool: WorkerPool | None = None
         self._relay: EventRelay | None = None
@@ -120,7 +121,10 @@ class Tuner:
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
         self._check_new()
-        self._load_warm_start()
+        if self._earlier is None and self.space.warm_start:
+            from samtune.search.warm_start import check_earlier
+
+            check_earlier(self.space, self.folder.storage, self.tracking_uri)
         return make_plan(self.space, [local_node()])
 
     def stop(self, reason: str = "stopped") -> None:
@@ -245,7 +249,7 @@ class Tuner:
                 stop_reason=lambda: self._stop,
                 num_placed=lambda: watch.num_placed,
             )
-            self._stop = reason or self._stop
+            self._stop, self._is_over = reason or self._stop, True
 
     def _make_pool(self, plan: Plan, study: Study) -> WorkerPool:
         from samtune.workers.group import WorkerPool
@@ -329,15 +333,16 @@ class Tuner:
 
     def _on_interrupt(self, count: int) -> None:
         """The first Ctrl-C ends the search in order, the second without waiting for the workers, the third at once."""
-        self._interrupted, self._stop = True, self._stop or INTERRUPTED
-        if count == 1:
+        if not self._is_over:  # else all trials have ended, and only the workers have not
+            self._interrupted, self._stop = True, self._stop or INTERRUPTED
+        if count > 2:
+            raise KeyboardInterrupt
+        if count == 2 and self._pool is not None:
+            self._pool.kill()
+        if count == 1 and not self._is_over:
             # In a thread: the line that this interrupts may be in the middle of a display, and hold its lock.
             message = "interrupted: stopping the workers (once more to stop them at once)"
             threading.Thread(target=self._say, args=(message,), daemon=True).start()
-        elif count > 2:
-            raise KeyboardInterrupt
-        elif self._pool is not None:  # else no worker runs yet, or none any more
-            self._pool.kill()
 
 
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:

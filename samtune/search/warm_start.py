@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -23,6 +24,8 @@ from samtune.spec.tree import Branches, Expr
 
 MLFLOW = "mlflow:"
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -38,24 +41,41 @@ def load_earlier(space: SearchSpace, storage_path: str | Path | None, tracking_u
     Raises:
         UsageError: one is not there.
     """
-    return [
-        Earlier(source, _trials_of(source, f"warm_start.{index}", space, storage_path, tracking_uri))
-        for index, source in enumerate(space.warm_start)
-    ]
 
-
-def _trials_of(
-    source: str, key: str, space: SearchSpace, storage_path: str | Path | None, tracking_uri: str
-) -> list[Trial]:
-    try:
+    def read(source: str) -> Earlier:
         if source.startswith(MLFLOW):
             from samtune.tracking.history import finished_runs
 
             metrics = [objective.metric for objective in space.objectives]
-            return finished_runs(tracking_uri, source[len(MLFLOW) :], metrics)
-        return study_folder(storage_path, source).read().trials
-    except UsageError as error:
-        raise UsageError(f"{space.source_name}: {key}: {error}") from error
+            return Earlier(source, finished_runs(tracking_uri, source[len(MLFLOW) :], metrics))
+        return Earlier(source, study_folder(storage_path, source).read().trials)
+
+    return _each(space, read)
+
+
+def check_earlier(space: SearchSpace, storage_path: str | Path | None, tracking_uri: str) -> None:
+    """Looks whether what `warm_start` names is there; raises as `load_earlier` does."""
+
+    def look(source: str) -> None:
+        if source.startswith(MLFLOW):
+            from samtune.tracking.history import check_experiment
+
+            check_experiment(tracking_uri, source[len(MLFLOW) :])
+        else:
+            study_folder(storage_path, source).read()
+
+    _each(space, look)
+
+
+def _each(space: SearchSpace, do: Callable[[str], _T]) -> list[_T]:
+    """What a function gives for each source; its errors name the source's key."""
+    given: list[_T] = []
+    for index, source in enumerate(space.warm_start):
+        try:
+            given.append(do(source))
+        except UsageError as error:
+            raise UsageError(f"{space.source_name}: warm_start.{index}: {error}") from error
+    return given
 
 
 def warm_start(space: SearchSpace, name: str, folder: Path, earlier: Sequence[Earlier]) -> list[str]:

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from samtune.spec.distributions import kind_of
 from samtune.spec.method import OTHER_NAMES
+from samtune.spec.samplers import SamplerConfig
+from samtune.spec.search import SchedulerConfig
 from samtune.spec.source import config_classes, fields_of, names_of, rule_of
-from samtune.spec.tree import MISSING, Branches, Expr, first_value, is_node, join, parse_node
+from samtune.spec.tree import MISSING, Branches, Expr, first_value, flat_options, is_node, join, parse_node
 from samtune.spec.trial import SECTIONS, TrialSpec
 
 NAMED = ("data", "model", "method", "sampler", "scheduler")
@@ -18,10 +20,17 @@ NAMED = ("data", "model", "method", "sampler", "scheduler")
 
 
 def spell_out(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """`method: sam` is short for `method: {name: sam}`, as an option of a choice too."""
+    """`method: sam` is short for `method: {name: sam}`, in a choice too; other names of keys become ours."""
     spelled = {key: _spell_out(value) if key in NAMED else value for key, value in raw.items()}
-    if isinstance(raw.get("search"), Mapping):
-        spelled["search"] = spell_out(raw["search"])
+    spelled |= {section: _rename(spelled[section]) for section in SECTIONS if section in spelled}
+    search, initial = spelled.get("search"), spelled.get("initial")
+    if isinstance(search, Mapping):
+        spelled["search"] = {rename_key(key): _rename(value) for key, value in spell_out(search).items()}
+    if isinstance(initial, list):
+        spelled["initial"] = [
+            {rename_key(key): value for key, value in point.items()} if isinstance(point, Mapping) else point
+            for point in initial
+        ]
     return spelled
 
 
@@ -33,8 +42,19 @@ def _spell_out(value: Any) -> Any:
     return value
 
 
+def _rename(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {OTHER_NAMES.get(key, key): _rename(item) for key, item in value.items()}
+    return [_rename(item) for item in value] if isinstance(value, list) else value
+
+
+def rename_key(key: Any) -> Any:
+    """A dotted key in our own words."""
+    return ".".join(OTHER_NAMES.get(part, part) for part in key.split(".")) if isinstance(key, str) else key
+
+
 def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Moves what is searched inline in the sections to `search`, by dotted key.
+    """Moves what is searched inline in the sections, which are spelt out, to `search`, by dotted key.
 
     A section that is searched as a whole (`method: {choice: [{name: sgd}, …]}`) is searched under its own name; its
     first choice stands in its place.
@@ -47,18 +67,17 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for section in SECTIONS:
         if is_node(data.get(section)):
-            found[section] = _rename(data[section])
+            found[section] = data[section]
             data[section] = _stand_in(section, found[section])
         elif isinstance(data.get(section), Mapping):
-            data[section] = _take_out(_rename(data[section]), section, found)
+            data[section] = _take_out(data[section], section, found)
     if found or isinstance(search, Mapping):
-        written = search if isinstance(search, Mapping) else {}
-        listed = {_rename_key(key): _rename(value) for key, value in written.items()}
+        listed = dict(search) if isinstance(search, Mapping) else {}
         for key in found.keys() & listed.keys():
             raise ValueError(f"search.{key}: is searched in the section {key.partition('.')[0]} too; write it once")
         data["search"] = found | listed
     for section in SECTIONS:
-        searched = data.get("search") or {}
+        searched = data["search"] if isinstance(data.get("search"), Mapping) else {}
         if section in searched and section not in found:
             if section in data:
                 raise ValueError(f"search.{section}: {section} is fixed too; write its keys in the choices")
@@ -70,11 +89,6 @@ def normalise(raw: Mapping[str, Any]) -> dict[str, Any]:
     scheduler = data.get("scheduler")
     if isinstance(scheduler, Mapping) and scheduler.get("name") in ("pbt", "pb2"):
         data.setdefault("sampler", {"name": "random"})
-    if isinstance(data.get("initial"), list):
-        data["initial"] = [
-            {_rename_key(key): value for key, value in point.items()} if isinstance(point, Mapping) else point
-            for point in data["initial"]
-        ]
     return data
 
 
@@ -140,7 +154,8 @@ def _add_name(data: dict[str, Any], section: str) -> None:
 
 def _add_lists(data: dict[str, Any]) -> None:
     """Where a list is searched, the first choice stands for it: `schedule: multi_step` must have milestones."""
-    for key, written in (data.get("search") or {}).items():
+    searched = data.get("search")
+    for key, written in searched.items() if isinstance(searched, Mapping) else ():
         section, _, field = str(key).partition(".")
         options = written.get("choice", written.get("grid")) if isinstance(written, Mapping) else None
         fixed = data.get(section, {})
@@ -151,8 +166,9 @@ def _add_lists(data: dict[str, Any]) -> None:
 
 
 def classes_of(section: str, name: Any = None) -> list[Any]:
-    """The config classes of a section: all, or those of a name."""
-    classes = list(config_classes(TrialSpec.model_fields[section].annotation))
+    """The config classes of a section, the sampler or the scheduler: all, or those of a name."""
+    others = {"sampler": SamplerConfig, "scheduler": SchedulerConfig}
+    classes = list(config_classes(others.get(section) or TrialSpec.model_fields[section].annotation))
     if name is None or len(classes) == 1:
         return classes
     return [cls for cls in classes if name in names_of(cls)] or [
@@ -160,20 +176,10 @@ def classes_of(section: str, name: Any = None) -> list[Any]:
     ]
 
 
-def _rename(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {OTHER_NAMES.get(key, key): _rename(item) for key, item in value.items()}
-    return [_rename(item) for item in value] if isinstance(value, list) else value
-
-
-def _rename_key(key: Any) -> Any:
-    return ".".join(OTHER_NAMES.get(part, part) for part in key.split(".")) if isinstance(key, str) else key
-
-
 def relocate(raw: Mapping[str, Any]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     """From a path in the normalised form to where the author wrote it."""
     search = raw.get("search")
-    written = {_rename_key(key) for key in search} if isinstance(search, Mapping) else set()
+    written = set(search) if isinstance(search, Mapping) else set()
 
     def author_path(path: tuple[str, ...]) -> tuple[str, ...]:
         if path[:1] == ("search",) and len(path) > 1:
@@ -207,6 +213,7 @@ def set_in_branches(written: Any, parts: list[str], value: Any, fields: Callable
     options = written.get("choice")
     if not isinstance(options, list) or not all(isinstance(option, Mapping) for option in options):
         return MISSING
+    options = flat_options(options)
     if parts == ["name"]:
         return next((option for option in options if option.get("name") == value), {"name": value})
     having = [i for i, option in enumerate(options) if not is_node(option) and parts[0] in fields(option.get("name"))]
@@ -214,6 +221,18 @@ def set_in_branches(written: Any, parts: list[str], value: Any, fields: Callable
         return MISSING
     changed = [_set(option, parts, value) if i in having else option for i, option in enumerate(options)]
     return {"choice": changed}
+
+
+def stop_inline(raw: dict[str, Any], key: str) -> None:
+    """Takes away what the sections search under a key that is now searched otherwise."""
+    *parts, last = key.split(".")
+    node: Any = raw
+    for part in parts:
+        node = node.get(part) if isinstance(node, dict) else None
+    if isinstance(node, dict) and is_node(node.get(last)):
+        del node[last]
+    elif isinstance(node, list) and last.isdecimal() and int(last) < len(node) and is_node(node[int(last)]):
+        node[int(last)] = _first(node[int(last)], node[int(last) - 1] if int(last) else None)
 
 
 def _set(tree: Any, parts: list[str], value: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from samtune.errors import SpaceError, one_line
-from samtune.spec.inline import NAMED, classes_of, set_in_branches, spell_out
+from samtune.spec.inline import NAMED, classes_of, rename_key, set_in_branches, spell_out, stop_inline
 from samtune.spec.source import Source, fields_of, parse_value
 from samtune.spec.tree import MISSING, is_node
 from samtune.spec.trial import SECTIONS
@@ -21,49 +21,58 @@ Overrides = Mapping[str, Any] | Sequence[str]
 def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Source) -> dict[str, Any]:
     """A copy of `data` with dotted keys set.
 
-    Setting a key that is searched fixes it: it is no longer searched. Setting a section's `name` leaves out what the
-    file says for the section that the new name does not have (`method.name=sgd`, or `method=sgd`, has no rho).
+    What is set stands instead of all that the file says of the key: setting one that is searched fixes it, or searches
+    it otherwise. Setting a `name` (`method.name=sgd`, or `method=sgd` for short) keeps what the file says beside it, as
+    far as the new name has it.
 
     Raises:
         SpaceError: a text is not `key=value`, or a key lies below one that has none.
     """
     raw: dict[str, Any] = {key: _copy(value) for key, value in data.items()}
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
-    for key, value in pairs:
-        if key in SECTIONS and key in NAMED and isinstance(value, str):
-            key = f"{key}.name"
+    for written, given in pairs:
+        key = rename_key(f"{written}.name" if written in NAMED and isinstance(given, str) else written)
         first, _, rest = key.partition(".")
         if first == "search" and rest:  # searched keys are dotted themselves
-            raw["search"] = {**(raw.get("search") or {}), rest: value}
-            _drop_inline(raw, rest)
+            _stop_searching(raw, [k for k in _searched_keys(raw) if _says(given, rest, k)])
+            raw["search"] = {**(raw.get("search") or {}), **spell_out({rest: given})}
+            stop_inline(raw, rest)
+            if rest in SECTIONS:
+                raw.pop(rest, None)
             continue
+        value = spell_out({key: given})[key]
+        if first in SECTIONS and first not in raw and first in (raw.get("search") or {}):
+            raw[first] = raw["search"].pop(first)
         if first in SECTIONS and rest and is_node(raw.get(first)):
             changed = set_in_branches(raw[first], rest.split("."), value, partial(_fields, first))
             if changed is MISSING:
                 raise source.error(key, f"no choice of {first} has this key (--set {key}={value})")
             raw[first] = changed
         else:
-            _set(raw, key, spell_out({key: value})[key], source)
-        _stop_searching(raw, [key])
-        if key == "search":
-            _stop_searching(raw, [k for k in _searched_keys(raw) if k not in (raw["search"] or {})])
-        if rest == "name" and first in SECTIONS and not is_node(value) and (fields := _fields(first, value)):
+            _set(raw, key, value, source)
+        _stop_searching(raw, [k for k in _searched_keys(raw) if k == key or _says(value, key, k)])
+        if key == "search" and isinstance(value, dict):
+            _stop_searching(raw, [k for k in _searched_keys(raw) if k not in value])
+            for searched in value:
+                stop_inline(raw, searched)
+        if rest == "name" and first in NAMED and not is_node(value) and (fields := _fields(first, value)):
             raw[first] = {k: v for k, v in raw[first].items() if k in fields}
             absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
             _stop_searching(raw, absent)
     return raw
 
 
-def _drop_inline(raw: dict[str, Any], key: str) -> None:
-    """Takes away what the sections search under a key that is now searched otherwise."""
-    *parts, last = key.split(".")
-    node: Any = raw
-    for part in parts:
-        node = node.get(part)
-        if not isinstance(node, dict):
-            return
-    if is_node(node.get(last)):
-        del node[last]
+def _says(value: Any, key: str, searched: str) -> bool:
+    """Whether a value that is set at a key says something of a searched key below it."""
+    if not searched.startswith(f"{key}."):
+        return False
+    for part in searched[len(key) + 1 :].split("."):
+        if is_node(value):
+            return True
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
@@ -93,7 +102,7 @@ def _searched_keys(raw: Mapping[str, Any]) -> set[str]:
     search, initial = raw.get("search"), raw.get("initial")
     keys = set(search) if isinstance(search, dict) else set()
     points = initial if isinstance(initial, list) else []
-    return keys.union(*(point for point in points if isinstance(point, dict)))
+    return {str(key) for key in keys.union(*(point for point in points if isinstance(point, dict)))}
 
 
 def _stop_searching(raw: dict[str, Any], gone: Sequence[str]) -> None:

@@ -66,11 +66,27 @@ def _check_key(space: SearchSpace, key: str) -> None:
 
 
 def _check_once(space: SearchSpace) -> None:
-    """What a branch searches is not searched by its dotted key too: one of the two would be lost."""
+    """What a branch searches or fixes is not searched by its dotted key too: one of the two would be lost."""
     for leaf in space.tree.leaves():
-        branching, _, _ = leaf.where.removeprefix("search.").partition(".choice.")
-        if leaf.key != branching and leaf.key in space.search:
-            raise broken_rule(f"search.{leaf.key}", f"is searched with {branching} too; write it once")
+        top, _, _ = leaf.where.removeprefix("search.").partition(".choice.")
+        if leaf.key != top and leaf.key in space.search:
+            raise broken_rule(f"search.{leaf.key}", f"is searched with {top} too; write it once")
+    for top, node in space.search.items():
+        if not isinstance(node, Branches) or not node.has_keys:
+            continue
+        for key in [key for key in space.search if key.startswith(f"{top}.")]:
+            inner = key[len(top) + 1 :]
+            if inner == "name" or any(_has(option.fixed, inner.split(".")) for option in node.options):
+                raise broken_rule(f"search.{key}", f"is said in a branch of {top} too; write it once")
+
+
+def _has(fixed: Any, parts: list[str]) -> bool:
+    """Whether what a branch fixes has a key."""
+    for part in parts:
+        if not isinstance(fixed, Mapping) or part not in fixed:
+            return False
+        fixed = fixed[part]
+    return True
 
 
 def _names(space: SearchSpace) -> dict[str, str]:
@@ -204,8 +220,9 @@ def _check_initial(space: SearchSpace) -> None:
                 raise broken_rule(where, f"must lie in the searched {searched} (got {value!r})")
         taken = space.tree.encoded_keys(point)
         for key in [key for key in point if key not in taken]:
-            open_choices = dict.fromkeys(leaf.key for leaf in leaves if leaf.selects and leaf.key not in point)
-            hint = f"; {' or '.join(open_choices)} must say which branch is meant" if open_choices else ""
+            open_choices = {leaf.key: str(leaf.node) for leaf in leaves if leaf.selects and leaf.key not in point}
+            hints = [f"{choice} ({options})" for choice, options in open_choices.items()]
+            hint = f"; say which branch is meant with {' or '.join(hints)}" if hints else ""
             problem = f"the point's branches do not search it, or not at this value (got {point[key]!r}){hint}"
             raise broken_rule(f"initial.{index}.{key}", problem)
         params = space.tree.encode(point)
@@ -245,13 +262,16 @@ def _check_layouts(space: SearchSpace) -> None:
 
 
 def _where_drawn(space: SearchSpace, key: str, config: Mapping[str, Scalar]) -> str:
-    """The place of the distribution that a value of a configuration is from; the key where it is not searched."""
-    places = [
-        leaf.where
-        for leaf in space.tree.leaves()
-        if leaf.key == key in config and not isinstance(leaf.node, Expr) and leaf.node.contains(config[key])
-    ]
-    return places[0] if places else key
+    """The place that a configuration has a key's value from: a distribution, a branch that fixes it, or the section."""
+    for leaf in space.tree.leaves():
+        if leaf.key == key in config and not isinstance(leaf.node, Expr) and leaf.node.contains(config[key]):
+            return leaf.where
+    for top, node in space.tree.nodes.items():
+        if isinstance(node, Branches) and key.startswith(f"{top}."):
+            option = node.chosen(top, config)
+            if _has(option.fixed, key[len(top) + 1 :].split(".")):
+                return f"search.{top}.choice.{node.options.index(option)}{key[len(top) :]}"
+    return key
 
 
 def _check_draws(space: SearchSpace) -> None:

@@ -191,6 +191,8 @@ def _problem(details: ErrorDetails, path: tuple[str, ...], key_options: list[str
 
 def rule_of(details: ErrorDetails) -> str:
     """The broken rule in our words: `must be greater than 0`."""
+    if details["type"] in ("model_type", "model_attributes_type"):
+        return "must be a mapping of keys to values"
     message = details["msg"].removeprefix("Value error, ")
     return (message[:1].lower() + message[1:]).replace("input should", "must")
 

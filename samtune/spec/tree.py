@@ -78,7 +78,10 @@ class Branches:
             return next((option for option in self.options if label is not MISSING and _allows(option, label)), None)
         if label is not MISSING:
             return next((o for o in self.options if type(o.label) is type(label) and o.label == label), None)
-        having = [option for option in self.options if any(f"{key}.{inner}" in config for inner in option.nodes)]
+        given = {name[len(key) + 1 :] for name in config if name.startswith(f"{key}.")}
+        having = [option for option in self.options if given and given <= option.nodes.keys()]
+        if len(having) != 1:
+            having = [option for option in self.options if given & option.nodes.keys()]
         if len(having) != 1:  # the resolved keys of a trial of another study
             having = [option for option in self.options if _fixes(option, key, config)]
         return having[0] if len(having) == 1 else None
@@ -139,19 +142,19 @@ def parse_node(value: Any) -> Node:
         assert node.expression  # parsed here, so that a mistake in it is said here
         return node
     if kind_of(value) == "choice" and len(value) == 1 and isinstance(value["choice"], list):
-        options = _flat_options(value["choice"])
+        options = flat_options(value["choice"])
         if any(isinstance(option, Mapping) for option in options):
             return Branches(_label([_option(option) for option in options]), value)
         return parse_distribution({"choice": options})
     return parse_distribution(value)
 
 
-def _flat_options(options: list[Any]) -> list[Any]:
+def flat_options(options: list[Any]) -> list[Any]:
     """A choice as an option of a choice gives its options to it."""
     flat: list[Any] = []
     for option in options:
         inner = option["choice"] if kind_of(option) == "choice" else None
-        flat += _flat_options(inner) if isinstance(inner, list) else [option]
+        flat += flat_options(inner) if isinstance(inner, list) else [option]
     return flat
 
 
@@ -174,7 +177,7 @@ def _label(options: list[Option]) -> tuple[Option, ...]:
         counts = Counter((type(option.label), option.label) for option in options)
         for index, option in enumerate(options):
             if counts[type(option.label), option.label] > 1:
-                if not isinstance(option.fixed, dict) and not option.nodes:
+                if options.count(option) > 1 and not option.nodes:
                     raise ValueError(f"choice lists a value twice (got {option.label!r})")
                 options[index] = Option(rename(option, index), option.fixed, option.nodes)
     return tuple(options)

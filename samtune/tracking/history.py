@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from samtune.errors import UsageError, one_line
 from samtune.records import Trial, TrialState
+from samtune.tracking.store import client_of
 from samtune.tracking.uris import redact, sqlite_path
 
 _MAX_RUNS = 10_000
@@ -24,19 +25,12 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
     Raises:
         UsageError: there is no such experiment, or the server does not answer.
     """
-    missing = UsageError(f"mlflow:{experiment}: no such experiment in {redact(tracking_uri)}")
-    store = sqlite_path(tracking_uri)
-    if store is not None and not store.exists():
-        raise missing  # a client would create it
-    client = MlflowClient(tracking_uri=tracking_uri)
+    client, found = _find(tracking_uri, experiment)
     try:
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise missing
         runs: list[Run] = []
         token: str | None = None
         while len(runs) < _MAX_RUNS:
-            page = client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", page_token=token)
+            page = client.search_runs([found], "attributes.status = 'FINISHED'", page_token=token)
             runs += page
             token = page.token
             if not token:
@@ -44,6 +38,27 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
         return [_trial(client, number, run, metrics) for number, run in enumerate(runs) if run.data.params]
     except MlflowException as error:
         raise UsageError(f"mlflow:{experiment}: {one_line(error)}") from error
+
+
+def check_experiment(tracking_uri: str, experiment: str) -> None:
+    """Raises UsageError where there is no such experiment, or the server does not answer."""
+    _find(tracking_uri, experiment)
+
+
+def _find(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """The experiment's id."""
+    missing = UsageError(f"mlflow:{experiment}: no such experiment in {redact(tracking_uri)}")
+    store = sqlite_path(tracking_uri)
+    if store is not None and not store.exists():
+        raise missing  # a client would create it
+    try:
+        client = client_of(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+    except Exception as error:  # MLflow's, SQLAlchemy's, the database driver's
+        raise UsageError(f"mlflow:{experiment}: {one_line(error)}") from error
+    if found is None:
+        raise missing
+    return client, found.experiment_id
 
 
 def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) -> Trial:

@@ -26,7 +26,8 @@ from samtune.workers.loop import GROUP_LIFE
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
 _UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
-_COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # `TorchConfig`'s
+# `TorchConfig`'s. The store's too: NCCL's ranks meet at the first collective, which may have to wait for data.
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 class GroupTrainer(DataParallelTrainer):
@@ -104,7 +105,9 @@ def _open_store(rank: int) -> tuple[str, int]:
     address = ray.util.get_node_ip_address()
     if rank > 0:
         return address, 0
-    _store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    _store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, 0, is_master=True, wait_for_workers=False, timeout=_COLLECTIVE_TIMEOUT
+    )
     return address, _store.port
 
 
@@ -118,7 +121,9 @@ def _join(backend: str, address: tuple[str, int], life: str, rank: int, size: in
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
     config._set_torch_distributed_env_vars()
-    store = _store if rank == 0 else dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]
+    store = _store
+    if rank > 0:
+        store = dist.TCPStore(host, port, is_master=False, timeout=_COLLECTIVE_TIMEOUT)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
 
 

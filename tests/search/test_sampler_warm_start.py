@@ -10,7 +10,7 @@ import pytest
 from samtune import SearchSpace, Trial, TrialState
 from samtune.errors import UsageError
 from samtune.search.sampler import OptunaSearcher, open_study
-from samtune.search.warm_start import Earlier, add_earlier, load_earlier
+from samtune.search.warm_start import Earlier, add_earlier, check_earlier, load_earlier
 
 SPACE = SearchSpace.from_dict(
     {
@@ -80,8 +80,9 @@ def test_they_are_no_trials_of_the_search_and_the_sampler_learns_from_them(tmp_p
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     space = SPACE.replace({"warm_start": ["no-such-study"]})
-    with pytest.raises(UsageError, match="no-such-study"):
-        load_earlier(space, tmp_path, "sqlite:///none.db")
+    for look in (load_earlier, check_earlier):
+        with pytest.raises(UsageError, match=r"warm_start\.0: .*no-such-study"):
+            look(space, tmp_path, "sqlite:///none.db")
 
 
 def test_runs_of_an_mlflow_experiment_are_trials_too(tmp_path: Path) -> None:
@@ -102,5 +103,12 @@ def test_runs_of_an_mlflow_experiment_are_trials_too(tmp_path: Path) -> None:
     study = open_study(space, "s", tmp_path / "journal", parallel=False)
     assert add_earlier(study, space, [earlier]) == ["warm start: 2 of 2 trials of mlflow:mine are used"]
     assert sorted((t.value, t.params["training.lr"]) for t in study.trials) == [(0.8, 0.1), (0.9, 0.2)]
-    with pytest.raises(UsageError, match="mlflow:other: no such experiment"):
-        load_earlier(SPACE.replace({"warm_start": ["mlflow:other"]}), tmp_path, uri)
+    for look in (load_earlier, check_earlier):
+        with pytest.raises(UsageError, match="mlflow:other: no such experiment"):
+            look(SPACE.replace({"warm_start": ["mlflow:other"]}), tmp_path, uri)
+        with pytest.raises(UsageError, match="mlflow:mine: no such experiment"):
+            look(space, tmp_path, f"sqlite:///{tmp_path / 'nowhere.db'}")
+        with pytest.raises(UsageError, match=r"mlflow:mine: .*[Cc]onnect"):
+            look(space, tmp_path, "http://127.0.0.1:9")  # the port of the discard service
+    assert not (tmp_path / "nowhere.db").exists()
+    check_earlier(space, tmp_path, uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import ray
@@ -62,8 +63,7 @@ def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp
 def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name: str, diverging: int) -> None:
     """One of the population may fail on the way: the others do not wait for it."""
     told, highest = Told(), 1e30 if diverging else 1.0
-    results = search(
-        tmp_path,
+    arguments = (
         f"num_trials={4 + diverging}",
         "training.epochs=6",
         f"scheduler={{name: {name}, perturbation_interval: 2, quantile_fraction: 0.25}}",
@@ -71,8 +71,8 @@ def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name
         "initial=[{training.lr: 1e-4}, {training.lr: 0.1}, {training.lr: 0.2}, {training.lr: 0.05}"
         + ", {training.lr: 1e30}" * diverging
         + "]",
-        told=told,
     )
+    results = search(tmp_path, *arguments, told=told)
     failed = [trial for trial in results if trial.state is TrialState.FAILED]
     assert len(failed) == diverging, [trial.traceback or trial.error for trial in failed]
     assert all(
@@ -92,3 +92,8 @@ def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name
     assert abs(after - at_source) < abs(after - before)
     assert any("takes over the weights" in line for line in told.lines)
     assert 1e-4 <= learner.config["training.lr"] <= highest
+    if name == "pb2":  # the same seed makes the same choices, from a generator that others share
+        np.random.seed(1)
+        again = Told()
+        search(tmp_path / "again", *arguments, told=again)
+        assert again.changes == told.changes

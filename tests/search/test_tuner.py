@@ -166,7 +166,7 @@ def test_the_arguments_replace_the_space_s_own_and_are_validated(tmp_path: Path)
     assert tuner.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     with pytest.raises(UsageError, match="num_workers"):
         Tuner(space, num_workers=3)
-    with pytest.raises(UsageError, match="max_concurrent"):
+    with pytest.raises(UsageError, match="max-concurrent"):
         Tuner(space, max_concurrent=0)
     with pytest.raises(UsageError, match="--storage-path"):
         Tuner(space, storage_path="gs://bucket/studies")

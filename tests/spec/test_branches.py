@@ -315,6 +315,17 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ),
         ("method: {name: sam, rho: {grid: [0.1]}}\nsampler: {name: tpe}", "method.rho: grid needs sampler grid"),
         ("method: {name: sam, lambda: 0.1}", "space.yaml:4: method.lambda: unknown key"),
+        ("method: {choice: [sgd, sgd]}", "method: choice lists a value twice (got 'sgd')"),
+        (
+            "method: {choice: [sgd, {name: sam, rho: 0.1}, asam]}\nsearch: {method.rho: {int: [1, 3]}}",
+            "search.method.rho: is said in a branch of method too",
+        ),
+        (
+            "method:\n  choice:\n    - {name: asam, m: 8}\n    - {name: sam, m: 24}",
+            "space.yaml:7: method.choice.1.m: m",
+        ),
+        ("method: sam\nsearch: [a]", "space.yaml:5: search: must be a mapping of dotted keys"),
+        ("method: 3", "space.yaml:4: method: must be a mapping of keys to values (got 3)"),
         ("method:\n  choice:\n    - sgd\n    - {name: sam, m: 24}", "space.yaml:7: method.choice.1.m: m must divide"),
         (
             "method:\n  choice:\n    - sgd\n    - name: sam\n      m: {choice: [worker, 24]}",
@@ -338,30 +349,94 @@ def test_a_mistake_is_named_where_it_was_written(text: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("point", "problem"),
     [
-        ({"method.rho": 0.2}, "(got 0.2); method.name must say which branch is meant"),
+        (
+            {"method.rho": 0.2},
+            "(got 0.2); say which branch is meant with method.name (choice sam, asam, sgd, universal)",
+        ),
         ({"method.name": "sgd", "method.rho": 0.2}, "the point's branches do not search it"),
         ({"method.name": "asam", "method.rho": 0.05}, "or not at this value (got 0.05)"),
         ({"method.name": "asam", "method.rho": 0.2}, ""),
+        ({"method.rho": 0.2, "method.lambda": 0.3}, ""),
         ({"method.name": "sam", "method.rho": 0.05}, ""),
     ],
 )
 def test_no_key_of_an_initial_point_is_overlooked(point: dict[str, Any], problem: str) -> None:
-    branches = "{name: sam, rho: {log_uniform: [0.01, 0.5]}}, {name: asam, rho: {log_uniform: [0.1, 5]}}, {name: sgd}"
+    branches = (
+        "{name: sam, rho: {log_uniform: [0.01, 0.5]}}, {name: asam, rho: {log_uniform: [0.1, 5]}}, sgd, "
+        "{name: universal, rho: {log_uniform: [0.01, 0.5]}, lambda: {uniform: [0, 1]}}"
+    )
     text = f"method: {{choice: [{branches}]}}\ninitial: [{json.dumps(point)}]\n"
     if problem:
         message = refusal(text)
         assert "initial.0.method.rho: " in message
         assert problem in message
     else:
-        assert len(space(text).tree.encode(point)) == 2
+        assert len(space(text).tree.encode(point)) == len({"method.name", *point})
 
 
-def test_a_searched_key_is_searched_otherwise_when_it_is_set() -> None:
-    text = "method: {name: sam, rho: {uniform: [0.1, 0.5]}}\n"
-    changed = space(text).replace({"search.method.rho": {"int": [1, 2]}})
-    assert {key: str(node) for key, node in changed.search.items()} == {"method.rho": "int 1 … 2"}
-    raw = parse_yaml(HEAD + text, "space.yaml")[0]
-    assert SearchSpace.from_dict(raw, {"search.method.rho": {"int": [1, 2]}}).search == changed.search
+LISTED = "search: {method: {choice: [{name: sgd}, {name: sam, rho: {uniform: [0.1, 1]}}]}}\n"
+BOTH = "search: {method.rho: {uniform: [0.1, 0.5]}, training.lr: {uniform: [0.1, 0.5]}}\ninitial: [{method.rho: 0.2}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "searched"),
+    [
+        # One key, searched inline or in a list, under either of its names.
+        (
+            "method: {name: sam, rho: {uniform: [0.1, 1]}}",
+            "search.method.rho={int: [1, 2]}",
+            {"method.rho": "int 1 … 2"},
+        ),
+        (
+            "method: {name: sam, rho: {uniform: [0.1, 1]}}",
+            "search={method.rho: {int: [1, 2]}}",
+            {"method.rho": "int 1 … 2"},
+        ),
+        (
+            "method: sam\ntraining: {schedule: multi_step, milestones: [{int: [5, 10]}, 15], epochs: 20}",
+            "search.training.milestones.0={int: [3, 8]}",
+            {"training.milestones.0": "int 3 … 8"},
+        ),
+        (
+            "method: {name: frob_sam, lam: {uniform: [0.1, 1]}}",
+            "search.method.lambda={uniform: [0.2, 0.3]}",
+            {"method.lambda": "uniform 0.2 … 0.3"},
+        ),
+        ("method: {name: frob_sam, lam: {uniform: [0.1, 1]}}", "method.lam=0.3", {}),
+        # A whole section, over keys listed under search.
+        (f"method: sam\n{BOTH}", "method={name: sam, rho: {uniform: [0.0, 0.1]}}", {"method.rho": "uniform 0 … 0.1"}),
+        (f"method: sam\n{BOTH}", "method={choice: [sgd, {name: sam, rho: 0.1}]}", {"method": "choice sgd, sam"}),
+        (f"method: sam\n{BOTH}", "search.method={choice: [sgd, asam]}", {"method": "choice sgd, asam"}),
+        (f"method: sam\n{BOTH}", "training={lr: 0.3, epochs: 3}", {"method.rho": "uniform 0.1 … 0.5"}),
+        # A section that is searched as a whole, inline or listed.
+        ("method: {choice: [sgd, sam]}", "search={method: {choice: [sgd, asam]}}", {"method": "choice sgd, asam"}),
+        (LISTED, "method=sgd", {}),
+        (LISTED, "method=sam", {"method.rho": "uniform 0.1 … 1"}),
+        (LISTED, "method.name=sam", {"method.rho": "uniform 0.1 … 1"}),
+        (LISTED, "method={name: sgd}", {}),
+        (LISTED, "search.method={choice: [sgd, asam]}", {"method": "choice sgd, asam"}),
+        (
+            "method: {choice: [{choice: [sgd, {name: sam, rho: {int: [1, 2]}}]}, asam]}",
+            "method=sam",
+            {"method.rho": "int 1 … 2"},
+        ),
+    ],
+)
+def test_what_is_set_stands_instead_of_all_that_the_file_says_of_the_key(
+    text: str, override: str, searched: dict[str, str]
+) -> None:
+    found = {key: str(node) for key, node in space(text + "\n", override).search.items()}
+    assert {key: node for key, node in found.items() if key in searched or key.startswith("method")} == searched
+
+
+def test_setting_a_key_in_branches_reaches_those_of_a_choice_within_a_choice() -> None:
+    text = "method: {choice: [{choice: [sgd, {name: sam, rho: {int: [1, 2]}}]}, asam]}\n"
+    fixed = space(text, "method.rho=0.2")
+    assert {spec.method.name: getattr(spec.method, "rho", None) for spec in map(fixed.trial, draws(fixed))} == {
+        "sgd": None,
+        "sam": 0.2,
+        "asam": 0.2,
+    }
 
 
 def test_a_name_alone_stands_for_its_section() -> None:
@@ -379,8 +454,13 @@ def test_a_name_may_be_set_in_place_of_its_section() -> None:
     sgd = space("method: {name: sam, rho: {uniform: [0, 1]}}\n").replace({"method": "sgd", "scheduler": "asha"})
     assert (sgd.method.name, sgd.scheduler.name, sgd.search) == ("sgd", "asha", {})
     wide = "name: t\ndata: digits\nmodel: {name: digits_cnn, width: 32}\nmethod: sam\n"
-    assert space("", "model=mlp", head=wide).model.name == "mlp"
-    assert space("", "model=digits_cnn", head=wide).model.width == 32  # as with model.name
+    wide += "sampler: {name: tpe, num_startup_trials: 6}\n"
+    for key in ("model", "model.name"):  # keeps what the new name has too
+        assert space("", f"{key}=mlp", head=wide).model.name == "mlp"
+        assert space("", f"{key}=digits_cnn", head=wide).model.width == 32  # type: ignore[union-attr]
+    for key in ("sampler", "sampler.name"):
+        assert space("", f"{key}=random", head=wide).sampler.name == "random"
+        assert space("", f"{key}=tpe", head=wide).sampler.num_startup_trials == 6  # type: ignore[union-attr]
 
 
 def test_an_initial_point_must_keep_the_constraints() -> None:

@@ -26,7 +26,9 @@ def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         storage_path=str(tmp_path_factory.mktemp("pool")),
     )
     pool.start()
+    deadline = time.monotonic() + 180
     while sum("ready_at" in group for group in ray.get(pool.mailbox.usage.remote()).values()) < 2:
+        assert time.monotonic() < deadline, ray.get(pool.mailbox.events.remote(0))
         time.sleep(0.1)
     yield pool
     assert pool.close(timeout=60), "the groups did not end with their loops"

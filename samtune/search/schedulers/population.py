@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
@@ -25,7 +26,7 @@ class _Population(Pausing):
     Args:
         population: how many trials there are in all.
         on_take_over: told of every trial that takes over another's weights.
-        seed: of the choices made; Tune's own come from Python's global generator.
+        seed: of the choices made; Tune's own come from Python's and numpy's global generators.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class _Population(Pausing):
     ) -> None:
         super().__init__(synch=True, require_attrs=False, log_config=False, **options)  # type: ignore[call-arg]
         self.num_groups, self._population, self._on_take_over = num_groups, population, on_take_over
-        self._random_state = random.Random(seed).getstate()
+        self._random_states = random.Random(seed).getstate(), np.random.RandomState(seed).get_state()
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Tune refuses searchers here. Ours draws the first configurations and is not asked for more.
@@ -85,13 +86,19 @@ class _Population(Pausing):
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        of_user = random.getstate()
-        random.setstate(self._random_state)
+        of_user = self._swap(self._random_states)
         try:
             yield
         finally:
-            self._random_state = random.getstate()
-            random.setstate(of_user)
+            self._random_states = self._swap(of_user)
+
+    @staticmethod
+    def _swap(states: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Sets the global generators; returns their states before."""
+        before = random.getstate(), np.random.get_state()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        return before
 
 
 class Population(_Population, PopulationBasedTraining):
