@@ -34,32 +34,42 @@ def apply_overrides(data: Mapping[str, Any], overrides: Overrides, source: Sourc
         key = rename_key(f"{written}.name" if written in NAMED and isinstance(given, str) else written)
         first, _, rest = key.partition(".")
         if first == "search" and rest:  # searched keys are dotted themselves
-            _stop_searching(raw, [k for k in _searched_keys(raw) if _says(given, rest, k)])
-            raw["search"] = {**(raw.get("search") or {}), **spell_out({rest: given})}
-            stop_inline(raw, rest)
-            if rest in SECTIONS:
-                raw.pop(rest, None)
-            continue
-        value = spell_out({key: given})[key]
-        if first in SECTIONS and first not in raw and first in (raw.get("search") or {}):
-            raw[first] = raw["search"].pop(first)
-        if first in SECTIONS and rest and is_node(raw.get(first)):
-            changed = set_in_branches(raw[first], rest.split("."), value, partial(_fields, first))
-            if changed is MISSING:
-                raise source.error(key, f"no choice of {first} has this key (--set {key}={value})")
-            raw[first] = changed
+            _search_otherwise(raw, rest, given)
         else:
-            _set(raw, key, value, source)
-        _stop_searching(raw, [k for k in _searched_keys(raw) if k == key or _says(value, key, k)])
-        if key == "search" and isinstance(value, dict):
-            _stop_searching(raw, [k for k in _searched_keys(raw) if k not in value])
-            for searched in value:
-                stop_inline(raw, searched)
-        if rest == "name" and first in NAMED and not is_node(value) and (fields := _fields(first, value)):
-            raw[first] = {k: v for k, v in raw[first].items() if k in fields}
-            absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
-            _stop_searching(raw, absent)
+            _say_otherwise(raw, key, spell_out({key: given})[key], source)
     return raw
+
+
+def _search_otherwise(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Searches a key, whatever the file says of it."""
+    _stop_searching(raw, [k for k in _searched_keys(raw) if _says(value, key, k)])
+    raw["search"] = {**_search_of(raw), **spell_out({key: value})}
+    stop_inline(raw, key)
+    if key in SECTIONS:
+        raw.pop(key, None)
+
+
+def _say_otherwise(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:
+    """Sets a key, whatever the file says of it."""
+    first, _, rest = key.partition(".")
+    if first in SECTIONS and first not in raw and first in _search_of(raw):
+        raw[first] = raw["search"].pop(first)
+    if first in SECTIONS and rest and is_node(raw.get(first)):
+        changed = set_in_branches(raw[first], rest.split("."), value, partial(_fields, first))
+        if changed is MISSING:
+            raise source.error(key, f"no choice of {first} has this key (--set {key}={value})")
+        raw[first] = changed
+    else:
+        _set(raw, key, value, source)
+    _stop_searching(raw, [k for k in _searched_keys(raw) if k == key or _says(value, key, k)])
+    if key == "search" and isinstance(value, dict):
+        _stop_searching(raw, [k for k in _searched_keys(raw) if k not in value])
+        for searched in value:
+            stop_inline(raw, str(searched))
+    if rest == "name" and first in NAMED and not is_node(value) and (fields := _fields(first, value)):
+        raw[first] = {k: v for k, v in raw[first].items() if k in fields}
+        absent = [k for k in _searched_keys(raw) if k.startswith(f"{first}.") and k[len(first) + 1 :] not in fields]
+        _stop_searching(raw, absent)
 
 
 def _says(value: Any, key: str, searched: str) -> bool:
@@ -97,12 +107,16 @@ def override_keys(overrides: Overrides) -> list[str]:
     return list(overrides) if isinstance(overrides, Mapping) else [text.partition("=")[0].strip() for text in overrides]
 
 
+def _search_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What is listed under `search`; nothing where that is no mapping, which is said later."""
+    return raw["search"] if isinstance(raw.get("search"), dict) else {}
+
+
 def _searched_keys(raw: Mapping[str, Any]) -> set[str]:
     """The keys of the search and of the initial points."""
-    search, initial = raw.get("search"), raw.get("initial")
-    keys = set(search) if isinstance(search, dict) else set()
-    points = initial if isinstance(initial, list) else []
-    return {str(key) for key in keys.union(*(point for point in points if isinstance(point, dict)))}
+    points = raw["initial"] if isinstance(raw.get("initial"), list) else []
+    keys = set(_search_of(raw)).union(*(point for point in points if isinstance(point, dict)))
+    return {str(key) for key in keys}
 
 
 def _stop_searching(raw: dict[str, Any], gone: Sequence[str]) -> None:
