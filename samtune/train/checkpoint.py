@@ -115,12 +115,15 @@ class CheckpointFolder:
         pafs.copy_files(f"{folder}/{name}", str(target / name), source_filesystem=filesystem)
 
     def adopt(self, source: Path) -> None:
-        """Makes the one checkpoint in a local folder, another trial's perhaps, the only one of this trial.
+        """Makes the newest checkpoint in a local folder, another trial's perhaps, the only one of this trial.
 
         Raises:
             OSError: there is none, or it cannot be copied.
         """
-        (file,) = source.glob("epoch-*.pt")
+        # Tune may use a folder twice: a save whose answer a pause overtook is not counted there.
+        file = max(source.glob("epoch-*.pt"), default=None)
+        if file is None:
+            raise FileNotFoundError(f"{source}: there is no checkpoint")
         delete_folder(self.uri)
         filesystem, folder = open_storage(self.uri)
         filesystem.create_dir(folder, recursive=True)

@@ -106,6 +106,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(make_run: Make, tmp_path: Path
         assert resumed.history[-1].get(name) == whole.history[-1].get(name)
 
 
+def test_of_two_checkpoints_in_a_folder_of_tune_s_the_newest_is_taken_over(make_run: Make, tmp_path: Path) -> None:
+    source, own = CheckpointFolder(str(tmp_path / "source")), CheckpointFolder(str(tmp_path / "own"))
+    run, folder = make_run(), tmp_path / "tune"
+    folder.mkdir()
+    for epoch in (1, 2):
+        train(run, epoch).save(source)
+        source.export(epoch, folder)
+    own.adopt(folder)
+    other = make_run()
+    other.restore(own)
+    assert torch.equal(state_of(other), state_of(run))
+    assert [record["epoch"] for record in other.history] == [1, 2]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="there is no checkpoint"):
+        own.adopt(tmp_path / "empty")
+
+
 # -- weight decay ----------------------------------------------------------------------------------------
 
 

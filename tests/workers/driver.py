@@ -65,13 +65,13 @@ class Client:
         return self.finish(trial_id)
 
 
-def pids(name: str) -> set[int]:
-    """The processes of an actor class, among the descendants of this test's Ray."""
+def pids(*names: str) -> set[int]:
+    """The processes whose titles, by Ray, begin with one of these, among the descendants of this test's Ray."""
     raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
     found = set()
     for child in psutil.Process(raylet).children(recursive=True):
         try:
-            if "".join(child.cmdline()[:1]).startswith(f"ray::{name}"):
+            if "".join(child.cmdline()[:1]).startswith(tuple(f"ray::{name}" for name in names)):
                 found.add(child.pid)
         except psutil.NoSuchProcess:  # or a zombie
             continue
@@ -79,4 +79,4 @@ def pids(name: str) -> set[int]:
 
 
 def worker_pids() -> set[int]:
-    return pids("RayTrainWorker")
+    return pids("RayTrainWorker", "execute._")  # the second while a group starts
