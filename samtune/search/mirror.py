@@ -11,12 +11,12 @@ from typing import IO
 
 from samtune.errors import one_line
 from samtune.records import Callback, Study, Trial
+from samtune.search.folders import SPACE_FILE
 from samtune.search.journal import FILE_NAME as JOURNAL
 from samtune.search.lease import RENEW_SECONDS, Lease, LeaseLostError
 from samtune.search.optuna_file import FILE_NAME as OPTUNA
 from samtune.storage import join, read_bytes, write_bytes
 
-SPACE = "space.yaml"
 MIN_PAUSE = 0.5
 RETRY_SECONDS = 5.0
 _MARK = b'{"event": "mirrored", '
@@ -144,7 +144,7 @@ def send(local: Path, uri: str) -> None:
     journal = journal[: journal.rfind(b"\n") + 1]
     optuna = _content(local / OPTUNA) or b""  # read after the journal: it knows no less
     mark = {"event": "mirrored", "time": time.time(), "optuna_bytes": len(optuna)}
-    write_bytes(join(uri, SPACE), _content(local / SPACE) or b"")
+    write_bytes(join(uri, SPACE_FILE), _content(local / SPACE_FILE) or b"")
     write_bytes(join(uri, OPTUNA), optuna)
     write_bytes(join(uri, JOURNAL), journal + json.dumps(mark).encode() + b"\n")
 

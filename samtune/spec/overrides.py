@@ -11,7 +11,7 @@ import yaml
 from samtune.errors import SpaceError, one_line
 from samtune.spec.inline import NAMED, classes_of, rename_key, set_in_branches, spell_out, stop_inline
 from samtune.spec.source import Source, fields_of, parse_value
-from samtune.spec.tree import MISSING, is_node
+from samtune.spec.tree import MISSING, is_node, says
 from samtune.spec.trial import SECTIONS
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -74,15 +74,7 @@ def _say_otherwise(raw: dict[str, Any], key: str, value: Any, source: Source) ->
 
 def _says(value: Any, key: str, searched: str) -> bool:
     """Whether a value that is set at a key says something of a searched key below it."""
-    if not searched.startswith(f"{key}."):
-        return False
-    for part in searched[len(key) + 1 :].split("."):
-        if is_node(value):
-            return True
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True
+    return searched.startswith(f"{key}.") and says(value, searched[len(key) + 1 :])
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, source: Source) -> None:

@@ -17,7 +17,7 @@ from samtune.spec.samplers import MEMORYLESS, SINGLE_OBJECTIVE, GridConfig
 from samtune.spec.search import MUTABLE, PB2Config, PBTConfig
 from samtune.spec.source import did_you_mean, explain, names_of, rule_of
 from samtune.spec.training import metric_name
-from samtune.spec.tree import MISSING, Branches, Expr, Leaf
+from samtune.spec.tree import MISSING, Branches, Expr, Leaf, says
 from samtune.spec.trial import SECTIONS, TrialSpec, broken_rule
 from samtune.spec.values import ExpressionError
 
@@ -76,17 +76,8 @@ def _check_once(space: SearchSpace) -> None:
             continue
         for key in [key for key in space.search if key.startswith(f"{top}.")]:
             inner = key[len(top) + 1 :]
-            if inner == "name" or any(_has(option.fixed, inner.split(".")) for option in node.options):
+            if inner == "name" or any(says(option.fixed, inner) for option in node.options):
                 raise broken_rule(f"search.{key}", f"is said in a branch of {top} too; write it once")
-
-
-def _has(fixed: Any, parts: list[str]) -> bool:
-    """Whether what a branch fixes has a key."""
-    for part in parts:
-        if not isinstance(fixed, Mapping) or part not in fixed:
-            return False
-        fixed = fixed[part]
-    return True
 
 
 def _names(space: SearchSpace) -> dict[str, str]:
@@ -181,9 +172,13 @@ def _in_option(space: SearchSpace, leaf: Leaf, config: Mapping[str, Scalar], key
     """The place of a key that a branch fixes, and what is wrong with it."""
     for top, node in space.tree.nodes.items():
         if isinstance(node, Branches) and leaf.where == f"search.{top}" and key.startswith(f"{top}."):
-            index = node.options.index(node.chosen(top, config))
-            return f"{leaf.where}.choice.{index}{key[len(top) :]}", problem
+            return _place(top, node, config, key), problem
     return leaf.where, f"{key}: {problem}"
+
+
+def _place(top: str, node: Branches, config: Mapping[str, Scalar], key: str) -> str:
+    """The place of a key in the branch that a configuration takes."""
+    return f"search.{top}.choice.{node.options.index(node.chosen(top, config))}{key[len(top) :]}"
 
 
 def _check_value(space: SearchSpace, leaf: Leaf, value: Scalar, skeleton: Mapping[str, Scalar]) -> None:
@@ -267,10 +262,10 @@ def _where_drawn(space: SearchSpace, key: str, config: Mapping[str, Scalar]) -> 
         if leaf.key == key in config and not isinstance(leaf.node, Expr) and leaf.node.contains(config[key]):
             return leaf.where
     for top, node in space.tree.nodes.items():
-        if isinstance(node, Branches) and key.startswith(f"{top}."):
-            option = node.chosen(top, config)
-            if _has(option.fixed, key[len(top) + 1 :].split(".")):
-                return f"search.{top}.choice.{node.options.index(option)}{key[len(top) :]}"
+        if not isinstance(node, Branches) or not key.startswith(f"{top}."):
+            continue
+        if says(node.chosen(top, config).fixed, key[len(top) + 1 :]):
+            return _place(top, node, config, key)
     return key
 
 

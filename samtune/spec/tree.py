@@ -229,6 +229,17 @@ def dump_node(node: Node) -> Any:
     return node.written if isinstance(node, Branches) else node.model_dump(mode="json")
 
 
+def says(value: Any, key: str) -> bool:
+    """Whether a part of the YAML says something of a dotted key below it; what is searched as a whole does of all."""
+    for part in key.split("."):
+        if is_node(value):
+            return True
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
 def join(key: str, inner: str) -> str:
     return f"{key}.{inner}" if key and inner else key or inner
 
