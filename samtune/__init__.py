@@ -10,30 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samtune.confirm.confirmer import Confirmer as Confirmer
-    from samtune.confirm.training import Training as Training
+    from samtune.config.space import SearchSpace as SearchSpace
     from samtune.errors import RunError as RunError
     from samtune.errors import SamtuneError as SamtuneError
     from samtune.errors import UsageError as UsageError
+    from samtune.experiments.confirm import Confirmer as Confirmer
+    from samtune.experiments.results import Results as Results
+    from samtune.experiments.train import Training as Training
+    from samtune.experiments.tuner import Tuner as Tuner
     from samtune.models.saved import load_model as load_model
-    from samtune.records import Callback as Callback
-    from samtune.records import Trial as Trial
-    from samtune.records import TrialState as TrialState
-    from samtune.search.results import Results as Results
-    from samtune.search.tuner import Tuner as Tuner
-    from samtune.spec.space import SearchSpace as SearchSpace
+    from samtune.study import Callback as Callback
+    from samtune.study import Trial as Trial
+    from samtune.study import TrialState as TrialState
 
 _HOMES = {
-    "Callback": "samtune.records",
-    "Confirmer": "samtune.confirm.confirmer",
-    "Results": "samtune.search.results",
+    "Callback": "samtune.study",
+    "Confirmer": "samtune.experiments.confirm",
+    "Results": "samtune.experiments.results",
     "RunError": "samtune.errors",
     "SamtuneError": "samtune.errors",
-    "SearchSpace": "samtune.spec.space",
-    "Training": "samtune.confirm.training",
-    "Trial": "samtune.records",
-    "TrialState": "samtune.records",
-    "Tuner": "samtune.search.tuner",
+    "SearchSpace": "samtune.config.space",
+    "Training": "samtune.experiments.train",
+    "Trial": "samtune.study",
+    "TrialState": "samtune.study",
+    "Tuner": "samtune.experiments.tuner",
     "UsageError": "samtune.errors",
     "load_model": "samtune.models.saved",
 }

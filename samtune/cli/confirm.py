@@ -52,8 +52,8 @@ def confirm(
 
     Run it again to go on with what was interrupted, or to see the result again.
     """
-    from samtune.confirm.confirmer import Confirmer
-    from samtune.spec.space import SearchSpace
+    from samtune.config.space import SearchSpace
+    from samtune.experiments.confirm import Confirmer
     from samtune.terminal import make_console, make_display
     from samtune.terminal.confirmed import print_confirmation
 

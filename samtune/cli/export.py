@@ -20,7 +20,7 @@ def export(
     """Write a study as a table, one row per trial and epoch, for pandas, Arrow, DuckDB or a spreadsheet."""
     if file.suffix not in (".parquet", ".csv"):
         raise UsageError(f"{file}: must end in .parquet or .csv")
-    from samtune.search.results import Results
+    from samtune.experiments.results import Results
 
     table = Results.load(name, storage_path).to_arrow()
     try:

@@ -28,8 +28,8 @@ def plot(
     """Draw one figure of a study for a paper."""
     if output.suffix not in SUFFIXES:
         raise UsageError(f"-o {output}: must end in {', '.join(SUFFIXES)}")
+    from samtune.experiments.results import Results
     from samtune.report import plots
-    from samtune.search.results import Results
 
     try:
         plots.save_plot(Results.load(name, storage_path), kind, output, output.suffix.removeprefix("."))

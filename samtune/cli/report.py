@@ -23,8 +23,8 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
+    from samtune.experiments.results import Results
     from samtune.report.page import render
-    from samtune.search.results import Results
 
     results = Results.load(name, storage_path)
     target = output or Path(f"{name}.html")

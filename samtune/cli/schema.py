@@ -11,6 +11,6 @@ def schema() -> None:
     In VS Code (extension YAML): `samtune schema > samtune.json`, and as the file's first line
     `# yaml-language-server: $schema=samtune.json`.
     """
-    from samtune.spec.schema import space_schema
+    from samtune.config.schema import space_schema
 
     print(json.dumps(space_schema(), indent=2))

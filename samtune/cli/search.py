@@ -33,7 +33,7 @@ from samtune.cli.options import (
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
-    from samtune.search.tuner import Tuner
+    from samtune.experiments.tuner import Tuner
 
 
 def search(
@@ -56,8 +56,8 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
-    from samtune.search.tuner import Tuner
-    from samtune.spec.space import SearchSpace
+    from samtune.config.space import SearchSpace
+    from samtune.experiments.tuner import Tuner
     from samtune.tracking.system import SWITCH
 
     if system_metrics:
@@ -91,7 +91,7 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
     plan = tuner.plan()
     estimated = None
     if with_estimate:
-        from samtune.search.estimate import estimate
+        from samtune.experiments.estimate import estimate
 
         estimated = estimate(tuner.space, plan)
     if as_json:
@@ -103,7 +103,7 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
 
 
 def _search(tuner: Tuner, as_json: bool) -> None:
-    from samtune.search.results import SearchFailedError
+    from samtune.experiments.results import SearchFailedError
     from samtune.terminal import json_summary, make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)

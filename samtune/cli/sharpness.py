@@ -12,7 +12,7 @@ from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, o
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
-    from samtune.sharpness.tool.measures import Measured
+    from samtune.experiments.sharpness.measures import Measured
 
 WHAT = "What is measured"
 
@@ -71,9 +71,9 @@ def sharpness(
         raise UsageError(f"--m {m}: must be whole numbers with commas, e.g. 16,64")
     from rich.console import Console
 
-    from samtune.sharpness.tool.measures import Settings, check_measures, measure
-    from samtune.sharpness.tool.plots import write_plots
-    from samtune.sharpness.tool.subjects import load_subject
+    from samtune.experiments.sharpness.measures import Settings, check_measures, measure
+    from samtune.experiments.sharpness.plots import write_plots
+    from samtune.experiments.sharpness.subjects import load_subject
 
     settings = Settings(
         measures=check_measures([name.strip() for name in measures.split(",")]),
@@ -116,8 +116,8 @@ def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: b
     from rich.console import Console
     from rich.table import Table
 
-    from samtune.search.folders import study_folder
-    from samtune.sharpness.tool.gap import Interval, relations, write_plot
+    from samtune.experiments.sharpness.gap import Interval, relations, write_plot
+    from samtune.store.study_folder import study_folder
 
     if len(names) != 1:
         raise UsageError(f"--study-of-m: takes the name of one study (got {len(names)})")
@@ -143,7 +143,7 @@ def _print_table(found: list[Measured], data: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from samtune.text import format_metric, format_number
+    from samtune.formatting import format_metric, format_number
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(f"on {found[0].num_examples} {data} examples")

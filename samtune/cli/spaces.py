@@ -7,7 +7,7 @@ import typer
 
 def spaces() -> None:
     """List the built-in search spaces."""
-    from samtune.spec.builtin import PAPERS, grouped_spaces, summary
+    from samtune.config.builtin_spaces import PAPERS, grouped_spaces, summary
 
     groups = {folder: found for folder, found in grouped_spaces().items() if found}
     width = max((len(name) for found in groups.values() for name in found), default=0)

@@ -17,7 +17,7 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show a running or ended study, without touching it."""
-    from samtune.search.folders import study_folder
+    from samtune.store.study_folder import study_folder
     from samtune.terminal import json_summary, make_console, print_status
 
     folder = study_folder(storage_path, name)

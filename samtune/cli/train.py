@@ -54,14 +54,14 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
-    from samtune.confirm.training import Training, default_name
-    from samtune.records import Study, TrialState
-    from samtune.search.folders import weights_file
-    from samtune.search.tuner import OPTIONS
-    from samtune.spec.space import SearchSpace
+    from samtune.config.space import SearchSpace
+    from samtune.experiments.train import Training, default_name
+    from samtune.experiments.tuner import OPTIONS
+    from samtune.formatting import format_metric
+    from samtune.store.study_folder import weights_file
+    from samtune.study import Study, TrialState
     from samtune.terminal import json_summary, make_console, make_display
     from samtune.terminal.confirmed import print_loading
-    from samtune.text import format_metric
 
     console = make_console(stderr=json_)
     given = {"resources.num_workers": num_workers, "seed": seed}

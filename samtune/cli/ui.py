@@ -20,7 +20,7 @@ def ui(
 ) -> None:
     """Start MLflow's UI on the studies of a storage path, for this machine alone; Ctrl-C ends it."""
     from samtune.errors import UsageError
-    from samtune.search.folders import DEFAULT_STORAGE, absolute_storage, study_folder
+    from samtune.store.study_folder import DEFAULT_STORAGE, absolute_storage, study_folder
     from samtune.tracking import default_tracking_uri
     from samtune.tracking.ui import comparison_page, serving, top_runs
     from samtune.tracking.uris import is_server, sqlite_path, ui_page

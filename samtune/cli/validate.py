@@ -18,13 +18,13 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Check a search space, but for data and cluster, and say what it searches."""
-    from samtune.spec.samplers import CustomSamplerConfig
-    from samtune.spec.space import SearchSpace
+    from samtune.config.samplers import CustomSamplerConfig
+    from samtune.config.space import SearchSpace
 
     try:
         loaded = SearchSpace.from_yaml(space, set_ or [])
         if isinstance(loaded.sampler, CustomSamplerConfig):
-            from samtune.search.samplers import build_sampler
+            from samtune.tune.optuna_samplers import build_sampler
 
             build_sampler(loaded.sampler, loaded.seed, parallel=False)
     except SpaceError as error:

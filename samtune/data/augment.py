@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold, random_bits, random_int, random_uniform, uniform_number
+from samtune.data.counter_rng import fold, random_bits, random_int, random_uniform, uniform_number
 
 
 def crop_and_mirror(images: Tensor, indices: Tensor, key: int, *, padding: int, mirror: bool) -> Tensor:

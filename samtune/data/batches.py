@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from samtune.config.data import DataConfig
 from samtune.data.augment import crop_and_mirror, cutout, mirror_half
+from samtune.data.counter_rng import fold, random_order
 from samtune.data.dataset import Dataset, Split
-from samtune.data.hashing import fold, random_order
 from samtune.data.mixing import draw_mix
 from samtune.data.policies import find_policy
-from samtune.spec.data import DataConfig
 
 # Separate streams of random numbers.
 _SHUFFLE, _EXAMPLES, _CROP, _POLICY, _CUTOUT, _MIX, _PARTNERS = range(7)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.config.data import DataConfig
 from samtune.data.download import download
 from samtune.data.images import ImageSource
 from samtune.data.info import split_sizes
@@ -21,7 +22,6 @@ from samtune.data.sources.own import OwnSource
 from samtune.data.sources.traits import Traits
 from samtune.data.subset import flip_labels, select_rows
 from samtune.errors import DatasetError
-from samtune.spec.data import DataConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from samtune.config.data import DataConfig, DownloadableConfig
 from samtune.data.folders import root_folder
 from samtune.data.sources import open_source
 from samtune.data.sources.base import Undownloaded
 from samtune.errors import DatasetError
-from samtune.spec.data import DataConfig, DownloadableConfig
 
 
 def download(config: DataConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samtune.config.data import DataConfig
 from samtune.data.sources import Source, open_source
 from samtune.errors import DatasetError
-from samtune.spec.data import DataConfig
 
 
 @dataclass(frozen=True)

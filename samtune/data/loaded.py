@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.config.data import DataConfig, OwnDataConfig, StreamedConfig
 from samtune.data.cache import cache_path, channel_statistics, load_arrays
 from samtune.data.images import Images, ImageSource
 from samtune.data.sources import Source
@@ -16,7 +17,6 @@ from samtune.data.sources.base import SplitName
 from samtune.data.sources.folder import FolderSource
 from samtune.data.sources.own import OwnSource
 from samtune.errors import DatasetError
-from samtune.spec.data import DataConfig, OwnDataConfig, StreamedConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold
+from samtune.data.counter_rng import fold
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from samtune.data.autoaugment import AUTOAUGMENT
-from samtune.data.hashing import fold, random_bits, random_int, random_uniform
+from samtune.data.counter_rng import fold, random_bits, random_int, random_uniform
 from samtune.data.image_ops import GEOMETRIC, PIXELWISE, affine_matrix, sample
 
 _SIGNED = frozenset({*GEOMETRIC, "Brightness", "Color", "Contrast", "Sharpness"})

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from samtune.data.batches import eval_batches
+from samtune.data.counter_rng import fold, random_order
 from samtune.data.dataset import Dataset, Split
-from samtune.data.hashing import fold, random_order
 
 _SAMPLE = 11  # a stream of random numbers of its own
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from samtune.data.hashing import fold
+from samtune.data.counter_rng import fold
 from samtune.data.images import ImageSource, joined
 from samtune.data.sources.decode import DamagedImageError
 from samtune.errors import DatasetError

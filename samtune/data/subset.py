@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from samtune.data.hashing import fold, random_int, random_order
-from samtune.spec.data import DataConfig
+from samtune.config.data import DataConfig
+from samtune.data.counter_rng import fold, random_int, random_order
 
 # Streams of random numbers, apart from those of the batches.
 _SUBSET, _VALIDATION, _NOISY, _NEW_LABEL = range(1000, 1004)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from samtune.errors import UsageError
-from samtune.spec.model import (
+from samtune.config.model import (
     CifarResNetConfig,
     DigitsCnnConfig,
     MlpConfig,
@@ -18,6 +17,7 @@ from samtune.spec.model import (
     TorchvisionConfig,
     WideResNetConfig,
 )
+from samtune.errors import UsageError
 
 
 def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], seed: int) -> nn.Module:

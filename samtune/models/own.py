@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from samtune.config.model import OwnModelConfig
 from samtune.errors import UsageError
-from samtune.parts import resolve_part
-from samtune.spec.model import OwnModelConfig
+from samtune.user_code import resolve_function
 
 
 def own_model(config: OwnModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
@@ -15,7 +15,9 @@ def own_model(config: OwnModelConfig, num_classes: int, input_shape: tuple[int, 
     Raises:
         UsageError: it cannot be imported, or does not return a module.
     """
-    model = resolve_part(config.name, "model.name")(num_classes=num_classes, input_shape=input_shape, **config.options)
+    model = resolve_function(config.name, "model.name")(
+        num_classes=num_classes, input_shape=input_shape, **config.options
+    )
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name: {config.name} must return a torch.nn.Module (got {type(model).__name__})")
     return model

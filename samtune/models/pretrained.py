@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from samtune.checks import check_images
+from samtune.config.model import TorchvisionConfig
 from samtune.errors import UsageError
-from samtune.spec.model import TorchvisionConfig
+from samtune.preflight import check_images
 
 
 def torchvision_model(config: TorchvisionConfig, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:

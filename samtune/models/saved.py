@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError, one_line
 from samtune.models import build_model
-from samtune.spec.trial import TrialSpec
 from samtune.storage import read_bytes, write_bytes
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samtune.errors import RunError
-from samtune.records import TrialState
+from samtune.experiments.results import Results
+from samtune.formatting import short_names
 from samtune.report import sam, timeline
 from samtune.report.style import colour_at, dress
-from samtune.search.results import Results
-from samtune.text import short_names
+from samtune.study import TrialState
 
 if TYPE_CHECKING:
     import optuna

@@ -6,11 +6,8 @@ import time
 from importlib.resources import files
 from typing import Any
 
-from samtune.records import Study, Trial, TrialState
-from samtune.report.figures import Figure, figures
-from samtune.search.results import Results
-from samtune.terminal.summary import format_best, format_failures, format_outcome, next_commands
-from samtune.text import (
+from samtune.experiments.results import Results
+from samtune.formatting import (
     format_metric,
     format_number,
     format_seconds,
@@ -19,6 +16,9 @@ from samtune.text import (
     set_arguments,
     short_names,
 )
+from samtune.report.figures import Figure, figures
+from samtune.study import Study, Trial, TrialState
+from samtune.terminal.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.tracking.uris import redact_text
 
 LEADERBOARD = 50
@@ -61,8 +61,8 @@ def _json(figure: Any) -> str:
 
 def _confirmed(study: Study) -> dict[str, Any] | None:
     """The table of the search's confirmation, as far as it has come; None where there is none."""
-    from samtune.confirm.confirmation import CAPTION, table
-    from samtune.confirm.confirmer import load_confirmation
+    from samtune.experiments.confirm import load_confirmation
+    from samtune.experiments.confirmation import CAPTION, table
 
     confirmation = load_confirmation(study)
     if confirmation is None:

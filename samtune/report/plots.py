@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from samtune.config.yaml_source import did_you_mean
 from samtune.errors import RunError, UsageError
-from samtune.records import Study
+from samtune.experiments.results import Results
+from samtune.formatting import format_number
 from samtune.report import sam
 from samtune.report.style import BLUE, GREY, ORANGE, STATE_COLOURS, log_ticks
 from samtune.report.timeline import spans
-from samtune.search.results import Results
-from samtune.spec.source import did_you_mean
-from samtune.text import format_number
+from samtune.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from samtune.errors import RunError
-from samtune.records import Scalar, Study, Trial, TrialState
+from samtune.formatting import format_config, format_value
 from samtune.report.style import BLUE, GREY, ORANGE, SCALE
-from samtune.text import format_config, format_value
+from samtune.study import Scalar, Study, Trial, TrialState
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

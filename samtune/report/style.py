@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from samtune.text import format_number
+from samtune.formatting import format_number
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

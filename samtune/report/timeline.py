@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from samtune.errors import RunError
-from samtune.records import Study, Trial
 from samtune.report.style import GREY, STATE_COLOURS
+from samtune.study import Study, Trial
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,7 +1,7 @@
 """Sharpness-Aware Minimization for PyTorch: exact, data-parallel, with every method of the comparison.
 
-`TrainStep` trains with any method of `samtune.spec.method`; `SAM` is an optimizer for loops of one's own. This package
-needs torch alone, and `samtune.sam.layout` not even that.
+`TrainStep` trains with any method of `samtune.config.method`; `SAM` is an optimizer for your own training loop. This
+package needs torch alone, and `samtune.sam.layout` not even that.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
-from samtune.sam.closures import LocalGradients, ascent_run, descent_run
-from samtune.sam.guard import step_if
+from samtune.sam.closure_hooks import LocalGradients, ascent_run, descent_run
+from samtune.sam.conditional_step import step_if
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.sam import adaptive_perturbation
 from samtune.sam.weights import Weights

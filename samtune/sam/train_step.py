@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from samtune.sam import vectors
 from samtune.sam.batch_statistics import RunningStatistics
+from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics
-from samtune.sam.guard import step_if
 from samtune.sam.layout import GroupLayout
 from samtune.sam.m_group import MGroup
 from samtune.sam.randomness import ModelNoise
@@ -23,7 +23,7 @@ from samtune.sam.rules.base import Rule
 from samtune.sam.weights import Weights
 
 if TYPE_CHECKING:
-    from samtune.spec.method import MethodConfig
+    from samtune.config.method import MethodConfig
 
 LossFunction = Callable[[Any, Any], Tensor]
 Examples = Callable[[int], tuple[Tensor, Tensor]]
@@ -41,7 +41,7 @@ class TrainStep:
         model: the bare module, already on its device; parameters must have the same values on all workers.
         loss_fn: (outputs, targets) -> mean loss over the examples, a scalar.
         optimizer: the base optimizer. The parameters it holds that require a gradient are the w of the method.
-        method: from `samtune.spec.method`.
+        method: from `samtune.config.method`.
         batch_size: examples per call over all workers.
         num_workers, rank: this worker's place; with more than one, torch's default process group is initialised.
         seed: keys dropout masks, random directions and masks, with the step and the group.

@@ -13,7 +13,7 @@ from rich.text import Text
 from samtune.terminal.summary import format_failures, format_outcome
 
 if TYPE_CHECKING:
-    from samtune.confirm.confirmation import Confirmation
+    from samtune.experiments.confirmation import Confirmation
 
 
 def print_loading(console: Console, weights: str) -> None:
@@ -29,8 +29,8 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
     Args:
         again: the command that goes on where replicas are missing.
     """
-    from samtune.confirm.confirmation import CAPTION, table
-    from samtune.search.folders import weights_file
+    from samtune.experiments.confirmation import CAPTION, table
+    from samtune.store.study_folder import weights_file
 
     study = confirmation.study
     console.print()

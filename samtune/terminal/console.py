@@ -7,7 +7,7 @@ from io import TextIOWrapper
 
 from rich.console import Console
 
-from samtune.records import Callback
+from samtune.study import Callback
 from samtune.terminal.live import LiveDisplay
 from samtune.terminal.plain import PlainDisplay
 

@@ -11,10 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from samtune.records import Callback, Study, Trial
+from samtune.formatting import format_clock, format_config, format_metric
+from samtune.study import Callback, Study, Trial
 from samtune.terminal.tables import live_table
 from samtune.terminal.tally import Tally
-from samtune.text import format_clock, format_config, format_metric
 
 REFRESH_PER_SECOND = 4
 MESSAGE_SECONDS = 15.0  # how long a message stays once trials run

@@ -8,9 +8,9 @@ import time
 from rich.console import Console
 from rich.text import Text
 
-from samtune.records import Callback, Study, Trial, TrialState
+from samtune.formatting import first_line, format_clock, format_config, format_metric, format_seconds
+from samtune.study import Callback, Study, Trial, TrialState
 from samtune.terminal.tally import Tally
-from samtune.text import first_line, format_clock, format_config, format_metric, format_seconds
 
 HEARTBEAT_SECONDS = 30.0  # a trial that runs longer says now and then how it is doing
 

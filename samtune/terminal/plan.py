@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from samtune.text import format_config, format_number
+from samtune.formatting import format_config, format_number
 
 if TYPE_CHECKING:
-    from samtune.search.plan import Plan
+    from samtune.experiments.plan import Plan
 
 
 def format_plan(plan: Plan) -> list[tuple[str, str]]:

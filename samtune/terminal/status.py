@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from samtune.records import Study, TrialState
+from samtune.study import Study, TrialState
 from samtune.terminal.summary import print_summary
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from samtune.records import Scalar, Study, TrialState
-from samtune.search.folders import DEFAULT_STORAGE
+from samtune.formatting import first_line, format_metric, format_seconds, set_arguments
 from samtune.storage import parent
+from samtune.store.study_folder import DEFAULT_STORAGE
+from samtune.study import Scalar, Study, TrialState
 from samtune.terminal.tables import leaderboard
-from samtune.text import first_line, format_metric, format_seconds, set_arguments
 from samtune.tracking import ui_command, ui_page
 
 ERRORS_SHOWN = 5

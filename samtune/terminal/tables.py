@@ -12,8 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from samtune.records import Study, Trial, TrialState
-from samtune.text import (
+from samtune.formatting import (
     format_config,
     format_metric,
     format_number,
@@ -22,6 +21,7 @@ from samtune.text import (
     searched_keys,
     short_names,
 )
+from samtune.study import Study, Trial, TrialState
 
 STYLES = {
     TrialState.WAITING: "dim",

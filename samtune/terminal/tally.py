@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import time
 
-from samtune.records import Study, Trial, TrialState
+from samtune.study import Study, Trial, TrialState
 
 
 class Tally:

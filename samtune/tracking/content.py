@@ -10,10 +10,8 @@ from typing import Any
 
 import yaml
 
-from samtune.records import Scalar, Study, Trial, TrialState
-from samtune.spec.trial import LABEL_NOISE, data_digest
-from samtune.storage import join, read_bytes
-from samtune.text import (
+from samtune.config.trial import LABEL_NOISE, data_digest
+from samtune.formatting import (
     first_line,
     format_metric,
     format_seconds,
@@ -22,6 +20,8 @@ from samtune.text import (
     set_arguments,
     short_names,
 )
+from samtune.storage import join, read_bytes
+from samtune.study import Scalar, Study, Trial, TrialState
 from samtune.tracking.uris import redact_text
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000

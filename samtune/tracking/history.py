@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from samtune.errors import UsageError, one_line
-from samtune.records import Trial, TrialState
+from samtune.study import Trial, TrialState
 from samtune.tracking.store import client_of
 from samtune.tracking.uris import redact, sqlite_path
 

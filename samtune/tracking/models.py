@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from samtune.errors import TrackingError
-from samtune.text import first_line
+from samtune.formatting import first_line
 from samtune.tracking.store import used_by_mlflow
 from samtune.tracking.uris import redact
 

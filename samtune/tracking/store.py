@@ -41,8 +41,8 @@ from mlflow.utils.mlflow_tags import (
 )
 
 from samtune.errors import TrackingError
-from samtune.records import Study
-from samtune.text import first_line
+from samtune.formatting import first_line
+from samtune.study import Study
 from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
 TRIAL_ID_TAG, STUDY_TAG = "samtune.trial_id", "samtune.study"

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from samtune.errors import TrackingError
-from samtune.records import Callback, Study, Trial, TrialState
-from samtune.text import trial_name
+from samtune.formatting import trial_name
+from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
 from samtune.tracking.system import is_wanted, start_system_metrics
 from samtune.tracking.uris import redact

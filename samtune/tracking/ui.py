@@ -17,8 +17,8 @@ from typing import IO
 from urllib.parse import quote, urlencode
 
 from samtune.errors import RunError, UsageError
-from samtune.records import Study
-from samtune.text import first_line
+from samtune.formatting import first_line
+from samtune.study import Study
 from samtune.tracking.uris import UI_PORT, redact_text
 
 COMPARED = 6

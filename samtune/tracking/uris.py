@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
-from samtune.records import Study
+from samtune.study import Study
 
 UI_PORT = 5000
 

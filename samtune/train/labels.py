@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.config.trial import TrialSpec, data_digest
 from samtune.data import Dataset
 from samtune.errors import UsageError
 from samtune.models.saved import load_model
-from samtune.spec.trial import TrialSpec, data_digest
 from samtune.storage import is_file, join, write_bytes
 
 BATCH_SIZE = 1024

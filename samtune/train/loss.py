@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from samtune.parts import resolve_part
-from samtune.spec.training import TrainingConfig, metric_name
+from samtune.config.training import TrainingConfig, metric_name
+from samtune.user_code import resolve_function
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> a scalar, the mean over the examples."""
@@ -17,13 +17,13 @@ def training_loss(config: TrainingConfig) -> Measure:
     """The loss that is trained."""
     if config.loss == "cross_entropy":
         return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    return resolve_part(config.loss, "training.loss")
+    return resolve_function(config.loss, "training.loss")
 
 
 def evaluation_measures(config: TrainingConfig) -> dict[str, Measure]:
     """What an evaluation measures, by name: the loss (without label smoothing), the accuracy, the user's metrics."""
-    loss = nn.CrossEntropyLoss() if config.loss == "cross_entropy" else resolve_part(config.loss, "training.loss")
-    own = {metric_name(path): resolve_part(path, "training.metrics") for path in config.metrics}
+    loss = nn.CrossEntropyLoss() if config.loss == "cross_entropy" else resolve_function(config.loss, "training.loss")
+    own = {metric_name(path): resolve_function(path, "training.metrics") for path in config.metrics}
     return {"loss": loss, "accuracy": accuracy, **own}
 
 

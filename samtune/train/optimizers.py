@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from samtune.spec.training import TrainingConfig
+from samtune.config.training import TrainingConfig
 
 
 def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from samtune.spec.trial import TrialSpec
+from samtune.config.trial import TrialSpec
 from samtune.train.checkpoint import Resumable
 from samtune.train.trial import TrialRun
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from samtune.spec.training import TrainingConfig
+from samtune.config.training import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, *, num_epochs: int, steps_per_epoch: int) -> float:

@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.config.trial import TrialSpec
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
-from samtune.spec.trial import TrialSpec
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import Run, run_samtune
+from helpers.command import Run, run_samtune
 
 
 @pytest.fixture

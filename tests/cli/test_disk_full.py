@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import CLEAN
+from helpers.command import CLEAN
 
-from samtune.records import TrialState
-from samtune.search.journal import read_journal
+from samtune.store.journal import read_journal
+from samtune.study import TrialState
 
 
 def can_mount() -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import CLEAN, SAMTUNE
+from helpers.command import CLEAN, SAMTUNE
 
-from samtune.records import TrialState
-from samtune.search.journal import read_journal
+from samtune.store.journal import read_journal
+from samtune.study import TrialState
 
 
 def descendants(process: subprocess.Popen[str], title: str) -> list[int]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import CLEAN
+from helpers.command import CLEAN
 
 README = Path(__file__).parents[2] / "README.md"
 

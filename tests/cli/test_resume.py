@@ -13,12 +13,12 @@ from typing import Any
 
 import optuna
 import pytest
-from command import CLEAN, SAMTUNE, run_samtune
+from helpers.command import CLEAN, SAMTUNE, run_samtune
+from helpers.waiting import wait_after
 from mlflow.tracking import MlflowClient
-from waiting import wait_after
 
-from samtune.records import TrialState
-from samtune.search.journal import FILE_NAME, is_running, read_journal
+from samtune.store.journal import FILE_NAME, is_running, read_journal
+from samtune.study import TrialState
 
 pytestmark = pytest.mark.slow
 

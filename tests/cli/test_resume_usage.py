@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from command import Run
+from helpers.command import Run
 
 from samtune import SearchSpace
-from samtune.search.journal import FILE_NAME
+from samtune.store.journal import FILE_NAME
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
+from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
 from mlflow.tracking import MlflowClient
 from PIL import Image
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Run
+from helpers.command import Run
 from mlflow.tracking import MlflowClient
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import Run
+from helpers.command import Run
 
 DIGITS = ("search", "--space", "digits.yaml")
 

@@ -20,9 +20,9 @@ from ray.core.generated import autoscaler_pb2
 from torch import Tensor, nn
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
-from samtune.records import Study
-from samtune.search.cluster import connected
-from samtune.search.code import own_modules
+from samtune.raylib.cluster import connected
+from samtune.raylib.runtime_env import own_modules
+from samtune.study import Study
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from ray.core.generated import autoscaler_pb2
 
 from samtune import SearchSpace
 from samtune.errors import ResourceError
-from samtune.search.cluster import Node, addable_nodes
-from samtune.search.plan import make_plan
+from samtune.experiments.plan import make_plan
+from samtune.raylib.cluster import Node, addable_nodes
 from samtune.terminal.plan import format_plan
 
 

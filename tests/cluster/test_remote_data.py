@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from samtune.config.data import Cifar10Config, ParquetConfig
 from samtune.data import check_dataset, dataset_info, load_dataset
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config, ParquetConfig
 from samtune.storage import open_storage
 
 

@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.waiting import wait_after
 from mlflow.tracking import MlflowClient
-from waiting import wait_after
 
-from samtune.records import TrialState
-from samtune.search.folders import study_folder
-from samtune.search.journal import FILE_NAME as JOURNAL
-from samtune.search.lease import FILE_NAME as LEASE
-from samtune.search.results import Results
+from samtune.experiments.results import Results
 from samtune.storage import delete_file, join, read_bytes
+from samtune.store.journal import FILE_NAME as JOURNAL
+from samtune.store.lease import FILE_NAME as LEASE
+from samtune.store.study_folder import study_folder
+from samtune.study import TrialState
 
 pytestmark = pytest.mark.slow
 

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from samtune.errors import UsageError
-from samtune.records import Objective, Study, Trial, TrialState
-from samtune.search import lease, mirror
-from samtune.search.folders import absolute_storage, study_folder
-from samtune.search.journal import FILE_NAME as JOURNAL
-from samtune.search.mirror import Mirror
-from samtune.search.optuna_file import FILE_NAME as OPTUNA
-from samtune.search.remote import RemoteStudyFolder
 from samtune.storage import join, read_bytes, write_bytes
+from samtune.store import lease, uploader
+from samtune.store.journal import FILE_NAME as JOURNAL
+from samtune.store.optuna_journal import FILE_NAME as OPTUNA
+from samtune.store.remote_folder import RemoteStudyFolder
+from samtune.store.study_folder import absolute_storage, study_folder
+from samtune.store.uploader import Mirror
+from samtune.study import Objective, Study, Trial, TrialState
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(mirror, "MIN_PAUSE", 0.05)
-    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(uploader, "MIN_PAUSE", 0.05)
+    monkeypatch.setattr(uploader, "RETRY_SECONDS", 0.1)
 
 
 class Driver:
@@ -178,7 +178,7 @@ def test_a_stale_lease_is_taken_over_and_the_old_driver_stops(
     second.run_trial(1)
     if has_ended:
         second.tell("on_study_end")
-    monkeypatch.setattr(mirror, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(uploader, "RENEW_SECONDS", 0.0)
     first.run_trial(7)
     wait_for(lambda: bool(first.stopped))
     assert "has taken the study over" in first.stopped[0]

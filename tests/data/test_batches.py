@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dataset_files import write_cifar10_parquet
+from helpers.dataset_files import write_cifar10_parquet
 from torch import Tensor
 
+from samtune.config.data import Cifar10Config, DataConfig, DigitsConfig
 from samtune.data import Dataset, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.data.augment import crop_and_mirror
-from samtune.spec.data import Cifar10Config, DataConfig, DigitsConfig
 
 CPU = torch.device("cpu")
 

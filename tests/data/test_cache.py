@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataset_files import write_cifar10_parquet
+from helpers.dataset_files import write_cifar10_parquet
 
+from samtune.config.data import Cifar10Config
 from samtune.data import cache, load_dataset
 from samtune.data.cache import load_arrays
 from samtune.data.dataset import forget_loaded
 from samtune.data.sources import open_source
 from samtune.data.sources.base import Source
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from samtune.spec.base import Config
-from samtune.spec.data import DataConfig
-from samtune.spec.model import ModelConfig
-from samtune.spec.source import config_classes
+from samtune.config.base import Config
+from samtune.config.data import DataConfig
+from samtune.config.model import ModelConfig
+from samtune.config.yaml_source import config_classes
 
 CONFIGS = [*config_classes(DataConfig), *config_classes(ModelConfig)]
 REQUIRED = {"image_folder": {"image_size": 32}}
@@ -30,12 +30,12 @@ class TestEveryConfig:
             assert field.description.endswith("."), name
 
     def test_is_chosen_by_its_name_and_survives_a_round_trip(self, config: type[Config]) -> None:
-        adapter = TypeAdapter(DataConfig if config.__module__ == "samtune.spec.data" else ModelConfig)
+        adapter = TypeAdapter(DataConfig if config.__module__ == "samtune.config.data" else ModelConfig)
         for name in names_of(config):
             parsed = adapter.validate_python({"name": name, **REQUIRED.get(name, {})})
             assert type(parsed) is config
             assert adapter.validate_json(adapter.dump_json(parsed)) == parsed
-            if config.__module__ == "samtune.spec.data":  # a process keeps data sets by their configuration
+            if config.__module__ == "samtune.config.data":  # a process keeps data sets by their configuration
                 assert hash(adapter.validate_python(parsed.model_dump())) == hash(parsed)
 
     def test_unknown_keys_are_refused(self, config: type[Config]) -> None:

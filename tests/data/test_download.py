@@ -14,13 +14,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from dataset_files import write_cifar10_python
+from helpers.dataset_files import write_cifar10_python
 from torchvision.datasets import CIFAR10
 
+from samtune.config.data import Cifar10Config
 from samtune.data import check_dataset, load_dataset
 from samtune.data.download import download
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config
 
 
 class CountingHandler(SimpleHTTPRequestHandler):

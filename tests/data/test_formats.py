@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_files import (
+from helpers.dataset_files import (
     cycling_labels,
     encode,
     random_images,
@@ -26,10 +26,7 @@ from dataset_files import (
     write_svhn,
 )
 
-from samtune.data import check_dataset, dataset_info, eval_batches, load_dataset, train_batches
-from samtune.data.sources import base
-from samtune.errors import DatasetError
-from samtune.spec.data import (
+from samtune.config.data import (
     Cifar10Config,
     Cifar100Config,
     DataConfig,
@@ -40,6 +37,9 @@ from samtune.spec.data import (
     ParquetConfig,
     SvhnConfig,
 )
+from samtune.data import check_dataset, dataset_info, eval_batches, load_dataset, train_batches
+from samtune.data.sources import base
+from samtune.errors import DatasetError
 
 
 def _digits(root: Path) -> DataConfig:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from listed_files import SIZE, WRITERS
+from helpers.listed_files import SIZE, WRITERS
 from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 
+from samtune.config.data import ListedImagesConfig
 from samtune.data import check_dataset, dataset_info, load_dataset
 from samtune.data.sources.listed import LISTED
 from samtune.errors import DatasetError
-from samtune.spec.data import ListedImagesConfig
 
 TRAIN_SPLITS = {"flowers102": ["train", "val"], "stanford_cars": ["train"], "food101": ["train"]}
 

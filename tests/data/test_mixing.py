@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from samtune.config.data import DigitsConfig
 from samtune.data import load_dataset, train_batches
 from samtune.data.augment import cutout
 from samtune.data.mixing import Mix, draw_mix
 from samtune.data.subset import flip_labels
-from samtune.spec.data import DigitsConfig
 
 CPU = torch.device("cpu")
 

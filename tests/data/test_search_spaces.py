@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from dataset_files import (
+from helpers.dataset_files import (
     cycling_labels,
     encode,
     random_images,
@@ -21,11 +21,11 @@ from dataset_files import (
     write_parquet,
     write_svhn,
 )
-from listed_files import WRITERS
+from helpers.listed_files import WRITERS
 
-from samtune.spec.builtin import PAPERS, builtin_spaces, find_space, grouped_spaces, summary
-from samtune.spec.space import SearchSpace
-from samtune.spec.trial import TrialSpec
+from samtune.config.builtin_spaces import PAPERS, builtin_spaces, find_space, grouped_spaces, summary
+from samtune.config.space import SearchSpace
+from samtune.config.trial import TrialSpec
 from samtune.train.trial import TrialRun
 
 PUBLISHED = {name: path for name, path in builtin_spaces().items() if "/" in name}

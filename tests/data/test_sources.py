@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_files import (
+from helpers.dataset_files import (
     cycling_labels,
     random_images,
     write_cifar10_parquet,
@@ -20,9 +20,9 @@ from dataset_files import (
     write_parquet,
 )
 
+from samtune.config.data import Cifar10Config, DigitsConfig
 from samtune.data import DatasetInfo, check_dataset, dataset_info, load_dataset
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config, DigitsConfig
 
 
 def test_cifar10_in_the_python_format(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_checks_import_neither_torch_nor_sklearn(tmp_path: Path) -> None:
     code = f"""
 import sys
 from samtune.data import check_dataset, dataset_info
-from samtune.spec.data import Cifar10Config, DigitsConfig
+from samtune.config.data import Cifar10Config, DigitsConfig
 for config in (DigitsConfig(), Cifar10Config(root={str(tmp_path / "parquet")!r}),
                Cifar10Config(root={str(tmp_path / "python")!r})):
     check_dataset(config)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dataset_files import write_cifar10_parquet
+from helpers.dataset_files import write_cifar10_parquet
 
+from samtune.config.data import Cifar10Config, DataConfig, DigitsConfig
 from samtune.data import Dataset, dataset_info, load_dataset
 from samtune.errors import DatasetError
-from samtune.spec.data import Cifar10Config, DataConfig, DigitsConfig
 
 
 def parts(dataset: Dataset) -> tuple[list[int], list[int]]:
@@ -105,7 +105,7 @@ def test_parquet_needs_no_torchvision(root: str) -> None:
     code = f"""
 import sys
 from samtune.data import load_dataset
-from samtune.spec.data import Cifar10Config, DigitsConfig
+from samtune.config.data import Cifar10Config, DigitsConfig
 load_dataset(Cifar10Config(root={root!r})), load_dataset(DigitsConfig())
 print("torchvision" in sys.modules)
 """

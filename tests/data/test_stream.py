@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dataset_files import encode, random_images
+from helpers.dataset_files import encode, random_images
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from samtune.config.data import ImageFolderConfig, ImageNetConfig
 from samtune.data import check_dataset, dataset_info, eval_batches, load_dataset, train_batches
 from samtune.data.augment import draw_box, draw_boxes
 from samtune.data.files import ImageFiles
 from samtune.data.stream import StreamedImages, keyed_randomness
 from samtune.errors import DatasetError
-from samtune.spec.data import ImageFolderConfig, ImageNetConfig
 
 CPU = torch.device("cpu")
 PLACE: dict[str, Any] = {"rank": 0, "num_workers": 1, "device": CPU}

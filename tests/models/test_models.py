@@ -9,9 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from samtune.models import build_model
-from samtune.models.shake_shake import SkipConnection
-from samtune.spec.model import (
+from samtune.config.model import (
     CifarResNetConfig,
     DigitsCnnConfig,
     MlpConfig,
@@ -22,6 +20,8 @@ from samtune.spec.model import (
     TorchvisionConfig,
     WideResNetConfig,
 )
+from samtune.models import build_model
+from samtune.models.shake_shake import SkipConnection
 
 SMALL: list[tuple[ModelConfig, tuple[int, int, int]]] = [
     (DigitsCnnConfig(), (1, 8, 8)),
@@ -201,7 +201,7 @@ def test_own_networks_do_not_import_torchvision() -> None:
 import sys
 from samtune.models import build_model
 from samtune.models.shake_shake import SkipConnection
-from samtune.spec.model import *
+from samtune.config.model import *
 for config in (DigitsCnnConfig(), MlpConfig(), WideResNetConfig(depth=10, width=1), CifarResNetConfig(depth=8),
                ResNetConfig(), ShakeShakeConfig(width=2), PyramidNetConfig(depth=11, shake_drop=0.5)):
     build_model(config, num_classes=10, input_shape=(3, 32, 32), seed=0)

@@ -10,9 +10,9 @@ import torchvision
 from pydantic import ValidationError
 from torch import nn
 
+from samtune.config.model import TORCHVISION_ARCHITECTURES, TorchvisionConfig
 from samtune.errors import UsageError
 from samtune.models import build_model
-from samtune.spec.model import TORCHVISION_ARCHITECTURES, TorchvisionConfig
 
 SMALL = "mobilenet_v3_small"
 SHAPE = (3, 32, 32)

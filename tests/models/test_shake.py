@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samtune.config.model import ModelConfig, PyramidNetConfig, ShakeShakeConfig
 from samtune.models import build_model
 from samtune.models.shake import ShakeDrop, ShakeShake
-from samtune.spec.model import ModelConfig, PyramidNetConfig, ShakeShakeConfig
 
 
 def coefficients(module: nn.Module, seed: int = 0, count: int = 4000) -> tuple[Tensor, Tensor]:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from browser import open_page
-from studies import METHODS, make_study
+from helpers.browser import open_page
+from helpers.studies import METHODS, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
-from samtune.confirm.lineup import final, make_lineup
+from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.records import Objective, Scalar, Trial, TrialState
+from samtune.experiments.candidates import final, make_lineup
+from samtune.experiments.results import Results
 from samtune.report.figures import Figure, figures
 from samtune.report.plots import KINDS
 from samtune.report.style import log_ticks
 from samtune.report.timeline import spans
-from samtune.search.journal import Journal
-from samtune.search.results import Results
-from samtune.spec.space import SearchSpace
+from samtune.store.journal import Journal
+from samtune.study import Objective, Scalar, Trial, TrialState
 
 SAM = {"method": {"name": "sam"}}
 TWO = (Objective(), Objective("sharpness", "min"))

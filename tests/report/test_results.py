@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from helpers.studies import METHODS, make_study
 from pyarrow import csv, parquet
-from studies import METHODS, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
 from samtune.errors import RunError, UsageError
-from samtune.records import Objective, TrialState
-from samtune.search.results import Results
+from samtune.experiments.results import Results
+from samtune.study import Objective, TrialState
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
-from reference import flat_weights, mean_over_groups
-from sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer
+from helpers.ranks import run_ranks
+from helpers.reference import flat_weights, mean_over_groups
+from helpers.sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer
 from test_contract import METHODS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from samtune.config.method import MethodConfig, SAMConfig
 from samtune.sam import SAM, TrainStep
 from samtune.sam.collectives import all_reduce_sizes
-from samtune.spec.method import MethodConfig, SAMConfig
 
 NUM_WEIGHTS = 6 * 8 + 8 + 8 * 3 + 3  # of the small network: 83
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
-from reference import flat_weights
-from sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer, train
+from helpers.ranks import run_ranks
+from helpers.reference import flat_weights
+from helpers.sam_training import BATCH_SIZE, batch, examples, make_network, make_optimizer, train
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from samtune.sam import TrainStep
-from samtune.spec.method import (
+from samtune.config.method import (
     ASAMConfig,
     BaseOptimizerConfig,
     DetSAMConfig,
@@ -32,7 +31,8 @@ from samtune.spec.method import (
     TraceSAMConfig,
     UniversalConfig,
 )
-from samtune.spec.source import config_classes
+from samtune.config.yaml_source import config_classes
+from samtune.sam import TrainStep
 
 METHODS: dict[str, MethodConfig] = {
     "sgd": BaseOptimizerConfig(),
@@ -53,7 +53,9 @@ METHODS: dict[str, MethodConfig] = {
     "trace_sam": TraceSAMConfig(num_directions=2),
     "frob_sam": FrobSAMConfig(num_directions=3),
     "det_sam": DetSAMConfig(),
-    "universal": UniversalConfig(rho=0.1, phi="sam_functions:phi", psi="sam_functions:psi", num_directions=2),
+    "universal": UniversalConfig(
+        rho=0.1, phi="helpers.sam_functions:phi", psi="helpers.sam_functions:psi", num_directions=2
+    ),
 }
 PERTURBED = [name for name, method in METHODS.items() if name != "sgd"]
 ROUNDING = {"rtol": 0.0, "atol": 1e-9}

@@ -7,13 +7,13 @@ import warnings
 
 import pytest
 import torch
-from reference import flat_weights, groups
-from sam_training import BATCH_SIZE, batch, make_network
+from helpers.reference import flat_weights, groups
+from helpers.sam_training import BATCH_SIZE, batch, make_network
 from torch import nn
 
+from samtune.config.method import BaseOptimizerConfig, MomentumSAMConfig, SAMConfig
 from samtune.sam import TrainStep
 from samtune.sam.diagnostics import SAMPLING_INTERVAL
-from samtune.spec.method import BaseOptimizerConfig, MomentumSAMConfig, SAMConfig
 
 
 def make(method, dtype=torch.float64, lr=0.1, loss=None):

@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_with_rule_and_values(m, batch_size, num_wo
 
 def test_layout_and_methods_do_not_load_torch():
     code = (
-        "import sys, samtune.sam, samtune.sam.layout, samtune.spec.method; "
+        "import sys, samtune.sam, samtune.sam.layout, samtune.config.method; "
         "sys.exit('torch is loaded' if 'torch' in sys.modules else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from samtune.spec.method import MethodConfig, SAMConfig
-from samtune.spec.source import config_classes, names_of
+from samtune.config.method import MethodConfig, SAMConfig
+from samtune.config.yaml_source import config_classes, names_of
 
 ADAPTER = TypeAdapter(MethodConfig)
 CLASSES = list(config_classes(MethodConfig))

@@ -8,14 +8,14 @@ import weakref
 
 import pytest
 import torch
-from reference import flat_weights, groups
-from sam_training import BATCH_SIZE, batch, make_network
+from helpers.reference import flat_weights, groups
+from helpers.sam_training import BATCH_SIZE, batch, make_network
 from test_sam import Shake
 from torch import nn
 from torch.testing import assert_close
 
+from samtune.config.method import ASAMConfig, SAMConfig
 from samtune.sam import SAM, TrainStep
-from samtune.spec.method import ASAMConfig, SAMConfig
 
 
 def closure_for(sam, model, index, dtype=torch.float64, calls=None):

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from reference import flat_weights, groups, mean_over_groups, update_direction
-from sam_training import BATCH_SIZE, batch, make_network
+from helpers.reference import flat_weights, groups, mean_over_groups, update_direction
+from helpers.sam_training import BATCH_SIZE, batch, make_network
 from torch import nn
 from torch.testing import assert_close
 
+from samtune.config.method import BaseOptimizerConfig, SAMConfig
 from samtune.sam import TrainStep
-from samtune.spec.method import BaseOptimizerConfig, SAMConfig
 
 
 def dual(g, rho, p):

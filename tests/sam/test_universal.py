@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-import sam_functions
 import torch
-from reference import mean_over_groups, update_direction
+from helpers import sam_functions
+from helpers.reference import mean_over_groups, update_direction
 from torch import nn
 from torch.testing import assert_close
 
-from samtune.sam import TrainStep
-from samtune.spec.method import (
+from samtune.config.method import (
     DetSAMConfig,
     DirectionsConfig,
     FrobSAMConfig,
@@ -20,6 +19,7 @@ from samtune.spec.method import (
     TraceSAMConfig,
     UniversalConfig,
 )
+from samtune.sam import TrainStep
 
 
 def fixed_directions(parameters, gradient, generator):
@@ -56,8 +56,8 @@ def test_gradient_of_the_objective_with_two_outputs(m):
         rho=rho,
         lam=lam,
         num_directions=2,
-        phi="sam_functions:phi",
-        psi="sam_functions:psi",
+        phi="helpers.sam_functions:phi",
+        psi="helpers.sam_functions:psi",
         directions="test_universal:fixed_directions",
         m=m,
     )

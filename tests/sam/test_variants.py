@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
-from reference import Reference, flat_weights, groups, mean_over_groups, update_direction
-from sam_training import BATCH_SIZE, batch, examples, make_network
+from helpers.reference import Reference, flat_weights, groups, mean_over_groups, update_direction
+from helpers.sam_training import BATCH_SIZE, batch, examples, make_network
 from torch import nn
 from torch.testing import assert_close
 
-from samtune.sam import TrainStep
-from samtune.sam.rules.sparse import evaluating
-from samtune.spec.method import (
+from samtune.config.method import (
     ASAMConfig,
     BaseOptimizerConfig,
     GSAMConfig,
@@ -23,6 +21,8 @@ from samtune.spec.method import (
     SSAMDConfig,
     SSAMFConfig,
 )
+from samtune.sam import TrainStep
+from samtune.sam.rules.sparse import evaluating
 
 
 def close(found, expected):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from problems import DTYPE, Quadratic, examples, full_hessian, network, row_mean, with_spectrum, zero_batches
+from helpers.problems import DTYPE, Quadratic, examples, full_hessian, network, row_mean, with_spectrum, zero_batches
 from torch import nn
 from torch.testing import assert_close
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from problems import examples, network
-from ranks import run_ranks
+from helpers.problems import examples, network
+from helpers.ranks import run_ranks
 from test_refusal import OnceTanh
 from torch import nn
 

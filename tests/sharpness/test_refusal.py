@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import DTYPE, Quadratic, examples, network, row_mean, zero_batches
+from helpers.problems import DTYPE, Quadratic, examples, network, row_mean, zero_batches
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.ranks import run_ranks
 from pydantic import ValidationError
-from ranks import run_ranks
 
-from samtune.spec.diagnostics import DiagnosticsConfig
-from samtune.spec.space import SearchSpace
-from samtune.spec.trial import TrialSpec
+from samtune.config.diagnostics import DiagnosticsConfig
+from samtune.config.space import SearchSpace
+from samtune.config.trial import TrialSpec
 from samtune.train.trial import TrialRun
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from searches import Search
+from helpers.searches import Search
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import sys
 import threading
 
 import pytest
+from helpers.searches import Search
 from rich.console import Console
-from searches import Search
 
 import samtune.terminal.plain
-from samtune.records import TrialState
+from samtune.study import TrialState
 from samtune.terminal import LiveDisplay, PlainDisplay, make_console, make_display
 
 
@@ -178,7 +178,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from searches import Search
+from helpers.searches import Search
 from samtune.terminal import make_console, make_display, print_summary
 console = make_console(stderr="--stderr" in sys.argv)
 search = Search(Path("/tmp/x"), 2)
@@ -194,7 +194,7 @@ print_summary(console, search.study)
 
 
 def run_script(*args: str, stdout: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    folder = os.path.dirname(__file__)
+    folder = os.path.dirname(os.path.dirname(__file__))
     variables = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "FORCE_COLOR")}
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, folder, *args],

@@ -6,11 +6,11 @@ import math
 import re
 
 import pytest
+from helpers.searches import Search
 from rich.console import Console
-from searches import Search
 
 import samtune.terminal.tally
-from samtune.records import Objective, Trial, TrialState
+from samtune.study import Objective, Trial, TrialState
 from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
 from samtune.terminal.tally import Tally
 
@@ -138,9 +138,9 @@ def test_json_is_strict_whatever_the_metrics(search: Search) -> None:
 
 
 def test_the_plan_of_a_built_in_space() -> None:
-    from samtune.search.cluster import Node
-    from samtune.search.plan import make_plan
-    from samtune.spec.space import SearchSpace
+    from samtune.config.space import SearchSpace
+    from samtune.experiments.plan import make_plan
+    from samtune.raylib.cluster import Node
 
     output = io.StringIO()
     print_plan(

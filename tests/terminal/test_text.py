@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from samtune.spec.overrides import parse_override
-from samtune.spec.source import parse_value
-from samtune.text import (
+from samtune.config.overrides import parse_override
+from samtune.config.yaml_source import parse_value
+from samtune.formatting import (
     first_line,
     format_clock,
     format_metric,

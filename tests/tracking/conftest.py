@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from helpers.network import Gate, free_port
 from mlflow import MlflowClient
-from network import Gate, free_port
 
 from samtune.tracking import default_tracking_uri
 

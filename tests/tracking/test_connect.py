@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.network import free_port, listening
 from mlflow import MlflowClient
-from network import free_port, listening
 
 from samtune.errors import TrackingError
 from samtune.tracking import MlflowTracker, resolve_tracking_uri

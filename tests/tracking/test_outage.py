@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.network import Gate
+from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
 from mlflow import MlflowClient
-from network import Gate
-from simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
 
-from samtune.records import Study, TrialState
+from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker, ui_command
 
 pytestmark = pytest.mark.slow

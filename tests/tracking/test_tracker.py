@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
 
-from samtune.records import Study, TrialState
+from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker
 from samtune.tracking.store import log_files
 

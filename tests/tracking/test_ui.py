@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from browser import open_page
-from simulated import end_study, make_study, run_trial
+from helpers.browser import open_page
+from helpers.simulated import end_study, make_study, run_trial
 
 from samtune.errors import UsageError
-from samtune.search.journal import Journal
+from samtune.store.journal import Journal
 from samtune.tracking import MlflowTracker, default_tracking_uri
 from samtune.tracking.ui import serving
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from simulated import make_study
+from helpers.simulated import make_study
 
 from samtune.errors import TrackingError
 from samtune.tracking import default_tracking_uri, resolve_tracking_uri, ui_command, ui_page

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from samtune.config.space import SearchSpace
 from samtune.data import dataset as dataset_module
-from samtune.spec.space import SearchSpace
 from samtune.train.trial import TrialRun
 
 SMALL = ["data.num_train=300", "training.epochs=2", "resources.num_workers=1", "search={}", "initial=[]"]

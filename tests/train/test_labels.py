@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from midway import begin, make_spec
-from ranks import run_ranks
+from helpers.midway import begin, make_spec
+from helpers.ranks import run_ranks
 
-from samtune.checks import check_relabel
+from samtune.config.trial import TrialSpec, data_digest
 from samtune.data import load_dataset
 from samtune.errors import UsageError
 from samtune.models.saved import load_model
-from samtune.spec.trial import TrialSpec, data_digest
+from samtune.preflight import check_relabel
 from samtune.train.labels import keep_changed_labels
 from samtune.train.trial import TrialRun
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from midway import begin, leave_and_go_on, make_spec, uninterrupted
-from ranks import run_ranks
+from helpers.midway import begin, leave_and_go_on, make_spec, uninterrupted
+from helpers.ranks import run_ranks
 
 from samtune.train.checkpoint import CheckpointFolder
-from samtune.train.interruption import MAX_STEPS, Agreement, Wish
+from samtune.train.checkpoint_consensus import MAX_STEPS, CheckpointConsensus, Request
 
 METHODS = {
     "batchnorm_ema": ("model={name: wide_resnet, depth: 10, width: 1, dropout: 0.3}", "training.ema=0.9"),
@@ -74,11 +74,11 @@ def test_the_newest_checkpoint_counts_and_two_are_kept(tmp_path: Path) -> None:
 def test_the_first_rank_is_asked_seldom() -> None:
     asked = 0
 
-    def wish() -> Wish:
+    def wish() -> Request:
         nonlocal asked
         asked += 1
-        return Wish.NOTHING
+        return Request.NOTHING
 
-    agree = Agreement(wish, rank=0, num_workers=1, device=torch.device("cpu"), interval=1e9)
-    assert {agree() for _ in range(1 + 2 * MAX_STEPS)} == {Wish.NOTHING}
+    agree = CheckpointConsensus(wish, rank=0, num_workers=1, device=torch.device("cpu"), interval=1e9)
+    assert {agree() for _ in range(1 + 2 * MAX_STEPS)} == {Request.NOTHING}
     assert asked == 3

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from samtune.checks import check_model, check_training
+from samtune.config.data import OwnDataConfig
+from samtune.config.model import DigitsCnnConfig, OwnModelConfig, TorchvisionConfig
+from samtune.config.space import SearchSpace
+from samtune.config.training import TrainingConfig
 from samtune.data import check_dataset, dataset_info, load_dataset, train_batches
 from samtune.errors import UsageError
-from samtune.spec.data import OwnDataConfig
-from samtune.spec.model import DigitsCnnConfig, OwnModelConfig, TorchvisionConfig
-from samtune.spec.space import SearchSpace
-from samtune.spec.training import TrainingConfig
+from samtune.preflight import check_model, check_training
 from samtune.train.trial import TrialRun
 
 CPU = torch.device("cpu")
@@ -25,8 +25,8 @@ CPU = torch.device("cpu")
 def run_of(**sections: Any) -> TrialRun:
     raw = {
         "name": "own",
-        "data": {"name": "own_parts:blobs", "options": {"count": 400}},
-        "model": {"name": "own_parts:make_net", "options": {"width": 6}},
+        "data": {"name": "helpers.own_parts:blobs", "options": {"count": 400}},
+        "model": {"name": "helpers.own_parts:make_net", "options": {"width": 6}},
         "method": {"name": "sam", "rho": 0.1, "m": 20},
         "training": {"epochs": 3, "batch_size": 40, "lr": 0.3},
     }
@@ -47,9 +47,9 @@ def test_own_network_and_tensors_are_trained() -> None:
 
 
 def test_own_loss_and_metrics() -> None:
-    training = {"epochs": 1, "batch_size": 40, "lr": 1e-6, "metrics": ["own_parts:share_of_zeros"]}
+    training = {"epochs": 1, "batch_size": 40, "lr": 1e-6, "metrics": ["helpers.own_parts:share_of_zeros"]}
     plain = run_of(training=training).train_epoch(1)
-    doubled = run_of(training={**training, "loss": "own_parts:twice_cross_entropy"}).train_epoch(1)
+    doubled = run_of(training={**training, "loss": "helpers.own_parts:twice_cross_entropy"}).train_epoch(1)
     assert doubled["train_loss"] == pytest.approx(2 * plain["train_loss"], rel=1e-3)
     assert doubled["val_loss"] == pytest.approx(2 * plain["val_loss"], rel=1e-3)
     assert doubled["val_accuracy"] == plain["val_accuracy"]
@@ -62,7 +62,7 @@ def test_own_loss_and_metrics() -> None:
 
 @pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_torch_dataset_that_augments_is_keyed_by_the_example(processes: int) -> None:
-    config = OwnDataConfig(name="own_parts:noisy", loader_processes=processes, validation_fraction=0.1)
+    config = OwnDataConfig(name="helpers.own_parts:noisy", loader_processes=processes, validation_fraction=0.1)
     dataset = load_dataset(config)
 
     def inputs(num_workers: int, epoch: int) -> torch.Tensor:
@@ -89,7 +89,7 @@ def test_a_torch_dataset_that_augments_is_keyed_by_the_example(processes: int) -
 
 
 def test_own_images_are_augmented_and_normalised() -> None:
-    config = OwnDataConfig(name="own_parts:images", augmentation="basic", cutout=2, mixup=0.3)
+    config = OwnDataConfig(name="helpers.own_parts:images", augmentation="basic", cutout=2, mixup=0.3)
     dataset = load_dataset(config)
     inputs, targets = next(
         train_batches(dataset, config, batch_size=72, rank=0, num_workers=1, seed=0, epoch=0, device=CPU)
@@ -99,8 +99,8 @@ def test_own_images_are_augmented_and_normalised() -> None:
     assert targets.shape == (72, 4)
     plain = next(
         train_batches(
-            load_dataset(OwnDataConfig(name="own_parts:images")),
-            OwnDataConfig(name="own_parts:images"),
+            load_dataset(OwnDataConfig(name="helpers.own_parts:images")),
+            OwnDataConfig(name="helpers.own_parts:images"),
             batch_size=72,
             rank=0,
             num_workers=1,
@@ -114,7 +114,7 @@ def test_own_images_are_augmented_and_normalised() -> None:
 
 
 def test_sizes_are_known_before_a_worker_starts() -> None:
-    config = OwnDataConfig(name="own_parts:blobs", options={"count": 50}, num_classes=3)
+    config = OwnDataConfig(name="helpers.own_parts:blobs", options={"count": 50}, num_classes=3)
     check_dataset(config)
     info = dataset_info(config)
     assert (info.num_classes, info.input_shape, info.num_train, info.num_validation) == (3, (2,), 45, 5)
@@ -124,14 +124,14 @@ def test_sizes_are_known_before_a_worker_starts() -> None:
     ("options", "message"),
     [
         ({"name": "own_parst:blobs"}, "data.name: own_parst:blobs cannot be imported: No module named 'own_parst'"),
-        ({"name": "own_parts:blops"}, "data.name: own_parts:blops cannot be imported: AttributeError"),
-        ({"name": "own_parts:NOT_CALLABLE"}, "must be a function or a class (it is of type int)"),
-        ({"name": "own_parts:blobs", "options": {"cuont": 3}}, "got an unexpected keyword argument 'cuont'"),
-        ({"name": "own_parts:wrong"}, "data.name: own_parts:wrong: train: 4 inputs and 3 classes"),
-        ({"name": "own_parts:blobs", "num_classes": 1}, "classes must be in 0..0 (found 1)"),
-        ({"name": "own_parts:noisy", "validation_fraction": 0.0}, "has no test set to evaluate instead"),
+        ({"name": "helpers.own_parts:blops"}, "data.name: helpers.own_parts:blops cannot be imported: AttributeError"),
+        ({"name": "helpers.own_parts:NOT_CALLABLE"}, "must be a function or a class (it is of type int)"),
+        ({"name": "helpers.own_parts:blobs", "options": {"cuont": 3}}, "got an unexpected keyword argument 'cuont'"),
+        ({"name": "helpers.own_parts:wrong"}, "data.name: helpers.own_parts:wrong: train: 4 inputs and 3 classes"),
+        ({"name": "helpers.own_parts:blobs", "num_classes": 1}, "classes must be in 0..0 (found 1)"),
+        ({"name": "helpers.own_parts:noisy", "validation_fraction": 0.0}, "has no test set to evaluate instead"),
         (
-            {"name": "own_parts:make_net", "options": {"num_classes": 2, "input_shape": [2]}},
+            {"name": "helpers.own_parts:make_net", "options": {"num_classes": 2, "input_shape": [2]}},
             "must return (train, test)",
         ),
     ],
@@ -144,15 +144,23 @@ def test_bad_data_is_refused_in_one_line(options: dict[str, Any], message: str) 
 
 
 def test_inputs_that_are_no_images_are_not_augmented() -> None:
-    with pytest.raises(UsageError, match=r"data\.augmentation: own_parts:blobs gives no uint8 tensors"):
-        load_dataset(OwnDataConfig(name="own_parts:blobs", augmentation="basic"))
+    with pytest.raises(UsageError, match=r"data\.augmentation: helpers.own_parts:blobs gives no uint8 tensors"):
+        load_dataset(OwnDataConfig(name="helpers.own_parts:blobs", augmentation="basic"))
 
 
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (OwnModelConfig(name="own_parts:make_nte"), (2,), "model.name: own_parts:make_nte cannot be imported"),
-        (OwnModelConfig(name="own_parts:make_net", options={"depth": 3}), (2,), "unexpected keyword argument 'depth'"),
+        (
+            OwnModelConfig(name="helpers.own_parts:make_nte"),
+            (2,),
+            "model.name: helpers.own_parts:make_nte cannot be imported",
+        ),
+        (
+            OwnModelConfig(name="helpers.own_parts:make_net", options={"depth": 3}),
+            (2,),
+            "unexpected keyword argument 'depth'",
+        ),
         (DigitsCnnConfig(), (2,), "digits_cnn needs images [channels, height, width] (got inputs (2,))"),
         (DigitsCnnConfig(), (1, 3, 8), "needs images of at least 4x4 pixels (got 3x8)"),
         (TorchvisionConfig(), (1, 32, 32), "model.architecture resnet50 needs colour images (got 1 channels)"),
@@ -205,21 +213,21 @@ def test_weights_that_torch_did_not_write_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_function_that_returns_no_network_is_named() -> None:
-    with pytest.raises(UsageError, match=r"own_parts:not_a_net must return a torch\.nn\.Module \(got str\)"):
-        run_of(model={"name": "own_parts:not_a_net"})
+    with pytest.raises(UsageError, match=r"helpers.own_parts:not_a_net must return a torch\.nn\.Module \(got str\)"):
+        run_of(model={"name": "helpers.own_parts:not_a_net"})
 
 
 def test_own_losses_and_metrics_are_checked() -> None:
-    with pytest.raises(UsageError, match=r"training\.loss: own_parts:noisy.* cannot be called with \(…, …\)"):
-        check_training(TrainingConfig(loss="own_parts:noisy"))
-    with pytest.raises(UsageError, match=r"training\.metrics\.1: own_parts:nothing cannot be imported"):
-        check_training(TrainingConfig(metrics=["own_parts:share_of_zeros", "own_parts:nothing"]))
+    with pytest.raises(UsageError, match=r"training\.loss: helpers.own_parts:noisy.* cannot be called with \(…, …\)"):
+        check_training(TrainingConfig(loss="helpers.own_parts:noisy"))
+    with pytest.raises(UsageError, match=r"training\.metrics\.1: helpers.own_parts:nothing cannot be imported"):
+        check_training(TrainingConfig(metrics=["helpers.own_parts:share_of_zeros", "helpers.own_parts:nothing"]))
     with pytest.raises(ValueError, match="label_smoothing needs loss cross_entropy"):
-        TrainingConfig(loss="own_parts:twice_cross_entropy", label_smoothing=0.1)
+        TrainingConfig(loss="helpers.own_parts:twice_cross_entropy", label_smoothing=0.1)
 
 
 def test_flipped_labels_are_told_with_what_they_were() -> None:
-    run = run_of(data={"name": "own_parts:images", "label_noise": 0.25, "label_noise_seed": 5})
+    run = run_of(data={"name": "helpers.own_parts:images", "label_noise": 0.25, "label_noise_seed": 5})
     told = run.dataset.label_noise()
     assert run_of().dataset.label_noise()["flipped"] == []
     assert (told["label_noise"], told["label_noise_seed"], len(told["flipped"])) == (0.25, 5, 18)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samtune.spec.space import SearchSpace
-from samtune.spec.trial import TrialSpec
+from samtune.config.space import SearchSpace
+from samtune.config.trial import TrialSpec
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.repeats import RepeatedRun, build_run
 from samtune.train.trial import TrialRun

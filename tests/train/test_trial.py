@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from samtune.config.space import SearchSpace
+from samtune.config.training import TrainingConfig
 from samtune.errors import SpaceError
-from samtune.spec.space import SearchSpace
-from samtune.spec.training import TrainingConfig
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.optimizers import base_optimizer

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from samtune.search.cluster import connected
+from samtune.raylib.cluster import connected
 
 
 @pytest.fixture(scope="module")

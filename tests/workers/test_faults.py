@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from driver import Client, pids, spec, worker_pids
+from helpers.driver import Client, pids, spec, worker_pids
 
-from samtune.spec.search import CheckpointConfig
-from samtune.workers.group import WorkerPool
-from samtune.workers.messages import Outcome
+from samtune.config.search import CheckpointConfig
+from samtune.workers.pool import WorkerPool
+from samtune.workers.protocol import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -50,7 +50,7 @@ def hold_at_epoch_3(client: Client, trial_id: str, seed: int) -> None:
 
 
 def num_restarts(client: Client) -> int:
-    return sum("lost a worker" in line for line in ray.get(client.mailbox.events.remote(0)))
+    return sum("lost a worker" in line for line in ray.get(client.coordinator.events.remote(0)))
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -77,8 +77,8 @@ def test_a_hung_worker_is_replaced_and_changes_no_result(client: Client) -> None
 def test_a_killed_mailbox_loses_no_trial(client: Client) -> None:
     undisturbed = client.run("kept", spec(training__epochs=EPOCHS, seed=30))
     hold_at_epoch_3(client, "lost", seed=30)
-    (mailbox,) = pids("Mailbox")
-    os.kill(mailbox, signal.SIGKILL)
+    (coordinator,) = pids("Coordinator")
+    os.kill(coordinator, signal.SIGKILL)
     assert client.finish("lost") == undisturbed
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-from driver import Client, spec, worker_pids
+from helpers.driver import Client, spec, worker_pids
 
-from samtune.workers.group import WorkerPool
-from samtune.workers.messages import Outcome
+from samtune.workers.pool import WorkerPool
+from samtune.workers.protocol import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -27,8 +27,8 @@ def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     )
     pool.start()
     deadline = time.monotonic() + 180
-    while sum("ready_at" in group for group in ray.get(pool.mailbox.usage.remote()).values()) < 2:
-        assert time.monotonic() < deadline, ray.get(pool.mailbox.events.remote(0))
+    while sum("ready_at" in group for group in ray.get(pool.coordinator.usage.remote()).values()) < 2:
+        assert time.monotonic() < deadline, ray.get(pool.coordinator.events.remote(0))
         time.sleep(0.1)
     yield pool
     assert pool.close(timeout=60), "the groups did not end with their loops"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from samtune.data.sources.base import Source, SplitName
-from samtune.data.sources.traits import Traits
-from samtune.spec.data import (
+from samtune.config.data import (
     BirdsnapConfig,
     DataConfig,
     DigitsConfig,
@@ -14,6 +12,8 @@ from samtune.spec.data import (
     OwnDataConfig,
     ParquetConfig,
 )
+from samtune.data.sources.base import Source, SplitName
+from samtune.data.sources.traits import Traits
 
 __all__ = ["Source", "SplitName", "Traits", "open_source"]
 

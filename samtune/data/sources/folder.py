@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from samtune.config.data import BirdsnapConfig, ImageFolderConfig, ImageNetConfig
 from samtune.data.folders import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.traits import IMAGENET, Traits
 from samtune.errors import DatasetError
-from samtune.spec.data import BirdsnapConfig, ImageFolderConfig, ImageNetConfig
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 _NUM_CLASSES = {"imagenet": 1000, "birdsnap": 500}

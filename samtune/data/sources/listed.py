@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samtune.config.data import ListedImagesConfig
 from samtune.data.folders import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, Undownloaded, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
-from samtune.spec.data import ListedImagesConfig
 
 Listing = dict[SplitName, list[tuple[Path, int]]]
 """Image file and class of every example of each split."""

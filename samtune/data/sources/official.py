@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samtune.config.data import (
+    Cifar10Config,
+    Cifar100Config,
+    FashionMnistConfig,
+    MnistConfig,
+    SvhnConfig,
+)
 from samtune.data.folders import root_folder
 from samtune.data.sources.base import Source, SplitName, Undownloaded
 from samtune.data.sources.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, PickleSource
@@ -15,13 +22,6 @@ from samtune.data.sources.parquet import ParquetSource, find_shards
 from samtune.data.sources.svhn import SvhnSource
 from samtune.data.sources.traits import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, SVHN, Traits
 from samtune.errors import DatasetError
-from samtune.spec.data import (
-    Cifar10Config,
-    Cifar100Config,
-    FashionMnistConfig,
-    MnistConfig,
-    SvhnConfig,
-)
 
 OfficialConfig = Cifar10Config | Cifar100Config | SvhnConfig | MnistConfig | FashionMnistConfig
 

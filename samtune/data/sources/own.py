@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samtune.config.data import OwnDataConfig
 from samtune.data.sources.base import Images, Labels, Source, SplitName
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
-from samtune.parts import check_part, resolve_part
-from samtune.spec.data import OwnDataConfig
+from samtune.user_code import check_function, resolve_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,9 @@ class OwnSource(Source):
 
     def __init__(self, config: OwnDataConfig) -> None:
         self.name = config.name
-        self._splits = _call(resolve_part(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True))
+        self._splits = _call(
+            resolve_function(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True)
+        )
         labels = self.labels("train")
         largest = int(labels.max()) + 1
         num_classes = config.num_classes or largest
@@ -107,7 +109,7 @@ class _Split:
 @lru_cache(maxsize=4)
 def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, _Split]:
     arguments = json.loads(options)
-    check_part(path, _KEY, **arguments)
+    check_function(path, _KEY, **arguments)
     returned = part(**arguments)
     if not (isinstance(returned, tuple | list) and len(returned) == 2):
         raise DatasetError(f"{_KEY}: {path} must return (train, test) (it returned {type(returned).__name__})")

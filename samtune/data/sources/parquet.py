@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from samtune.config.data import ParquetConfig
 from samtune.data.folders import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, size_of
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
-from samtune.spec.data import ParquetConfig
 
 _SHARD = re.compile(r"^(?P<split>[a-z]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet$")
 

@@ -22,7 +22,7 @@ class Rule:
     `ends_in_backward = False` and hands it over with `group.contribute()`.
 
     Args:
-        config: the method's configuration, from `samtune.spec.method`.
+        config: the method's configuration, from `samtune.config.method`.
         parameters: w, the trainable parameters.
         seed: of the trial.
     """

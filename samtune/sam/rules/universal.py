@@ -17,8 +17,8 @@ from samtune.sam import vectors
 from samtune.sam.rules.base import Rule
 
 if TYPE_CHECKING:
+    from samtune.config.method import DetSAMConfig, DirectionsConfig, UniversalConfig
     from samtune.sam.m_group import MGroup
-    from samtune.spec.method import DetSAMConfig, DirectionsConfig, UniversalConfig
 
 Sampler = Callable[[Sequence[Tensor], Sequence[Tensor], torch.Generator], list[Tensor]]
 """(parameters, gradient ∇L_S(w), generator) -> one direction x, a new tensor per parameter."""

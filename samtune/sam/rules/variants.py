@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
-from samtune.sam.guard import select_
+from samtune.sam.conditional_step import select_
 from samtune.sam.rules.base import Rule
 from samtune.sam.rules.sam import SAMRule
 

@@ -1,0 +1,69 @@
+"""The search spaces that travel with samtune, and how a name on the command line becomes a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samtune.config.yaml_source import did_you_mean
+from samtune.errors import SpaceError
+
+PAPERS = {
+    "": "samtune",
+    "sam": "Sharpness-Aware Minimization (Foret et al., ICLR 2021)",
+    "universal": "A Universal Class of Sharpness-Aware Minimization Algorithms (Tahmasebi et al., ICML 2024)",
+}
+"""What the folders of the built-in spaces stand for, in the order in which they are listed."""
+
+
+def builtin_folder() -> Path:
+    """The folder of the built-in spaces: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "search_spaces"
+    return installed if installed.is_dir() else package.parent / "search_spaces"
+
+
+def builtin_spaces() -> dict[str, Path]:
+    """File name (with folder, if any) -> path of every built-in space, sorted."""
+    folder = builtin_folder()
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def grouped_spaces() -> dict[str, dict[str, Path]]:
+    """Folder -> its spaces by name, in the order of `PAPERS`."""
+    spaces = builtin_spaces()
+    folders = dict.fromkeys([*PAPERS, *(name.rpartition("/")[0] for name in spaces)])
+    return {folder: {n: p for n, p in spaces.items() if n.rpartition("/")[0] == folder} for folder in folders}
+
+
+def find_space(name_or_path: str) -> Path:
+    """`cifar.yaml` is ./cifar.yaml if that exists, else the built-in one; `.yaml` and the folder may be left out.
+
+    Raises:
+        SpaceError: neither exists.
+    """
+    spaces = builtin_spaces()
+    names = [name_or_path] if name_or_path.endswith((".yaml", ".yml")) else [name_or_path, f"{name_or_path}.yaml"]
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        if name in spaces:
+            return spaces[name]
+        alike = [path for known, path in spaces.items() if known.rpartition("/")[2] == name]
+        if len(alike) == 1:
+            return alike[0]
+    stem, *stems = (name.removesuffix(".yaml") for name in (names[-1], *spaces))
+    looked = " or ".join(str(Path(name).expanduser().absolute()) for name in names)
+    raise SpaceError(
+        f"{name_or_path}: no such search space: there is no {looked}, and no built-in space of that name"
+        f"{did_you_mean(stem, stems, '`samtune spaces` lists them')}"
+    )
+
+
+def summary(path: Path) -> str:
+    """The first comment line of a space: what it is, in one line."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("#") and line.strip("# \n"):
+                return line.strip("# \n")
+    return ""

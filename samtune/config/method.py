@@ -1,0 +1,307 @@
+"""The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched.
+
+`rule` names the class that carries the method out (`samtune.sam.rules`); it is imported when a trial is built, so that
+reading a search space does not load torch. "Pass" means one forward and backward of the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from samtune.config.base import Config
+
+OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
+"""What a space may call a key too, and what it is called: `lambda` and `num_samples` are the paper's words."""
+
+GroupSize = Annotated[int, Field(ge=1)] | Literal["worker", "global"]
+"""How many examples share one perturbation."""
+
+
+def _infinity(value: Any) -> Any:
+    return math.inf if value == "inf" else value
+
+
+_ReadInfinity = BeforeValidator(_infinity, json_schema_input_type=float | Literal["inf"])
+
+
+def _two_or_infinity(p: float) -> float:
+    if p not in (2.0, math.inf):
+        raise ValueError(f"must be 2 or inf (got {p:g})")
+    return p
+
+
+class BaseOptimizerConfig(Config):
+    """The base optimizer alone: the baseline of every comparison. 1 pass."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.base:Rule"
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` takes whatever optimizer the training section names, `adamw` insists on AdamW."""
+
+    @property
+    def passes_per_step(self) -> float:
+        """Forward+backward passes of the whole batch per step."""
+        return 1.0
+
+
+class PerturbedConfig(Config):
+    """What all methods have that take their gradient at perturbed weights."""
+
+    rule: ClassVar[str]
+
+    m: GroupSize = "worker"
+    """Examples that share one perturbation: a number, `worker` (each worker its own) or `global` (the whole batch)."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    """Radius of the neighbourhood; 0 is the base optimizer at 1 pass."""
+    rho_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the radius goes from `rho` at the first step to `rho_final` after the last."""
+    rho_final: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Radius at the end of training (linear and cosine only)."""
+
+    def rho_at(self, progress: float) -> float:
+        """The radius after a share `progress` in [0, 1] of the training."""
+        if self.rho_schedule == "constant":
+            return self.rho
+        left = 1.0 - progress if self.rho_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.rho_final + (self.rho - self.rho_final) * left
+
+    @property
+    def passes_per_step(self) -> float:
+        """Forward+backward passes of the whole batch per step; a radius of 0 throughout costs 1."""
+        if self.rho == 0 and (self.rho_schedule == "constant" or self.rho_final == 0):
+            return 1.0
+        return self._passes
+
+    @property
+    def _passes(self) -> float:
+        return 2.0
+
+
+class SAMConfig(PerturbedConfig):
+    """Sharpness-Aware Minimization (Foret et al., ICLR 2021). 2 passes; K + 1 with K ascent steps."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.sam:SAMRule"
+
+    name: Literal["sam"] = "sam"
+    """Method."""
+    p: Annotated[float, _ReadInfinity, Field(ge=1)] = 2.0
+    """The norm that bounds the perturbation, from 1 to inf."""
+    ascent: Literal["gradient", "random"] = "gradient"
+    """`random`: a direction drawn uniformly from the sphere instead of the gradient's, 1 pass (appendix C.5)."""
+    ascent_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps of projected gradient ascent (appendix C.6)."""
+    step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Length of an ascent step; none: rho."""
+    second_order: bool = False
+    """Add the gradient through the perturbation itself, by a Hessian-vector product (appendix C.4). 4 passes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ascent == "random" and (self.p != 2 or self.ascent_steps > 1):
+            raise ValueError(
+                f"ascent random needs p = 2 and ascent_steps = 1 (p is {self.p}, ascent_steps {self.ascent_steps})"
+            )
+        if self.second_order and (self.p != 2 or self.ascent_steps > 1 or self.ascent == "random"):
+            raise ValueError(
+                "second_order needs p = 2, ascent_steps = 1 and ascent gradient "
+                f"(p is {self.p}, ascent_steps {self.ascent_steps}, ascent {self.ascent})"
+            )
+        return self
+
+    @property
+    def _passes(self) -> float:
+        if self.ascent == "random":
+            return 1.0
+        # The Hessian-vector product needs a forward, a backward that keeps its graph, and a backward through that.
+        return 4.0 if self.second_order else self.ascent_steps + 1.0
+
+
+class ASAMConfig(PerturbedConfig):
+    """Adaptive SAM (Kwon et al., ICML 2021): a neighbourhood that scales with the weights. 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.sam:ASAMRule"
+
+    name: Literal["asam"] = "asam"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    """Radius relative to the weights; ten times SAM's or more is usual. 0 is the base optimizer at 1 pass."""
+    p: Annotated[
+        float,
+        _ReadInfinity,
+        AfterValidator(_two_or_infinity),
+    ] = 2.0
+    """The norm that bounds the perturbation, 2 or inf."""
+    eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Added to |w| so that weights near 0 are perturbed too."""
+
+
+class SparseConfig(PerturbedConfig):
+    """What both kinds of Sparse SAM (Mi et al., NeurIPS 2022) have. 2 passes, the refresh of the mask not counted."""
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the weights that are not perturbed."""
+    update_every: Annotated[int, Field(ge=1)] = 1
+    """Epochs between two refreshes of the mask."""
+
+
+class SSAMFConfig(SparseConfig):
+    """SSAM-F: perturbs the weights with the largest Fisher information."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.sparse:FisherMaskRule"
+
+    name: Literal["ssam_f"] = "ssam_f"
+    """Method."""
+    num_examples: Annotated[int, Field(ge=1)] = 128
+    """Training examples whose squared gradients estimate the Fisher information."""
+
+
+class SSAMDConfig(SparseConfig):
+    """SSAM-D: a dynamic mask that drops the weights with the flattest gradient and regrows others at random."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.sparse:DynamicMaskRule"
+
+    name: Literal["ssam_d"] = "ssam_d"
+    """Method."""
+    drop_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the perturbed weights that the first refresh exchanges; decays to 0 along a cosine."""
+    num_examples: Annotated[int, Field(ge=1)] = 128
+    """Training examples whose mean gradient decides what is dropped."""
+
+
+class GSAMConfig(PerturbedConfig):
+    """Surrogate Gap Guided SAM (Zhuang et al., ICLR 2022): SAM less the part of ∇L orthogonal to it. 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:GSAMRule"
+
+    name: Literal["gsam"] = "gsam"
+    """Method."""
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.4
+    """Weight of the orthogonal part; 0 is SAM."""
+
+
+class LookSAMConfig(PerturbedConfig):
+    """LookSAM (Liu et al., CVPR 2022): SAM every `k` steps, its direction reused in between. 1 + 1/k passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:LookSAMRule"
+
+    name: Literal["looksam"] = "looksam"
+    """Method."""
+    k: Annotated[int, Field(ge=1)] = 5
+    """Steps from one SAM step to the next; 1 is SAM."""
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7
+    """Weight of the reused direction, relative to the gradient's norm."""
+
+    @property
+    def _passes(self) -> float:
+        return 1.0 + 1.0 / self.k
+
+
+class MomentumSAMConfig(PerturbedConfig):
+    """Momentum-SAM (Becker et al., 2024): perturbs along the base optimizer's momentum. 1 pass."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:MomentumSAMRule"
+
+    name: Literal["momentum_sam"] = "momentum_sam"
+    """Method."""
+
+    @property
+    def _passes(self) -> float:
+        return 1.0
+
+
+class DirectionsConfig(PerturbedConfig):
+    """What the members of the universal class (Tahmasebi et al., ICML 2024) have. n + 1 passes for n directions.
+
+    Objective `L(w) + λ·rho²·φ(mean_i ψ(t_i))` with `t_i = (L(w + rho·x_i) - L(w)) / rho²`.
+    """
+
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.1
+    """λ, weight of the regulariser."""
+    num_directions: Annotated[int, Field(ge=1, alias="num_samples")] = 1
+    """n, random directions per m-group and step."""
+
+    @property
+    def _passes(self) -> float:
+        return self.num_directions + 1.0
+
+
+class TraceSAMConfig(DirectionsConfig):
+    """Trace-SAM: penalises the trace of the Hessian."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.universal:TraceRule"
+
+    name: Literal["trace_sam"] = "trace_sam"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Radius; 0 is the base optimizer at 1 pass."""
+    directions: Literal["gaussian", "sphere"] = "gaussian"
+    """Distribution of x: standard normal, or uniform on the sphere of radius √d. E[xxᵀ] = I in both."""
+
+
+class FrobSAMConfig(DirectionsConfig):
+    """Frob-SAM: penalises the Frobenius norm of the Hessian, by a covariance over Gaussian directions."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.universal:FrobRule"
+
+    name: Literal["frob_sam"] = "frob_sam"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Radius; 0 is the base optimizer at 1 pass."""
+    lam: Annotated[float, Field(ge=0, allow_inf_nan=False, alias="lambda")] = 0.01
+    """λ, weight of the regulariser."""
+    num_directions: Annotated[int, Field(ge=2, alias="num_samples")] = 2
+    """n, random directions per m-group and step; the covariance needs two."""
+
+
+class DetSAMConfig(DirectionsConfig):
+    """Det-SAM: penalises the determinant of the Hessian."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.universal:DetRule"
+
+    name: Literal["det_sam"] = "det_sam"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Radius; 0 is the base optimizer at 1 pass."""
+    half_width: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
+    """a: x is uniform in the cube [-a, a]^d."""
+
+
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`package.module:function`."""
+
+
+class UniversalConfig(DirectionsConfig):
+    """The universal class with φ, ψ and the distribution of x of one's own."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.universal:UniversalRule"
+
+    name: Literal["universal"] = "universal"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Radius; 0 is the base optimizer at 1 pass."""
+    phi: Literal["identity"] | ImportPath = "identity"
+    """φ: tensor [k] -> scalar tensor; `identity` (k = 1) or `package.module:function`. Differentiated by autograd."""
+    psi: Literal["identity"] | ImportPath = "identity"
+    """ψ: scalar tensor -> scalar or tensor [k]; `identity` or `package.module:function`."""
+    directions: Literal["gaussian", "sphere", "gradient"] | ImportPath = "gaussian"
+    """μ: standard normal, sphere of radius √d, g/‖g‖₂, or a function (parameters, gradient, generator) -> tensors."""
+
+
+MethodConfig = Annotated[
+    BaseOptimizerConfig
+    | SAMConfig
+    | ASAMConfig
+    | SSAMFConfig
+    | SSAMDConfig
+    | GSAMConfig
+    | LookSAMConfig
+    | MomentumSAMConfig
+    | TraceSAMConfig
+    | FrobSAMConfig
+    | DetSAMConfig
+    | UniversalConfig,
+    Field(discriminator="name"),
+]

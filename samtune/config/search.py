@@ -1,0 +1,196 @@
+"""The search itself: scheduler, objectives, budget and resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from samtune.config.base import Config
+from samtune.config.yaml_source import did_you_mean
+
+Resource = Literal["epochs", "passes"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class NoSchedulerConfig(Config):
+    """Every trial runs all its epochs."""
+
+    name: Literal["none"] = "none"
+
+
+class _EarlyStoppingConfig(Config):
+    """What all schedulers have that compare trials before their end."""
+
+    resource: Resource = "epochs"
+    """What periods are counted in: `epochs`, or `passes` over the training set, of which SAM makes 2 per epoch."""
+
+
+class ASHAConfig(_EarlyStoppingConfig):
+    """Asynchronous successive halving: at grace, grace·η, grace·η² … of the resource only the best 1/η go on."""
+
+    name: Literal["asha"] = "asha"
+    """Scheduler."""
+    grace_period: Positive = 1
+    """No trial is stopped before so much of the resource."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """η: one in η trials goes on at each rung."""
+
+
+class HyperBandConfig(_EarlyStoppingConfig):
+    """HyperBand (Li et al. 2018): brackets of synchronous successive halving, each with another grace period."""
+
+    name: Literal["hyperband"] = "hyperband"
+    """Scheduler."""
+    max_t: Annotated[int, Field(ge=1)] | None = None
+    """Most of the resource that a trial gets; none: that of the longest trial."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """η: one in η trials of a bracket goes on at each halving."""
+
+
+class MedianConfig(_EarlyStoppingConfig):
+    """Stops a trial whose best value so far is worse than the median of the others' running means."""
+
+    name: Literal["median"] = "median"
+    """Scheduler."""
+    grace_period: Positive = 1
+    """No trial is stopped before so much of the resource."""
+    min_trials: Annotated[int, Field(ge=1)] = 3
+    """Trials needed for a median."""
+
+
+class _PopulationConfig(_EarlyStoppingConfig):
+    """What population-based schedulers have. The population is all `num_trials` trials."""
+
+    perturbation_interval: Positive = 4
+    """Of the resource, from one exchange to the next."""
+    quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the trials at the bottom that go on from a copy of one at the top."""
+    mutations: Annotated[list[str], Field(min_length=1)] | None = None
+    """The searched keys that a copy changes; none: all that can change while a trial runs."""
+
+
+class PBTConfig(_PopulationConfig):
+    """Population-based training (Jaderberg et al. 2017): the worst trials copy the best, and change their keys."""
+
+    name: Literal["pbt"] = "pbt"
+    """Scheduler."""
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Chance that a key is drawn anew, instead of multiplied by 1.2 or 0.8 (or moved to a neighbouring choice)."""
+
+
+class PB2Config(_PopulationConfig):
+    """Population-based bandits (Parker-Holder et al. 2020): PBT that chooses the change by a Gaussian process."""
+
+    name: Literal["pb2"] = "pb2"
+    """Scheduler."""
+
+
+SchedulerConfig = Annotated[
+    NoSchedulerConfig | ASHAConfig | HyperBandConfig | MedianConfig | PBTConfig | PB2Config,
+    Field(discriminator="name"),
+]
+
+MUTABLE = [
+    "method.rho",
+    "method.lambda",
+    "method.alpha",
+    "method.eta",
+    "method.step_size",
+    "training.lr",
+    "training.weight_decay",
+    "training.momentum",
+    "training.label_smoothing",
+    "training.clip_norm",
+]
+"""Keys that may change between two epochs of a trial: no weight, buffer or data order depends on their old values."""
+
+METRICS = [
+    "val_accuracy",
+    "val_loss",
+    "test_accuracy",
+    "test_loss",
+    "train_accuracy",
+    "train_loss",
+    "sharpness",
+    "epoch_seconds",
+    "train_seconds",
+    "num_passes",
+    "gradient_norm",
+    "perturbation_norm",
+    "relative_perturbation",
+    "gradient_cosine",
+    "perturbation_cosine",
+    "lost_perturbation",
+    "lambda_max",
+    "m_sharpness",
+]
+"""What a trial measures in every epoch."""
+
+
+class ObjectiveConfig(Config):
+    """What the search optimises: a metric of the trial's epochs, measured on the held-out validation set."""
+
+    metric: str = "val_accuracy"
+    """A per-epoch metric."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more or less is better; default: max for accuracies, min for everything else."""
+    epochs: Literal["last", "best"] | Annotated[int, Field(ge=1)] = "last"
+    """Which epochs count: the `last`, the `best` of all, or so many of the last, averaged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_mode(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
+            return {**value, "mode": "max" if str(value["metric"]).endswith("accuracy") else "min"}
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        own = metric.startswith(("val_", "test_"))  # perhaps one of the user's, which the whole space knows
+        if metric not in METRICS and not own:
+            raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
+        return metric
+
+
+def _as_sequence(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Objectives = Annotated[tuple[ObjectiveConfig, ...], BeforeValidator(_as_sequence), Field(min_length=1)]
+"""One objective, or several in a list."""
+
+
+class BudgetConfig(Config):
+    """What ends a search before its `num_trials`; whichever comes first."""
+
+    seconds: Positive | None = None
+    """Wall time of the search; none: any."""
+    passes: Positive | None = None
+    """Passes over the training set of all trials together; none: any."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Trials that end in a row without a better objective; none: any."""
+
+
+class ResourcesConfig(Config):
+    """What one trial runs on."""
+
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Data-parallel workers of one trial."""
+    cpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """CPU cores of one worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    """GPUs of one worker; auto: 1 where the cluster has GPUs, else 0."""
+
+
+class CheckpointConfig(Config):
+    """When a running trial is saved, so that it can go on after a lost worker or a resumed search."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Epochs between checkpoints."""
+    min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """Least time between two checkpoints: what costs less to repeat is not saved."""
+    every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
+    """An epoch that takes longer is also saved in its middle, every so many minutes."""

@@ -1,0 +1,106 @@
+"""How one trial is trained: the base optimizer, its schedule, and the precision."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from samtune.config.base import Config, ImportPath
+from samtune.config.diagnostics import DiagnosticsConfig
+
+DEFAULT_EPOCHS = 20
+
+
+def metric_name(path: str) -> str:
+    """What a metric of the user's is logged as, after `val_`."""
+    return path.partition(":")[2]
+
+
+def _told_apart(paths: list[str]) -> list[str]:
+    taken = ["loss", "accuracy"]
+    for path in paths:
+        name = metric_name(path)
+        if name in taken:
+            raise ValueError(f"a metric is logged under its function's name, and {name} is taken (got {path})")
+        taken.append(name)
+    return paths
+
+
+class TrainingConfig(Config):
+    """The base optimizer and everything of the training loop that is not SAM.
+
+    Weight decay is the base optimizer's, taken at w: it enters neither the ascent gradient nor ε̂.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    """Times the training set is gone through; none: 20, unless `passes` says how many."""
+    passes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Instead of `epochs`: forwards and backwards of the training set that a trial may cost, so that methods are
+    compared at equal cost. SGD makes one in an epoch, SAM two, and so on; what is left of an epoch is not trained."""
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    """Examples per step over all workers (the global batch)."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which a batch is run, one after another, where it does not fit into memory. The step is the same but for
+    what goes by a worker's examples of one part: `m: worker`, and BatchNorm."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The base optimizer, which takes the step at the restored weights."""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD's momentum; AdamW's beta1."""
+    nesterov: bool = False
+    """Nesterov momentum (sgd only)."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0005
+    """Weight decay of the base optimizer (decoupled with adamw)."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay acts on the scales and shifts of normalisation layers and on biases too."""
+    schedule: Literal["cosine", "linear", "multi_step", "constant"] = "cosine"
+    """Learning rate after the warm-up, per step; multi_step multiplies by `decay_factor` at `milestones`."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which the learning rate rises linearly from 0 (may be a fraction)."""
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
+    """Epochs at which multi_step decays."""
+    decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What multi_step multiplies the learning rate by."""
+    loss: Literal["cross_entropy"] | ImportPath = "cross_entropy"
+    """What is minimised; one's own as `package.module:function`, (outputs, targets) -> mean over the examples."""
+    metrics: Annotated[list[ImportPath], AfterValidator(_told_apart)] = Field(default_factory=list)
+    """One's own measures of an evaluation, as `package.module:function`, (outputs, targets) -> mean over the examples;
+    logged as val_FUNCTION."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability spread over all classes."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward: fp32, or autocast to bf16 / fp16 (weights stay fp32)."""
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest 2-norm of the averaged gradient, after the all-reduce; none: no clipping."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Evaluate (and keep) the exponential moving average of the weights with this decay per step; none: the weights."""
+    compile: bool = False
+    """Compile the network with torch.compile: faster steps after slow first ones (each m-group of a worker's batch is
+    compiled apart). Wants a C++ compiler on a CPU."""
+    channels_last: bool = False
+    """Keep images and convolutions in channels-last order, which tensor cores prefer."""
+    diagnostics: DiagnosticsConfig | None = None
+    """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(
+                "nesterov needs optimizer sgd and momentum > 0 "
+                f"(optimizer is {self.optimizer}, momentum {self.momentum})"
+            )
+        if self.epochs is not None and self.passes is not None:
+            raise ValueError(f"give epochs or passes, not both (epochs is {self.epochs}, passes {self.passes:g})")
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(f"label_smoothing needs loss cross_entropy (loss is {self.loss})")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide batch_size (accumulate is {self.accumulate}, batch_size {self.batch_size})"
+            )
+        if self.schedule == "multi_step" and not self.milestones:
+            raise ValueError("schedule multi_step needs milestones, a list of epochs, e.g. [50, 100, 150]")
+        if sorted(set(self.milestones)) != self.milestones:
+            raise ValueError(f"milestones must rise (milestones is {self.milestones})")
+        return self

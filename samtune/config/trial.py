@@ -1,0 +1,147 @@
+"""What one trial is: everything its workers need to know to train it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from samtune.config.base import Config
+from samtune.config.data import DataConfig
+from samtune.config.method import MethodConfig
+from samtune.config.model import ModelConfig
+from samtune.config.training import DEFAULT_EPOCHS, TrainingConfig
+from samtune.sam.layout import GroupLayout
+from samtune.study import Scalar
+
+SECTIONS = ("data", "model", "method", "training")
+"""The sections of a trial; every key in them can be searched."""
+
+LABEL_NOISE = "label_noise"
+"""Folder in a study's, of a file for each `data_digest` that says which training labels were changed to what."""
+
+
+def broken_rule(key: str, problem: str) -> PydanticCustomError:
+    """A broken rule between keys, for validators of what holds them; the error names this dotted key."""
+    return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
+
+
+class TrialSpec(Config):
+    """One trial, resolved: no distribution is left. Its result is a function of this and the number of workers."""
+
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig
+    training: TrainingConfig
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds initialisation, data order, augmentation and all noise."""
+    repeats: Annotated[int, Field(ge=1)] = 1
+    """Runs with the seeds `seed`, `seed + 1`, …, whose metrics are averaged."""
+    final: bool = False
+    """Not a trial of a search: the test set is looked at once, after the last epoch, and the weights are kept."""
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        if self.method.name == "adamw" and self.training.optimizer != "adamw":
+            raise broken_rule("method.name", f"adamw needs training.optimizer adamw (it is {self.training.optimizer})")
+        if self.method.name == "momentum_sam" and (self.training.optimizer != "sgd" or self.training.momentum == 0):
+            raise broken_rule(
+                "method.name",
+                "momentum_sam needs training.optimizer sgd with momentum > 0 "
+                f"(optimizer is {self.training.optimizer}, momentum {self.training.momentum})",
+            )
+        if self.training.compile and getattr(self.method, "second_order", False):
+            raise broken_rule("training.compile", "must be off with method.second_order, which differentiates twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        training = self.training
+        if self.num_epochs < 1:
+            problem = f"must hold an epoch of {self.method.name}, which costs {self.passes_per_epoch:g} passes"
+            raise broken_rule("training.passes", f"{problem} (got {training.passes:g})")
+        if training.warmup_epochs > self.num_epochs:
+            problem = "warmup_epochs must not exceed epochs"
+            got = f"(warmup_epochs is {training.warmup_epochs}, epochs {self.num_epochs})"
+            raise broken_rule("training", f"{problem} {got}")
+        return self
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole trial: as given, or as many whole ones as `training.passes` pays for."""
+        if self.training.passes is None:
+            return self.training.epochs or DEFAULT_EPOCHS
+        return math.floor(self.training.passes / self.passes_per_epoch + 1e-9)  # 12 / 1.2 passes are 10 epochs
+
+    @property
+    def passes_per_step(self) -> float:
+        """Forward+backward passes of the whole batch per step (SGD 1, SAM 2)."""
+        return self.method.passes_per_step
+
+    @property
+    def passes_per_epoch(self) -> float:
+        """Passes over the training set that an epoch costs."""
+        return self.passes_per_step
+
+    @property
+    def num_passes(self) -> float:
+        """Passes over the training set that the whole trial costs, all its repeats together."""
+        return self.passes_per_epoch * self.num_epochs * self.repeats
+
+    def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
+        """How the batch is split into workers and m-groups.
+
+        Raises:
+            ValueError: the workers do not divide the batch, or m does not fit.
+        """
+        return GroupLayout.resolve(
+            getattr(self.method, "m", "worker"),
+            batch_size=self.training.batch_size // self.training.accumulate,
+            num_workers=num_workers,
+            rank=rank,
+        )
+
+    def located(self, folder: str) -> Self:
+        """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""
+        changes = {}
+        for section, fields in (("data", ("root", "relabel")), ("model", ("weights",))):
+            config = getattr(self, section)
+            paths = {field: path for field in fields if isinstance(path := getattr(config, field, None), str)}
+            own = {
+                field: str(Path(folder, Path(path).expanduser())) for field, path in paths.items() if "://" not in path
+            }
+            changes[section] = config.model_copy(update=own)
+        return self.model_copy(update=changes)
+
+    def params(self) -> dict[str, Scalar]:
+        """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
+        return flatten(self.model_dump()) | {"training.epochs": self.num_epochs}
+
+
+def data_digest(params: Mapping[str, Scalar]) -> str:
+    """8 hex digits, the same for the same examples and labels.
+
+    Args:
+        params: as of `TrialSpec.params`.
+    """
+    settings = {key: value for key, value in params.items() if key.startswith("data.")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists become text."""
+    flat: dict[str, Scalar] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            flat[f"{prefix}{key}"] = ", ".join(str(item) for item in value)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

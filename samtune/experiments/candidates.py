@@ -1,0 +1,181 @@
+"""What is confirmed: a fixed list of trials, each with several seeds, as a search space with nothing left to chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from samtune.config.distributions import Choice
+from samtune.config.samplers import GridConfig
+from samtune.config.search import BudgetConfig, NoSchedulerConfig, ObjectiveConfig
+from samtune.config.space import SearchSpace
+from samtune.config.tree import Node, Tree
+from samtune.config.trial import TrialSpec
+from samtune.errors import UsageError
+from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
+
+BASELINES = ("sgd", "none")
+
+Chosen = dict[str, tuple[TrialSpec, float | None]]
+"""By label: the trial, and what the search had measured of it."""
+
+
+class Lineup(SearchSpace):
+    """Candidates x replicas, replica by replica, so that what an interrupted run leaves can be compared."""
+
+    candidates: Annotated[dict[str, TrialSpec], Field(min_length=1)]
+    """By label: what is trained. The seed of replica r is `first_seed` + r, the same for all candidates."""
+    replicas: Annotated[int, Field(ge=1)]
+    first_seed: Annotated[int, Field(ge=0)]
+    baselines: list[str] = Field(default_factory=list)
+    """Labels of the candidates that the others are compared with: the better of them counts."""
+    searched: dict[str, float | None] = Field(default_factory=dict)
+    """By label: the objective that the search had measured."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        distributions: dict[str, Node] = {
+            REPLICA: Choice(choice=list(range(self.replicas))),
+            CANDIDATE: Choice(choice=list(self.candidates)),
+        }
+        self._tree = Tree(distributions, self.is_active)
+        self._names = {}
+        return self
+
+    def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
+        return True
+
+    def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
+        """The candidate with the seed of the replica."""
+        seed = self.first_seed + int(config[REPLICA] or 0)
+        return self.candidates[str(config[CANDIDATE])].model_copy(update={"seed": seed})
+
+
+def make_lineup(
+    space: SearchSpace,
+    chosen: Chosen,
+    *,
+    replicas: int,
+    baselines: Sequence[str],
+    objective: ObjectiveConfig | None = None,
+    first_seed: int | None = None,
+) -> Lineup:
+    """A line-up in place of a space.
+
+    Args:
+        space: gives everything that is not the trials': resources, checkpoints, seeds.
+        chosen: label -> the trial, and what the search had measured of it; baselines included.
+        baselines: their labels.
+        objective: default: the search's, on the test set.
+        first_seed: default: the first that the search has not used.
+    """
+    first = next(iter(chosen.values()))[0]
+    points: list[dict[str, Scalar]] = [{REPLICA: r, CANDIDATE: label} for r in range(replicas) for label in chosen]
+    kept = ("resources", "checkpoint", "max_failures", "timeout", "max_concurrent", "seed")
+    return Lineup(
+        name=space.name,
+        **{section: getattr(first, section) for section in ("data", "model", "method", "training")},
+        **{name: getattr(space, name) for name in kept},
+        initial=points,
+        num_trials=len(points),
+        sampler=GridConfig(),
+        scheduler=NoSchedulerConfig(),
+        budget=BudgetConfig(),
+        objectives=(objective or _tested(space.objective),),
+        candidates={label: spec for label, (spec, _) in chosen.items()},
+        searched={label: value for label, (_, value) in chosen.items()},
+        replicas=replicas,
+        first_seed=space.seed + space.repeats if first_seed is None else first_seed,
+        baselines=list(baselines),
+        folder="/",  # the candidates' paths are absolute: where it is begun or goes on makes no difference
+    )
+
+
+def candidates_of(study: Study, space: SearchSpace, top: int) -> Chosen:
+    """The best trials of a search, as they are confirmed.
+
+    Raises:
+        UsageError: no trial was completed.
+    """
+    best = _completed(study)[:top]
+    if not best:
+        raise UsageError(f"study {study.name}: no trial was completed, so there is nothing to confirm")
+    return dict(trial_as_candidate(study, trial, space) for trial in best)
+
+
+def trial_as_candidate(study: Study, trial: Trial, space: SearchSpace) -> tuple[str, tuple[TrialSpec, float | None]]:
+    """Label of a trial, and how it is confirmed.
+
+    Raises:
+        UsageError: it was not completed.
+    """
+    if trial.state is not TrialState.COMPLETED:
+        raise UsageError(f"study {study.name}: trial {trial.number} was not completed ({trial.state})")
+    spec = space.trial(trial.config)
+    return f"trial {trial.number} ({spec.method.name})", (final(spec), study.objective.value(trial))
+
+
+def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> list[str]:
+    """Adds the baseline to the candidates: plain SGD (or AdamW) for as many epochs, and for as many passes.
+
+    Its settings are those of the search's best trial of that method; where the search had none, those of the best
+    candidate without its perturbation.
+
+    Returns:
+        The labels of the baselines: "the better of one and two times the epochs" of the papers.
+    """
+    best, _ = next(iter(chosen.values()))
+    name = "adamw" if best.training.optimizer == "adamw" else "sgd"
+    settings, value = _plain(best, name), None
+    for trial in _completed(study) if study else ():
+        if trial.params.get("method.name") == name:
+            settings, value = final(space.trial(trial.config)), study.objective.value(trial) if study else None
+            break
+    labels = []
+    for epochs in dict.fromkeys([best.num_epochs, max(1, int(best.num_passes / settings.passes_per_epoch + 1e-9))]):
+        spec = _with_epochs(settings, epochs)
+        known = next((label for label, (other, _) in chosen.items() if other == spec), None)
+        label = known or f"{name} ({epochs} epochs)"
+        # What the search measured was measured after as many epochs as it had.
+        chosen.setdefault(label, (spec, value if epochs == settings.num_epochs else None))
+        labels.append(label)
+    return labels
+
+
+def final(spec: TrialSpec) -> TrialSpec:
+    """The trial as it is confirmed: trained on all of the training set, tested once, its weights kept."""
+    return _changed(spec, {"data": {"validation_fraction": 0.0}, "final": True, "repeats": 1})
+
+
+def _plain(spec: TrialSpec, name: str) -> TrialSpec:
+    """The same settings without a perturbation."""
+    return TrialSpec.model_validate({**spec.model_dump(), "method": {"name": name}})
+
+
+def _with_epochs(spec: TrialSpec, epochs: int) -> TrialSpec:
+    """The same training over so many epochs, its schedule stretched."""
+    stretch = epochs / spec.num_epochs
+    training = spec.training
+    milestones = [max(1, round(milestone * stretch)) for milestone in training.milestones]
+    return _changed(spec, {"training": {"epochs": epochs, "passes": None, "milestones": milestones}})
+
+
+def _changed(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:
+    data = spec.model_dump()
+    for key, value in changes.items():
+        data[key] = {**data[key], **value} if isinstance(value, Mapping) else value
+    return TrialSpec.model_validate(data)
+
+
+def _completed(study: Study) -> list[Trial]:
+    """The best first."""
+    return [t for t in study.ranked() if t.state is TrialState.COMPLETED and study.objective.value(t) is not None]
+
+
+def _tested(objective: ObjectiveConfig) -> ObjectiveConfig:
+    """The objective on the test set, after the last epoch; accuracy where the search looked at something else."""
+    kind, _, name = objective.metric.partition("_")
+    metric = f"test_{name}" if kind in ("val", "test") else "test_accuracy"
+    return ObjectiveConfig(metric=metric, mode=objective.mode if kind in ("val", "test") else "max")

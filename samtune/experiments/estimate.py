@@ -1,0 +1,93 @@
+"""How long a search will take, from a few timed steps of one of its trials on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from samtune.config.space import SearchSpace
+from samtune.config.trial import TrialSpec
+from samtune.experiments.plan import Plan
+from samtune.formatting import format_number, format_seconds
+
+_WARM_UP, _MOST_STEPS, _MOST_SECONDS = 3, 30, 10.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was timed, and what follows from it when no trial is stopped early and workers do not hinder each other.
+
+    Attributes:
+        device: where the steps ran.
+        step_seconds: of one worker's share of a batch; the median of `num_steps`.
+        seconds: of the whole search (least, most), without the start of the workers, evaluation and checkpoints.
+    """
+
+    device: str
+    step_seconds: float
+    num_steps: int
+    seconds: tuple[float, float]
+
+    def __str__(self) -> str:
+        least, most = (format_seconds(seconds) for seconds in self.seconds)
+        return (
+            f"{least if least == most else f'{least} to {most}'} for all trials if none is stopped early: a step takes "
+            f"{format_number(self.step_seconds)} s (median of {self.num_steps} on this machine's {self.device})"
+        )
+
+
+def estimate(space: SearchSpace, plan: Plan) -> Estimate:
+    """Times some steps of the space's first trial in this process; reads the data, starts no worker."""
+    import torch
+
+    from samtune.data import load_dataset, train_batches, training_examples
+    from samtune.train.trial import TrialRun
+
+    device = torch.device("cuda" if plan.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    spec = space.trial(next(space.tree.enumerate(lambda name, key, node: node.extremes()[:1])))
+    share = _share_of_a_worker(spec, space.resources.num_workers)
+    run = TrialRun(share, rank=0, num_workers=1, device=device)
+    dataset = load_dataset(share.data)
+    run.model.train()
+    examples = partial(training_examples, dataset, device=device)
+    run.train_step.begin_epoch(0, share.num_epochs, steps_per_epoch=run.steps_per_epoch, examples=examples)
+    batches = train_batches(
+        dataset,
+        share.data,
+        batch_size=share.training.batch_size,
+        rank=0,
+        num_workers=1,
+        seed=share.seed,
+        epoch=0,
+        device=device,
+        accumulate=share.training.accumulate,
+    )
+    times: list[float] = []
+    started = time.perf_counter()
+    for inputs, targets in itertools.islice(batches, _MOST_STEPS):
+        before = time.perf_counter()
+        run.train_step(inputs, targets)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - before)
+        if time.perf_counter() - started > _MOST_SECONDS:
+            break
+    timed = times[_WARM_UP:] or times
+    step = statistics.median(timed)
+    per_pass = step / spec.passes_per_step / plan.num_groups
+    steps = [total * each for total, each in zip(plan.total_passes, plan.steps_per_epoch, strict=True)]
+    return Estimate(str(device), step, len(timed), (steps[0] * per_pass, steps[1] * per_pass))
+
+
+def _share_of_a_worker(spec: TrialSpec, num_workers: int) -> TrialSpec:
+    """The trial with the batch that one worker sees."""
+    data = spec.model_dump(exclude_unset=True)
+    batch = spec.training.batch_size // num_workers
+    data["training"] = {**data.get("training", {}), "batch_size": batch, "compile": False}
+    m = getattr(spec.method, "m", "worker")
+    if isinstance(m, int) and m > batch // spec.training.accumulate:
+        data["method"]["m"] = "worker"
+    return TrialSpec.model_validate(data)

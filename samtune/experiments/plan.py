@@ -1,0 +1,188 @@
+"""What a search is going to do, worked out before anything is started."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from samtune.config.data import DataConfig
+from samtune.config.space import SearchSpace
+from samtune.config.tree import MISSING
+from samtune.config.trial import TrialSpec
+from samtune.data import check_dataset, dataset_info
+from samtune.errors import SpaceError
+from samtune.preflight import check_model, check_relabel, check_training
+from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
+from samtune.study import Scalar
+
+_MAX_VARIANTS = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved plan of a search. Ranges are (least, most) over the configurations that may be drawn.
+
+    Attributes:
+        num_groups: trials that run at once; each is a group of `num_workers` workers.
+        num_waiting: how many of the groups wait until the cluster has started nodes for them.
+        steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
+        passes_per_step: forward+backward passes of the whole batch per step.
+        passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
+    """
+
+    name: str
+    num_trials: int
+    num_groups: int
+    num_waiting: int
+    num_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    data: str
+    num_train: int
+    num_validation: int
+    model: str
+    method: str
+    batch_size: tuple[int, int]
+    batch_per_worker: tuple[int, int]
+    group_size: str
+    repeats: int
+    epochs: tuple[int, int]
+    steps_per_epoch: tuple[int, int]
+    passes_per_step: tuple[float, float]
+    passes_per_trial: tuple[float, float]
+    total_passes: tuple[float, float]
+    sampler: str
+    scheduler: str
+    objective: str
+    searched: dict[str, str]
+    initial: list[dict[str, Scalar]]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
+    """Resolves a space against a cluster's nodes.
+
+    Args:
+        addable: nodes that the cluster does not have yet and starts when they are asked for.
+
+    Raises:
+        DatasetError: the data are not there or malformed.
+        UsageError: the network's weights, or a part of the user's, are not there or do not fit.
+        ResourceError: the workers of one trial can never be placed.
+        SpaceError: a batch is larger than the training set.
+    """
+    variants = list(_variants(space))
+    datasets = _datasets(variants)
+    _check_files(datasets)
+    infos = {key: dataset_info(config) for key, config in datasets.items()}
+    for variant in variants:
+        info = infos[variant.data.model_dump_json()]
+        check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
+        check_training(variant.training)
+        if variant.training.batch_size > info.num_train:
+            raise SpaceError(
+                f"{space.source_name}: training.batch_size: must not exceed the training examples "
+                f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+            )
+    info = next(iter(infos.values()))
+    every = [*nodes, *addable]
+    gpus = gpus_per_worker(space.resources, every)
+    capacity = group_capacity(space.resources, every)
+    groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
+    placed = count_workers(space.resources.cpus_per_worker, gpus, nodes) // space.resources.num_workers
+    passes = _range(v.num_passes for v in variants)
+    workers = space.resources.num_workers
+    return Plan(
+        name=space.name,
+        num_trials=space.num_trials,
+        num_groups=groups,
+        num_waiting=max(0, groups - placed),
+        num_workers=workers,
+        cpus_per_worker=space.resources.cpus_per_worker,
+        gpus_per_worker=gpus,
+        data=", ".join(dict.fromkeys(v.data.name for v in variants)),
+        num_train=info.num_train,
+        num_validation=info.num_validation,
+        model=", ".join(dict.fromkeys(v.model.name for v in variants)),
+        method=", ".join(dict.fromkeys(v.method.name for v in variants)),
+        batch_size=_range(v.training.batch_size for v in variants),
+        batch_per_worker=_range(v.training.batch_size // workers for v in variants),
+        group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
+        repeats=space.repeats,
+        epochs=_range(v.num_epochs for v in variants),
+        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
+        passes_per_step=_range(v.passes_per_step for v in variants),
+        passes_per_trial=passes,
+        total_passes=(passes[0] * space.num_trials, passes[1] * space.num_trials),
+        sampler=space.sampler.name,
+        scheduler=space.scheduler.name,
+        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in space.objectives),
+        searched={key: str(distribution) for key, distribution in space.distributions()},
+        initial=space.initial,
+        seed=space.seed,
+    )
+
+
+def _group_size(spec: TrialSpec) -> str:
+    """How many examples share one ε̂, as text."""
+    m = getattr(spec.method, "m", None)
+    return "-" if m is None else str(m)
+
+
+def check_data(space: SearchSpace) -> None:
+    """Looks whether the files of every data set that a trial can have are there.
+
+    Raises:
+        DatasetError: they are not, or are malformed.
+        UsageError: so is the network that relabels them.
+        SpaceError: a trial breaks a rule.
+    """
+    _check_files(_datasets(_variants(space)))
+
+
+def _check_files(datasets: Mapping[str, DataConfig]) -> None:
+    for config in datasets.values():
+        check_dataset(config)
+        check_relabel(config.relabel)
+
+
+def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
+    """Those that differ, by their settings as text."""
+    return {variant.data.model_dump_json(): variant.data for variant in variants}
+
+
+def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
+    """Trials at the ends of every searched key that can change the shape or the cost of a trial.
+
+    Raises:
+        SpaceError: a combination breaks a rule, or there are too many to look at.
+    """
+    drawn = space.tree.enumerate(lambda name, key, node: node.extremes() if _counts(key) else [MISSING])
+    configs = list(itertools.islice(drawn, _MAX_VARIANTS + 1))
+    if len(configs) > _MAX_VARIANTS:
+        keys = ", ".join(key for key, _ in space.distributions() if _counts(key))
+        raise SpaceError(
+            f"{space.source_name}: search: more than {_MAX_VARIANTS} combinations of {keys} "
+            "would have to be checked; search fewer of these keys at once"
+        )
+    feasible = [config for config in configs if not any(space.violations(config))]
+    for config in feasible or configs:
+        yield space.trial(config)
+
+
+def _counts(key: str) -> bool:
+    """Whether a key decides about shape or cost: what the data, the network and the method are, and how long."""
+    section, _, field = key.partition(".")
+    if section == "training":
+        return field in ("epochs", "batch_size", "warmup_epochs", "schedule", "nesterov", "optimizer")
+    return field not in ("rho_final", "step_size", "eta")
+
+
+def _range(values: Any) -> tuple[Any, Any]:
+    values = list(values)
+    return min(values), max(values)

@@ -1,0 +1,209 @@
+"""The results of a search, as objects and as tables."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from samtune.errors import RunError
+from samtune.study import Scalar, Study, Trial
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    import pyarrow as pa
+
+
+HOPELESS = "every trial failed"
+"""Why a search ended that had only failures."""
+
+
+class Results:
+    """The trials of a search, the best first.
+
+    Attributes:
+        study: everything that was recorded.
+        interrupted: whether Ctrl-C ended the search before all trials were done.
+
+    Example:
+        >>> results = Results.load("digits-20261121-090000")
+        >>> results.best.config, results.best.metrics["val_accuracy"]
+        >>> [trial.number for trial in results.pareto]
+        >>> results.importances()
+        {'training.lr': 0.81, 'method.rho': 0.12, 'training.weight_decay': 0.07}
+        >>> results.to_arrow().to_pandas().groupby("trial")["val_accuracy"].max()
+    """
+
+    def __init__(self, study: Study, *, interrupted: bool = False) -> None:
+        self.study, self.interrupted = study, interrupted
+
+    @classmethod
+    def load(cls, name: str, storage_path: str | Path | None = None) -> Self:
+        """The results of a study as its journal has them, whether it has ended or still runs.
+
+        Args:
+            name: of the study.
+            storage_path: folder or URI of all studies; default ./samtune-results.
+
+        Raises:
+            UsageError: there is no such study.
+        """
+        from samtune.store.study_folder import study_folder
+
+        return cls(study_folder(storage_path, name).read())
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.study.ranked())
+
+    def __len__(self) -> int:
+        return len(self.study.trials)
+
+    @property
+    def best(self) -> Trial:
+        """The completed trial with the best (first) objective: `best.config`, `best.metrics["val_accuracy"]`.
+
+        Raises:
+            RunError: no trial was completed.
+        """
+        if self.study.best is None:
+            raise RunError(f"study {self.study.name}: no trial was completed")
+        return self.study.best
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """The completed trials that no other is at least as good as in every objective and better in one.
+
+        With one objective, `best` and those that equal it.
+        """
+        return self.study.pareto
+
+    def importances(self) -> dict[str, float]:
+        """How much each searched key decides whether a trial is among the best (Optuna's PED-ANOVA); they sum to 1.
+
+        With several objectives, by the first. Keys that only some trials have (`method.rho` where SGD is among the
+        methods) are left out.
+
+        Raises:
+            RunError: too few trials were completed, or they do not differ.
+        """
+        from optuna.importance import get_param_importances
+
+        study, sign = self.optuna_study(), -1.0 if self.study.objective.mode == "max" else 1.0
+        # Optuna asks for a target that is better when less, where the study's own will not do.
+        target = (lambda trial: sign * float(trial.values[0])) if len(study.directions) > 1 else None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # What it returns then is the same for all keys: no answer.
+                warnings.filterwarnings("error", message="The number of trials is too small")
+                return dict(get_param_importances(study, target=target))
+        except (ValueError, RuntimeError, UserWarning) as error:
+            raise RunError(f"study {self.study.name}: no importances: {error}") from error
+
+    def optuna_study(self) -> optuna.Study:
+        """The study as Optuna has it, for its own analyses and plots.
+
+        Raises:
+            RunError: its file is not there.
+            UsageError: it is damaged.
+        """
+        import optuna
+
+        from samtune.storage import is_remote, join, read_bytes
+        from samtune.store import optuna_journal as optuna_file
+
+        uri = join(self.study.storage_path, optuna_file.FILE_NAME)
+        content = read_bytes(uri)
+        if content is None:
+            raise RunError(f"study {self.study.name}: {uri} is not there")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+        name = self.study.name
+        if not is_remote(uri):
+            return optuna.load_study(study_name=name, storage=optuna_file.open_storage(Path(uri)))
+        with tempfile.TemporaryDirectory(prefix="samtune-") as folder:
+            path = Path(folder) / optuna_file.FILE_NAME
+            path.write_bytes(content)
+            copy = optuna.storages.InMemoryStorage()
+            journal = optuna_file.open_storage(path)
+            optuna.copy_study(from_study_name=name, from_storage=journal, to_storage=copy)
+        return optuna.load_study(study_name=name, storage=copy)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per trial, the best first: number, state, seconds, searched keys, metrics of the last epoch."""
+        import pandas as pd
+
+        rows = [
+            {
+                "trial": trial.number,
+                "state": str(trial.state),
+                "seconds": trial.seconds,
+                **trial.config,
+                **trial.metrics,
+            }
+            for trial in self
+        ]
+        return pd.DataFrame(rows)
+
+    def to_arrow(self) -> pa.Table:
+        """One row per trial and epoch, in the order of the trials. A trial without an epoch has one, `epoch` null.
+
+        Columns: `study`, `trial`, `trial_id`, `state`, `error`, `seconds` of the whole trial, `epoch`, every metric
+        (double), and every dotted key of the trial, searched or not, with one type over all trials: int64, double,
+        bool or string; null where a trial does not have the key.
+        """
+        import pyarrow as pa
+
+        trials = sorted(self.study.trials, key=lambda trial: trial.number)
+        rows = [(trial, metrics) for trial in trials for metrics in trial.history or [{}]]
+        metrics = dict.fromkeys(name for _, record in rows for name in record if name != "epoch")
+        keys = dict.fromkeys(key for trial in trials for key in trial.params)
+
+        def of_trial(values: Sequence[Scalar], kind: pa.DataType) -> pa.Array:
+            by_trial = dict(zip((trial.id for trial in trials), values, strict=True))
+            return pa.array([by_trial[trial.id] for trial, _ in rows], kind)
+
+        columns: dict[str, pa.Array] = {
+            "study": pa.array([self.study.name] * len(rows), pa.string()),
+            "trial": of_trial([trial.number for trial in trials], pa.int64()),
+            "trial_id": of_trial([trial.id for trial in trials], pa.string()),
+            "state": of_trial([str(trial.state) for trial in trials], pa.string()),
+            "error": of_trial([trial.error for trial in trials], pa.string()),
+            "seconds": of_trial([trial.seconds for trial in trials], pa.float64()),
+            "epoch": pa.array([int(r["epoch"]) if r else None for _, r in rows], pa.int64()),
+        }
+        columns |= {name: pa.array([r.get(name) for _, r in rows], pa.float64()) for name in metrics}
+        for key in keys:
+            values, kind = _alike([trial.params.get(key) for trial in trials])
+            columns[key] = of_trial(values, kind)
+        return pa.table(columns)
+
+    def __repr__(self) -> str:
+        best = self.study.best
+        value = f", best {self.study.objective.metric} {self.study.objective.value(best):.4g}" if best else ""
+        return f"Results({self.study.name!r}, {len(self)} trials{value})"
+
+
+def _alike(values: Sequence[Scalar]) -> tuple[list[Scalar], pa.DataType]:
+    """The values of a key in all trials with one type: whole numbers among others are doubles, what differs is text."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {bool}:
+        return list(values), pa.bool_() if kinds else pa.string()
+    if kinds <= {int}:
+        return list(values), pa.int64()
+    if kinds <= {int, float}:
+        return [None if value is None else float(value) for value in values], pa.float64()
+    return [None if value is None else str(value) for value in values], pa.string()
+
+
+class SearchFailedError(RunError):
+    """No trial succeeded. `results` has what became of them."""
+
+    def __init__(self, message: str, results: Results) -> None:
+        super().__init__(message)
+        self.results = results

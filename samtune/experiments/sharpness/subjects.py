@@ -1,0 +1,170 @@
+"""What is measured: a trained network with the examples it was trained on, found by what the user wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from samtune.config.trial import TrialSpec
+from samtune.data import Dataset, load_dataset
+from samtune.data.sample import Sample
+from samtune.errors import UsageError, one_line
+from samtune.experiments.tracked_study import study_of_run
+from samtune.models import build_model
+from samtune.storage import is_remote, join
+from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder, weights_file
+from samtune.study import Study, Trial
+from samtune.tracking.runs import TrackedRun, is_run_id
+from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.loss import Measure, evaluation_measures
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One trained network.
+
+    Attributes:
+        name: for tables and figures.
+        metrics: of its last epoch, where they are known.
+        run: the MLflow run that it was asked for by.
+    """
+
+    name: str
+    spec: TrialSpec
+    model: nn.Module
+    dataset: Dataset
+    metrics: dict[str, float] = field(default_factory=dict)
+    run: TrackedRun | None = None
+
+    @property
+    def loss(self) -> Measure:
+        """What the network was trained to minimise, without label smoothing."""
+        return evaluation_measures(self.spec.training)["loss"]
+
+    def sample(self, split: SplitName, num_examples: int, *, seed: int = 0) -> Sample:
+        """Examples without augmentation: so many of the split, drawn at random, or all if it has no more.
+
+        Raises:
+            UsageError: the split is empty.
+        """
+        data = self.dataset
+        whole = data.train if split == "train" else data.validation if split == "val" else data.load_test()
+        if not len(whole):
+            raise UsageError(f"--data {split}: the trial's data set has no such examples")
+        return Sample(data, whole, num_examples, seed=seed, device=torch.device("cpu"))
+
+
+def subject_from_state(
+    name: str,
+    spec: TrialSpec,
+    state: Mapping[str, Any],
+    *,
+    metrics: dict[str, float] | None = None,
+    run: TrackedRun | None = None,
+) -> Subject:
+    """A subject from a trial and the state of its network.
+
+    Raises:
+        UsageError: the state is not that of the trial's network.
+    """
+    dataset = load_dataset(spec.data)
+    config = spec.model.model_copy(update={"weights": None}) if hasattr(spec.model, "weights") else spec.model
+    model = build_model(config, num_classes=dataset.num_classes, input_shape=dataset.input_shape, seed=spec.seed)
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise UsageError(f"{name}: is not a state of model {spec.model.name}: {one_line(error)}") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Subject(name, spec, model.to(device), dataset, metrics or {}, run)
+
+
+def load_subject(text: str, storage_path: str | None = None, tracking_uri: str | None = None) -> Subject:
+    """Finds what the user wrote.
+
+    Args:
+        text: a `.safetensors` file; a checkpoint `.pt`, or its folder, within a study; STUDY/TRIAL, the trial by its
+            number; or the id of a trial's MLflow run.
+        storage_path: of studies; default ./samtune-results, and for a run where it says.
+        tracking_uri: where runs are looked for; default the store in the storage path.
+
+    Raises:
+        UsageError: there is no such thing, or its weights were not kept.
+    """
+    if text.endswith(".safetensors"):
+        path = Path(text)
+        return _from_weights(text, path.stem if path.name != BEST_WEIGHTS else path.absolute().parent.name)
+    if is_run_id(text):
+        tracked = study_of_run(text, storage_path, tracking_uri)
+        if tracked.trial is None:
+            raise UsageError(
+                f"{text}: is the run of a whole study; give the run of a trial, or {tracked.study.name}/TRIAL"
+            )
+        return _from_trial(tracked.study, tracked.trial, run=tracked.run)
+    path = Path(text).expanduser()
+    if path.exists() and (path.suffix == ".pt" or path.is_dir()):
+        return _from_checkpoint(path)
+    study, _, number = text.rpartition("/")
+    if not study or not number.isdecimal():
+        raise UsageError(
+            f"{text}: must be a .safetensors file, a checkpoint (.pt or folder) of a study, STUDY/TRIAL such as "
+            "digits/3, or an MLflow run id"
+        )
+    found = study_folder(storage_path, study).read()
+    trial = next((trial for trial in found.trials if trial.number == int(number)), None)
+    if trial is None:
+        raise UsageError(f"{text}: study {study} has no trial {number} (it has {len(found.trials)})")
+    return _from_trial(found, trial)
+
+
+def _from_weights(path: str, name: str, run: TrackedRun | None = None) -> Subject:
+    from samtune.models.saved import read_saved
+
+    tensors, metadata, spec = read_saved(path)
+    return subject_from_state(name, spec, tensors, metrics=metadata["metrics"], run=run)
+
+
+def _from_checkpoint(path: Path) -> Subject:
+    """`STUDY/checkpoints/TRIAL-ID` or a file in it: the study knows the trial, the file the weights."""
+    folder = path.absolute().parent if path.suffix == ".pt" else path.absolute()
+    study_path = folder.parent.parent
+    if folder.parent.name != "checkpoints":
+        raise UsageError(f"{path}: is not in the folder `checkpoints` of a study, so its trial is not known")
+    study = study_folder(study_path.parent, study_path.name).read()
+    trial = next((trial for trial in study.trials if trial.id == folder.name), None)
+    if trial is None:
+        raise UsageError(f"{path}: study {study.name} has no trial {folder.name}")
+    if path.suffix != ".pt":
+        return _from_trial(study, trial, checkpoint_only=True)
+    epoch = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
+    if epoch is None:
+        raise UsageError(f"{path}: must be called epoch-NNNNNN.pt (of the end of an epoch)")
+    return _with_state(study, trial, CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1])))
+
+
+def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
+    own = join(study.storage_path, "weights", f"{trial.id}.safetensors")
+    weights = weights_file(study) if study.kind == "training" else own
+    if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
+        return _from_weights(weights, f"{study.name}/{trial.number}", run)
+    folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
+    return _with_state(study, trial, folder.load(torch.device("cpu"), whole_epochs=True), run)
+
+
+def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: TrackedRun | None = None) -> Subject:
+    name = f"{study.name}/{trial.number}"
+    if state is None:
+        raise UsageError(
+            f"{name}: its weights are not in {study.storage_path}: a search keeps them only while the trial is under "
+            "way; samtune confirm and samtune train keep theirs, as best.safetensors"
+        )
+    spec = stored_space(study, study.storage_path).trial(trial.config)
+    own = state.get("average", state["model"])  # what was evaluated
+    return subject_from_state(name, spec, own, metrics=state["history"][-1], run=run)

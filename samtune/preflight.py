@@ -1,0 +1,95 @@
+"""Whether a trial's parts can be built, found out before any worker starts and without torch."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+from samtune.config.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
+from samtune.config.training import TrainingConfig
+from samtune.errors import UsageError, one_line
+from samtune.storage import is_file
+from samtune.user_code import check_function
+
+_SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
+"""Sides in pixels below which nothing is left of an image in these networks of torchvision."""
+
+
+def check_relabel(network: str | None) -> None:
+    """Makes sure that the network whose predictions replace the labels is there.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if network is None:
+        return
+    try:
+        found = is_file(network)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"data.relabel: {network} cannot be read ({one_line(error)})") from error
+    if not found:
+        raise UsageError(f"data.relabel: {network} is not there: `samtune train` leaves it as best.safetensors")
+
+
+def check_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...]) -> None:
+    """Makes sure that inputs of this shape suit the network, and that its weights or its function are there.
+
+    Raises:
+        UsageError: they do not, or are not.
+    """
+    if isinstance(config, OwnModelConfig):
+        check_function(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
+        return
+    if isinstance(config, MlpConfig):
+        return
+    if len(input_shape) != 3:
+        raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
+    channels, height, width = input_shape
+    if isinstance(config, DigitsCnnConfig) and min(height, width) < 4:
+        raise UsageError(f"model.name digits_cnn needs images of at least 4x4 pixels (got {height}x{width})")
+    if isinstance(config, TorchvisionConfig):
+        check_images(config, channels, height, width)
+        if config.weights is not None:
+            check_weights(Path(config.weights).expanduser().absolute())
+
+
+def check_training(config: TrainingConfig) -> None:
+    """Makes sure that the user's loss and metrics are there and take (outputs, targets).
+
+    Raises:
+        UsageError: one is not, or does not.
+    """
+    if config.loss != "cross_entropy":
+        check_function(config.loss, "training.loss", None, None)
+    for index, path in enumerate(config.metrics):
+        check_function(path, f"training.metrics.{index}", None, None)
+
+
+def check_images(config: TorchvisionConfig, channels: int, height: int, width: int) -> None:
+    """Raises UsageError where images of this shape do not suit a network of torchvision."""
+    name = config.architecture
+    if channels != 3:
+        raise UsageError(f"model.architecture {name} needs colour images (got {channels} channels)")
+    if name.startswith("vit_"):
+        patch = int(name.rsplit("_", 1)[1])
+        if height != width or height % patch:
+            raise UsageError(
+                f"model.architecture {name} needs square images of a multiple of {patch} pixels ({height}x{width})"
+            )
+    least = next((side for prefix, side in _SMALLEST.items() if name.startswith(prefix)), 1)
+    if min(height, width) < least:
+        raise UsageError(
+            f"model.architecture {name} needs images of at least {least}x{least} pixels (got {height}x{width})"
+        )
+
+
+def check_weights(path: Path) -> None:
+    """Raises UsageError where a file is not one that `torch.save` wrote; its content is not read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise UsageError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
+    if not zipfile.is_zipfile(path) and start[:1] != pickle.PROTO:
+        raise UsageError(f"model.weights: {path} is not a file that torch.save wrote, or not all of it")

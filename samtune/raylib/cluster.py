@@ -1,0 +1,237 @@
+"""The Ray cluster a search runs on: found or started, and what it can hold."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samtune.config.search import ResourcesConfig
+from samtune.errors import ResourceError, UsageError
+from samtune.formatting import first_line
+
+# Set before Ray is imported: they are read at import.
+_RAY_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files: 10 ms a trial, and MLflow has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails in its first epoch has no metric
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the gate decides how many trials are under way (see schedulers.actors)
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost Trainable is replaced; what fails a trial is said in one line
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the shutdown must not start a cluster
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+_MANY_NODES = 1000  # where an autoscaler has no limit
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float
+
+
+def local_node() -> Node:
+    """This machine, as Ray would count it."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # where there is a cgroup v2 limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cpus = max(1, min(cpus, math.ceil(int(quota) / int(period))))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = len([device for device in visible.split(",") if device.strip() not in ("", "-1", "NoDevFiles")])
+    else:
+        folder = Path("/proc/driver/nvidia/gpus")
+        gpus = len(list(folder.iterdir())) if folder.is_dir() else 0
+    return Node(float(cpus), float(gpus))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes of the connected cluster.
+
+    Attributes:
+        nodes: by their ids, those that live and are to stay.
+        draining: ids of living nodes that are about to be taken away.
+    """
+
+    nodes: dict[str, Node]
+    draining: frozenset[str]
+
+
+def look_at_cluster() -> Cluster:
+    """The cluster as it is now."""
+    import ray
+
+    draining = frozenset(ray._private.state.state.get_draining_nodes())
+    nodes = {
+        node["NodeID"]: Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    return Cluster({key: node for key, node in nodes.items() if key not in draining}, draining & nodes.keys())
+
+
+def addable_nodes() -> list[Node]:
+    """What the cluster's autoscaler may still start; none where there is no autoscaler."""
+    import ray
+
+    config = ray._private.state.state.get_cluster_config()
+    if config is None:
+        return []
+    running = Counter(node["Labels"].get("ray.io/node-group") for node in ray.nodes() if node["Alive"])
+    added = []
+    for group in config.node_group_configs:
+        most = _MANY_NODES if group.max_count < 0 else group.max_count
+        node = Node(float(group.resources.get("CPU", 0)), float(group.resources.get("GPU", 0)))
+        added += [node] * max(0, most - running[group.name])
+    return added
+
+
+def gpus_per_worker(resources: ResourcesConfig, nodes: list[Node]) -> float:
+    """The number of GPUs a worker takes: `auto` is 1 where there are GPUs, else 0."""
+    if resources.gpus_per_worker == "auto":
+        return 1.0 if any(node.gpus for node in nodes) else 0.0
+    return resources.gpus_per_worker
+
+
+def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
+    """How many worker groups the nodes hold side by side. A worker never spans nodes; a group may.
+
+    Raises:
+        ResourceError: not even one.
+    """
+    gpus = gpus_per_worker(resources, nodes)
+    slots = count_workers(resources.cpus_per_worker, gpus, nodes)
+    if slots < resources.num_workers:
+        count = f"{resources.num_workers} worker{'s' * (resources.num_workers > 1)}"
+        each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        has = " + ".join(f"{n.cpus:g} CPU" + (f" and {n.gpus:g} GPU" if gpus else "") for n in nodes) or "no node"
+        raise ResourceError(
+            f"resources.num_workers: {count} of {each} each can never be placed: the cluster "
+            f"has {has}, room for {slots}; lower {_too_much(gpus, nodes)}"
+        )
+    return slots // resources.num_workers
+
+
+def count_workers(cpus: float, gpus: float, nodes: Iterable[Node]) -> int:
+    """How many workers that take so many CPUs and GPUs the nodes hold."""
+    slots = 0
+    for node in nodes:
+        by_cpu = math.floor(node.cpus / cpus + 1e-9)
+        slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+    return slots
+
+
+def _too_much(gpus: float, nodes: list[Node]) -> str:
+    """The keys whose value asks for more than there is."""
+    if gpus and not any(node.gpus >= gpus for node in nodes):
+        return "resources.gpus_per_worker (0 trains on CPUs)"
+    return "num_workers or resources.cpus_per_worker"
+
+
+@contextmanager
+def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
+    """Connects to Ray for the duration of a search, and leaves as found.
+
+    Args:
+        address: of a running cluster, `auto` for the one on this machine, `local` for a new one. None: the running
+            one if there is one, else a new one that ends with the search.
+        code: gives Ray's runtime environment; asked where the cluster is not a new one.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    added = {name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        _connect(address, code)
+        try:
+            yield
+        finally:
+            # The next search in this process may start a cluster whose actors have the same ids again (they are counted
+            # from 1): a handle that is thrown away only then would end one of them.
+            gc.collect()
+            ray.shutdown()
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
+    import ray
+
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    found = _running_here() if wanted in (None, "auto") else wanted
+    if found is None and wanted == "auto":
+        raise UsageError("--address auto: no Ray cluster runs on this machine")
+    address = found or "local"
+    _check_reachable(address)
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "include_dashboard": False,
+        "configure_logging": True,
+    }
+    environment = code() if address != "local" else {}
+    if environment:
+        options["runtime_env"] = environment
+    try:
+        ray.init(address=address, **options)
+    except ray.exceptions.RuntimeEnvSetupError as error:
+        raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
+
+
+def _running_here() -> str | None:
+    """The address of the cluster that `ray start` made on this machine; None where none answers.
+
+    A cluster that was killed leaves its address behind, and Ray would try that for minutes.
+    """
+    from ray._private.utils import read_ray_address
+
+    address: str | None = read_ray_address()
+    if address:
+        with suppress(UsageError):
+            _check_reachable(address)
+            return address
+    return None
+
+
+def _check_reachable(address: str) -> None:
+    """Ray waits for minutes for a cluster that is not there; a port that answers shows in seconds."""
+    if address == "local":
+        return
+    if "://" in address:
+        raise UsageError(f"--address {address}: must be host:port, auto or local (Ray Client cannot run Ray Train)")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--address {address}: must be host:port, auto or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return first_line(str(error)) or type(error).__name__

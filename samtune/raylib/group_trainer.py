@@ -1,0 +1,136 @@
+"""Ray Train's data-parallel trainer without the processes and imports that a warm group has no use for.
+
+`TorchTrainer` makes the driver and the controller import torch (2 s of CPU each) only to name its backend. Here the
+same backend's functions are called by name on the workers, where torch is needed anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import ray
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from samtune.workers.worker_loop import GROUP_GENERATION
+
+# Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
+# with its job. The data sets are Ray Data's, which is not used.
+_UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
+# `TorchConfig`'s. The store's too: NCCL's ranks meet at the first collective, which may have to wait for data.
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+class GroupTrainer(DataParallelTrainer):
+    """A `TorchTrainer` in all but its imports. Takes the arguments of `DataParallelTrainer`."""
+
+    def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
+        super().__init__(train_loop_per_worker, backend_config=LazyTorchConfig(), **arguments)
+        self._controller: Any = None
+        self._killed = False
+
+    def kill(self) -> None:
+        """Ends the group at once, wherever it is: its controller dies, and with it the workers it owns.
+
+        `fit` then raises in its thread, which must be out of Ray before Ray is shut down: a call into a core that was
+        shut down ends the whole process.
+        """
+        self._killed = True
+        if self._controller is not None:
+            ray.kill(self._controller)
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        """As in the base class, but the controller can be killed, and no signal handler is installed."""
+        node = ray.get_runtime_context().get_node_id()
+        controller = ray.remote(TrainController).options(
+            num_cpus=0,
+            label_selector={ray._raylet.RAY_NODE_ID_KEY: node},  # type: ignore[attr-defined]
+            runtime_env={"env_vars": get_env_vars_to_propagate() | {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}},
+        )
+        self._controller = controller.remote(**arguments)
+        if self._killed:
+            self.kill()
+        ray.get(self._controller.run.remote())
+        return ray.get(self._controller.get_result.remote())
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]
+
+
+class LazyTorchConfig(BackendConfig):
+    """`TorchConfig` with its defaults: NCCL where the workers have GPUs, else gloo."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return LazyTorchBackend
+
+
+class LazyTorchBackend(Backend):
+    """Joins the workers into torch's default process group, and leaves it at the end."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
+        size, generation = len(worker_group), uuid.uuid4().hex
+        # All at once, since each imports torch; the address is rank 0's.
+        (address, *_) = ray.get([worker_group.execute_single_async(i, _open_store, i) for i in range(size)])
+        arguments = (backend, address, generation)
+        ray.get([worker_group.execute_single_async(i, _join, *arguments, i, size) for i in range(size)])
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        # Workers that do not answer are ended in any case; the error would end the group for good.
+        with suppress(ray.exceptions.GetTimeoutError):
+            ray.get(worker_group.execute_async(_leave), timeout=5)
+
+
+_store: Any = None
+"""On rank 0's worker: the store through which the ranks meet."""
+
+
+def _open_store(rank: int) -> tuple[str, int]:
+    """On a worker: imports torch; rank 0 serves the store. Another process may take a port that is only looked for."""
+    import torch.distributed as dist
+
+    global _store
+    address = ray.util.get_node_ip_address()
+    if rank > 0:
+        return address, 0
+    _store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, 0, is_master=True, wait_for_workers=False, timeout=_COLLECTIVE_TIMEOUT
+    )
+    return address, _store.port
+
+
+def _join(backend: str, address: tuple[str, int], generation: str, rank: int, size: int) -> None:
+    """On a worker: what `TorchConfig`'s backend does there; and the name of this generation of the group."""
+    import torch.distributed as dist
+    from ray.train.torch import config
+
+    host, port = address
+    os.environ[GROUP_GENERATION] = generation
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
+    config._set_torch_distributed_env_vars()
+    store = _store
+    if rank > 0:
+        store = dist.TCPStore(host, port, is_master=False, timeout=_COLLECTIVE_TIMEOUT)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    global _store
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _store = None

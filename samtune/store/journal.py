@@ -1,0 +1,210 @@
+"""The journal of a study: every event, appended and synced as it happens. The truth when a search is resumed.
+
+One JSON object a line. The file is locked while its search runs, so nobody resumes a running search, and `status`
+knows whether one is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from samtune.errors import UsageError
+from samtune.study import Callback, Objective, Study, Trial, TrialState
+
+FILE_NAME = "journal.jsonl"
+
+_TRIAL_FIELDS = ("id", "number", "config", "params", "num_epochs", "started_at", "perturbations")
+_STUDY_FIELDS = (
+    *("name", "kind", "num_trials", "space_yaml", "plan"),
+    *("storage_path", "tracking_uri", "experiment", "command"),
+)
+
+
+class Journal(Callback):
+    """Writes the journal of a search. The first of all callbacks: what others are told is on disk already.
+
+    Args:
+        folder: of the study; exists.
+
+    Raises:
+        UsageError: another process runs this study.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file: IO[str] = (folder / FILE_NAME).open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise UsageError(f"study {folder.name} is running already: {folder / FILE_NAME} is locked") from error
+        _drop_torn_line(folder / FILE_NAME)
+
+    def on_study_start(self, study: Study) -> None:
+        fields = {name: getattr(study, name) for name in _STUDY_FIELDS}
+        self._write(
+            "study",
+            **fields,
+            objectives=[asdict(objective) for objective in study.objectives],
+            versions=study.versions,
+            experiment_id=study.experiment_id,
+            parent_run_id=study.parent_run_id,
+            started_at=study.started_at,
+            pid=os.getpid(),
+        )
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        self._write("trial", **{name: getattr(trial, name) for name in _TRIAL_FIELDS})
+
+    def on_trial_change(self, study: Study, trial: Trial) -> None:
+        self.on_trial_start(study, trial)
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=trial.places[-1] if trial.places else None)
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        self._write(
+            "end",
+            id=trial.id,
+            state=trial.state,
+            error=trial.error,
+            traceback=trial.traceback,
+            started_at=trial.started_at,
+            ended_at=trial.ended_at,
+        )
+
+    def on_study_end(self, study: Study) -> None:
+        self._write("study_end", stopped_by=study.stopped_by, usage=study.usage)
+        self.close()
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._file.close()
+
+    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+        self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+        self._file.flush()
+        if sync:
+            os.fsync(self._file.fileno())
+
+
+def read_journal(folder: Path) -> Study:
+    """The study as the journal in its folder tells it.
+
+    Raises:
+        UsageError: there is no study in the folder, or its journal is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        journal = path.read_bytes()
+    except FileNotFoundError as error:
+        others = (p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
+        raise no_study(str(folder), str(path), others) from error
+    return parse_journal(journal, str(path))
+
+
+def parse_journal(journal: bytes, path: str) -> Study:
+    """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
+
+    Args:
+        path: where it is from, for messages.
+
+    Raises:
+        UsageError: the journal is damaged.
+    """
+    lines = journal.splitlines()
+    study: Study | None = None
+    stopped_by: str | None = None
+    usage: dict[str, float] = {}
+    trials: dict[str, Trial] = {}
+    for index, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            if index == len(lines) - 1:
+                break  # the driver died while it wrote this line
+            raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
+        try:
+            if entry["event"] == "study":
+                study = _study(entry)
+            elif entry["event"] == "study_end":
+                stopped_by, usage = entry["stopped_by"], entry["usage"]
+            else:
+                _apply(entry, trials)
+            written_at = entry["time"]
+        except KeyError as error:
+            problem = f"was not written by this version of samtune (it lacks {error})"
+            raise UsageError(f"{path}:{index + 1}: {problem}") from error
+        if study is not None:
+            study.ended_at = written_at  # as far as is known
+    if study is None:
+        raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
+    study.trials, study.stopped_by, study.usage = list(trials.values()), stopped_by, usage
+    return study
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the journal of this study."""
+    with (folder / FILE_NAME).open("r", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        os.truncate(path, complete)
+
+
+def _study(entry: dict[str, Any]) -> Study:
+    return Study(
+        **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
+        objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
+        versions=entry["versions"],
+        experiment_id=entry["experiment_id"],
+        parent_run_id=entry["parent_run_id"],
+        started_at=entry["started_at"],
+    )
+
+
+def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
+    """One event on a trial."""
+    event = entry["event"]
+    if event == "trial":
+        fields = {name: entry[name] for name in _TRIAL_FIELDS}
+        known = trials.get(entry["id"])
+        history, places = (known.history, known.places) if known else ([], [])
+        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history, places=places)
+    elif event == "epoch":
+        trial = trials[entry["id"]]
+        if entry["metrics"]["epoch"] > trial.epoch:
+            trial.history.append(entry["metrics"])
+            trial.places += [tuple(place) for place in [entry["place"]] if place]
+    elif event == "end":
+        trial = trials[entry["id"]]
+        trial.error, trial.traceback = entry["error"], entry["traceback"]
+        trial.started_at, trial.ended_at = entry["started_at"], entry["ended_at"]
+        trial.state = TrialState(entry["state"])
+
+
+def no_study(folder: str, path: str, others: Iterable[str]) -> UsageError:
+    """The error about a folder without a journal.
+
+    Args:
+        others: names of the studies beside it.
+    """
+    from samtune.config.yaml_source import did_you_mean
+
+    near = did_you_mean(folder.rpartition("/")[2], sorted(others))
+    return UsageError(f"{folder}: no study of that name: {path} does not exist{near}")

@@ -1,0 +1,243 @@
+"""What a search knows of its trials, and the callbacks that are told of every change.
+
+One `Study` per search and one `Trial` per configuration. The driver alone changes them; the tracker, the
+terminal and the user's callbacks read them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+Scalar = float | int | str | bool | None
+
+CANDIDATE, REPLICA = "candidate", "replica"
+"""Keys of a trial's configuration in a study that confirms: which of the chosen it is, and the how-manieth of it."""
+
+
+class TrialState(StrEnum):
+    """The state of a trial. The last four are final."""
+
+    WAITING = "waiting"  # paused by the scheduler: has a configuration and no worker group
+    RUNNING = "running"
+    COMPLETED = "completed"  # all its epochs
+    PRUNED = "pruned"  # stopped early by the scheduler
+    FAILED = "failed"  # an error, a non-finite loss, or lost too many workers
+    INTERRUPTED = "interrupted"  # the search ended first (Ctrl-C)
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (TrialState.WAITING, TrialState.RUNNING)
+
+
+@dataclass
+class Trial:
+    """One configuration and what became of it.
+
+    Attributes:
+        number: 0, 1, 2 … in the order in which Optuna proposed them.
+        id: unique within the study; Ray Tune's trial id.
+        config: the searched dotted keys only, e.g. `{"method.rho": 0.05, "training.lr": 0.1}`.
+        params: every key of the resolved trial, flat, e.g. `{"model.depth": 28, "method.rho": 0.05, …}`.
+        num_epochs: how many epochs the trial has when nothing stops it.
+        history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1).
+        places: where and when each epoch of `history` was trained: the worker group, and the end in seconds since 1970.
+        error: one line, when the state is FAILED or INTERRUPTED; `traceback` the worker's text, if any.
+        perturbations: where population based training replaced its weights by another trial's: after which `epoch`
+            of that trial, its number (`source`), and the configuration and params `before`; `config` and `params` are
+            those since the last of them.
+    """
+
+    number: int
+    id: str
+    config: dict[str, Scalar]
+    params: dict[str, Scalar]
+    num_epochs: int
+    state: TrialState = TrialState.WAITING
+    history: list[dict[str, float]] = field(default_factory=list)
+    places: list[tuple[int, float]] = field(default_factory=list)
+    error: str | None = None
+    traceback: str | None = None
+    started_at: float | None = None  # seconds since 1970
+    ended_at: float | None = None
+    perturbations: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last finished epoch; empty before the first."""
+        return self.history[-1] if self.history else {}
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the start of the trial to its end (or to now)."""
+        if self.started_at is None:
+            return 0.0
+        return (self.ended_at or time.time()) - self.started_at
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the search optimises: a metric of a trial's epochs, and which way.
+
+    Attributes:
+        epochs: which epochs count: the `last`, the `best` of all, or the mean of so many of the last.
+    """
+
+    metric: str = "val_accuracy"
+    mode: Literal["max", "min"] = "max"
+    epochs: Literal["last", "best"] | int = "last"
+
+    def score(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The value after these epochs; None when there is no finite one.
+
+        Args:
+            history: one dict of metrics per epoch.
+        """
+        values = [record.get(self.metric, math.nan) for record in history]
+        if self.epochs == "best":
+            finite = [value for value in values if math.isfinite(value)]
+            return (max if self.mode == "max" else min)(finite, default=None)
+        last = values[-1:] if self.epochs == "last" else values[-self.epochs :]
+        mean = sum(last) / len(last) if last else math.nan
+        return mean if math.isfinite(mean) else None
+
+    def value(self, trial: Trial) -> float | None:
+        """The trial's value; None when it has no finite one yet."""
+        return self.score(trial.history)
+
+    def sort_key(self, trial: Trial) -> tuple[bool, float]:
+        """Sorts the best trial first and those without a value last."""
+        value = self.value(trial)
+        return (value is None, 0.0 if value is None else (-value if self.mode == "max" else value))
+
+    def __str__(self) -> str:
+        over = {"last": "", "best": " of the best epoch"}.get(str(self.epochs), f" over the last {self.epochs} epochs")
+        return self.metric + over
+
+
+@dataclass
+class Study:
+    """One search: what was asked for, where it is kept, and its trials so far.
+
+    Attributes:
+        objectives: what is optimised; with several, `pareto` holds the trials that none is better than in all.
+        space_yaml: the resolved search space as YAML text; `plan` its resolved plan (see `samtune.experiments.plan`).
+        storage_path: absolute path or URI of the folder of this study.
+        tracking_uri, experiment: MLflow's, absolute; the tracker fills in the two ids.
+        command: the command line that started it; `versions` of python, samtune and the libraries.
+        usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
+            (share of the groups' time, once ready, that they spent on trials).
+        stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
+    """
+
+    name: str
+    objectives: tuple[Objective, ...]
+    num_trials: int
+    space_yaml: str
+    plan: dict[str, Any]
+    storage_path: str
+    tracking_uri: str
+    experiment: str
+    command: str
+    versions: dict[str, str]
+    kind: Literal["search", "confirmation", "training"] = "search"
+    trials: list[Trial] = field(default_factory=list)
+    usage: dict[str, float] = field(default_factory=dict)
+    stopped_by: str | None = None
+    experiment_id: str | None = None
+    parent_run_id: str | None = None
+    started_at: float = field(default_factory=time.time)
+    ended_at: float | None = None
+
+    def count(self, *states: TrialState) -> int:
+        return sum(trial.state in states for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended_at or time.time()) - self.started_at
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective, which decides what `best` is."""
+        return self.objectives[0]
+
+    @property
+    def goal(self) -> str:
+        """`max val_accuracy, min sharpness`."""
+        return ", ".join(f"{objective.mode} {objective}" for objective in self.objectives)
+
+    def ranked(self) -> list[Trial]:
+        """All trials, the best first. Completed trials come before those stopped early: they saw more epochs.
+
+        With several objectives the trials of the Pareto front come first.
+        """
+        front = {trial.number for trial in self.pareto} if len(self.objectives) > 1 else set()
+        return sorted(
+            self.trials,
+            key=lambda t: (
+                t.state is not TrialState.COMPLETED,
+                t.number not in front,
+                *self.objective.sort_key(t),
+                t.number,
+            ),
+        )
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """The completed trials that no other is at least as good as in every objective and better in one.
+
+        In the order of the first objective, the best first.
+        """
+        keys = {
+            trial.number: [objective.sort_key(trial) for objective in self.objectives]
+            for trial in self.trials
+            if trial.state is TrialState.COMPLETED
+        }
+        values = {n: [value for _, value in own] for n, own in keys.items() if not any(missing for missing, _ in own)}
+
+        def dominated(own: list[float]) -> bool:
+            return any(
+                other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in values.values()
+            )
+
+        front = [t for t in self.trials if t.number in values and not dominated(values[t.number])]
+        return sorted(front, key=lambda t: (values[t.number], t.number))
+
+    @property
+    def best(self) -> Trial | None:
+        """The best completed trial by the first objective, or None."""
+        return next(
+            (t for t in self.ranked() if t.state is TrialState.COMPLETED and self.objective.value(t) is not None), None
+        )
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+
+class Callback:
+    """Told of every change of a study, on the driver, in order. Override what is of interest; must return quickly."""
+
+    def on_study_start(self, study: Study) -> None: ...
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None: ...
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None: ...
+
+    def on_trial_change(self, study: Study, trial: Trial) -> None:
+        """Its configuration was changed while it is under way (see `Trial.perturbations`)."""
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None: ...
+
+    def on_status(self, study: Study, message: str) -> None:
+        """Something worth a line: workers starting, waiting for resources, a lost worker."""
+
+    def on_study_end(self, study: Study) -> None: ...

@@ -1,0 +1,126 @@
+"""A trial as Tune sees it: a light actor that posts the trial in the coordinator and passes its records on.
+
+It imports neither torch nor Ray Train, takes no CPU, and is reused for the next trial.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from samtune.config.space import SearchSpace
+from samtune.errors import SpaceError
+from samtune.storage import join
+from samtune.train.checkpoint import CheckpointFolder
+from samtune.tune.objectives import SCORE, objectives_of
+from samtune.workers.protocol import Failure, Progress, Reply
+
+NO_LIMIT = 2**31
+
+
+class SaveError(Exception):
+    """The workers could not write a checkpoint that the scheduler needs."""
+
+
+class TrialTrainable(tune.Trainable):
+    """Runs one trial after another. Its own errors become a final result: an actor that raises is thrown away.
+
+    Without a scheduler the workers train to the last epoch without asking; with one, an epoch is begun when the
+    scheduler has let the trial pass the one before. A trial that the scheduler pauses is saved and leaves its group.
+    """
+
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], *, coordinator: Any, space: SearchSpace, checkpoint_root: str
+    ) -> None:
+        self._coordinator, self._space, self._checkpoint_root = coordinator, space, checkpoint_root
+        self._free_running = space.scheduler.name == "none"
+        self._objective = objectives_of(space)[0]
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._key = self.trial_id  # `trial_id` is already the next one's when this actor is reset
+        self._history: list[dict[str, float]] = []
+        self._posted = False
+        self._invalid: str | None = None
+        try:
+            self._spec = self._space.trial(config)
+        except SpaceError as error:
+            self._invalid = str(error)
+
+    def _post(self, target: int) -> None:
+        ray.get(self._coordinator.assign.remote(self._key, self._spec, target))
+        self._posted = True
+
+    def _leave(self) -> None:
+        """A paused trial's group is free for the next."""
+        if self._posted:
+            self._coordinator.end.remote(self._key)
+
+    @property
+    def _target(self) -> int:
+        return NO_LIMIT if self._free_running else len(self._history) + 1
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the next records of the trial.
+
+        Returns:
+            The last record's metrics; `records` with all that are new and their `places`; the objective so far;
+            `started_at`; and at the end `done`, `outcome` ("completed", "stopped", "failed") and, of a failed trial,
+            `error`, `traceback` and whether it `diverged`.
+        """
+        if self._invalid is not None:
+            return {"records": [], "done": True, "outcome": "failed", "error": self._invalid, "traceback": ""}
+        if not self._posted:  # not before: Tune may hand over a checkpoint first
+            self._post(self._target)
+        progress: Progress | Reply = Reply.ASK_AGAIN
+        while not isinstance(progress, Progress):
+            if progress is Reply.RESTART:
+                self._post(self._target)
+            progress = ray.get(self._coordinator.progress.remote(self._key, len(self._history), self._target))
+        self._history += progress.records
+        result: dict[str, Any] = {**(progress.records[-1] if progress.records else {}), "records": progress.records}
+        result["places"] = progress.places
+        result["started_at"] = progress.started_at
+        if (score := self._objective.score(self._history)) is not None:
+            result[SCORE] = score
+        if progress.outcome is not None:
+            result |= {"done": True, "outcome": str(progress.outcome)}
+        if progress.failure is not None:
+            result |= {"error": progress.failure.error, "traceback": progress.failure.traceback}
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Has the workers save the epoch after which they wait, and gives Tune a copy of its own.
+
+        Raises:
+            SaveError: they could not; Tune tries again and then fails the trial.
+        """
+        answer: str | Failure | Reply = Reply.ASK_AGAIN
+        while answer in (Reply.ASK_AGAIN, Reply.RESTART):
+            if answer is Reply.RESTART:
+                self._post(len(self._history))
+            answer = ray.get(self._coordinator.save.remote(self._key, len(self._history)))
+        if isinstance(answer, Failure):
+            raise SaveError(answer.error)
+        if not isinstance(answer, Reply):  # else the search is over, and nobody will ask for this checkpoint
+            self._checkpoints(answer).export(len(self._history), Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        """The trial goes on from a checkpoint of its own, or of another that it takes over."""
+        key = ray.get(self._coordinator.key.remote(self._key))
+        if any(Path(checkpoint_dir).glob("epoch-*.pt")):
+            self._checkpoints(key).adopt(Path(checkpoint_dir))
+
+    def _checkpoints(self, key: str) -> CheckpointFolder:
+        return CheckpointFolder(join(self._checkpoint_root, key))

@@ -1,0 +1,107 @@
+"""The user's own networks, data, losses and metrics: functions named by import path, `package.module:function`.
+
+In Python the functions themselves may stand in a space, or be given to `Tuner`. They get a path too, `given:make_net`,
+and travel to the workers as Ray pickles them; a study that is resumed must be given them again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pkgutil import resolve_name
+from typing import Any
+
+from samtune.errors import UsageError
+
+_PREFIX = "given:"
+_given: dict[str, Callable[..., Any]] = {}
+
+
+def name_function(part: Any, kind: str) -> str:
+    """Remembers a function (or class) of the user's in this process.
+
+    Args:
+        part: also a pair (train, test) of data, which becomes a function that returns it.
+        kind: its name where it has none of its own.
+
+    Returns:
+        The path by which `resolve_function` finds it.
+    """
+    function = part if callable(part) else lambda: part
+    name = getattr(part, "__name__", kind)
+    path = _PREFIX + (name if name.isidentifier() else kind)
+    _given[path] = function
+    return path
+
+
+def with_names(tree: Any, kind: str = "part") -> Any:
+    """A copy of nested keys and values with every function in it replaced by its path.
+
+    The sections `model` and `data` may be a function themselves, `data` also a pair (train, test).
+    """
+    if isinstance(tree, Mapping):
+        named = {key: with_names(value, str(key)) for key, value in tree.items()}
+        for section in ("model", "data"):
+            if callable(tree.get(section)) or (section == "data" and isinstance(tree.get(section), tuple)):
+                named[section] = {"name": name_function(tree[section], section)}
+        return named
+    if isinstance(tree, list):
+        return [with_names(value, kind) for value in tree]
+    return name_function(tree, kind) if callable(tree) else tree
+
+
+def given_functions(values: Iterable[Any]) -> dict[str, Callable[..., Any]]:
+    """The remembered functions that these values name; what workers need to resolve them."""
+    words = {word for value in values if isinstance(value, str) for word in value.split(", ")}
+    return {path: part for path, part in _given.items() if path in words}
+
+
+def accept_functions(parts: Mapping[str, Callable[..., Any]]) -> None:
+    """Remembers what another process has named."""
+    _given.update(parts)
+
+
+def resolve_function(path: str, key: str) -> Callable[..., Any]:
+    """The function (or class) of an import path.
+
+    Args:
+        path: `package.module:function`.
+        key: the dotted key that names it, for messages.
+
+    Raises:
+        UsageError: it cannot be imported, or cannot be called.
+    """
+    if path in _given:
+        return _given[path]
+    if path.startswith(_PREFIX):
+        raise UsageError(f"{key}: {path} is a Python object of the process that began the study; give it again")
+    try:
+        part = resolve_name(path)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{key}: {path} cannot be imported: {error}; is its folder on the path (PYTHONPATH)?"
+        ) from error
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise UsageError(f"{key}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(part):
+        raise UsageError(f"{key}: {path} must be a function or a class (it is of type {type(part).__name__})")
+    found: Callable[..., Any] = part
+    return found
+
+
+def check_function(path: str, key: str, *args: Any, **kwargs: Any) -> None:
+    """Makes sure that a part can be imported and takes these arguments; it is not called.
+
+    Raises:
+        UsageError: it cannot, or does not.
+    """
+    part = resolve_function(path, key)
+    try:
+        signature = inspect.signature(part)
+    except (TypeError, ValueError):  # built in C: only a call would tell
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        given = ", ".join([*("…" for _ in args), *(f"{name}=…" for name in kwargs)])
+        raise UsageError(f"{key}: {path}{signature} cannot be called with ({given}): {error}") from error

@@ -1,0 +1,242 @@
+"""Who trains what: the one place where trials and worker groups meet.
+
+It holds state, never a queue of commands. A worker that starts anew asks what its group is to do *now* and is told
+the trial that was interrupted; a record that arrives twice is known by its epoch and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from samtune.config.trial import TrialSpec
+from samtune.workers.coordinator_state import CoordinatorState, PostedTrial
+from samtune.workers.protocol import Assignment, Failure, Progress, Reply, WorkerId
+
+POLL_SECONDS = 10.0
+"""How long the coordinator holds a question before it answers `ASK_AGAIN`: no caller ever waits on a dead process."""
+
+
+class Coordinator:
+    """A zero-CPU actor (asyncio). Questions that must wait are answered after POLL_SECONDS at the latest.
+
+    All of its state can be lost: Trainables post trials that it does not know again, and workers that it does not know
+    are replaced, since some of their ranks may have had an answer that the others have not.
+
+    Args:
+        num_groups, num_workers: groups, and ranks of each.
+        max_failures: how often a trial may lose its group before it fails.
+    """
+
+    def __init__(self, num_workers: int, *, num_groups: int = 1, max_failures: int = 3) -> None:
+        self._state = CoordinatorState(num_workers, num_groups, max_failures)
+        self._changed = asyncio.Condition()
+
+    # -- the Trainable's questions -----------------------------------------------------------------------------------
+
+    async def assign(self, trial_id: str, spec: TrialSpec, target: int) -> None:
+        """Posts a trial for the next idle group. Posting it again changes nothing, unless it was lost."""
+        self._state.post(trial_id, spec, target)
+        await self._announce()
+
+    async def progress(self, trial_id: str, known: int, target: int) -> Progress | Reply:
+        """The trial's records after the first `known`, once there are any or the trial has ended.
+
+        Args:
+            target: the epoch up to which the trial may train without asking.
+
+        Returns:
+            The progress; ASK_AGAIN when there is none yet, RESTART when the trial must be posted again.
+        """
+        work = self._state.trials.get(trial_id)
+        if work is None:
+            return Reply.RESTART
+        if target > work.target:
+            work.target = target
+            await self._announce()
+        await self._wait(lambda: len(work.records) > known or self._state.settle(work))
+        if not self._state.settle(work) and len(work.records) <= known:
+            return Reply.ASK_AGAIN
+        return Progress(work.records[known:], work.outcome, work.failure, work.started_at, work.places[known:])
+
+    async def save(self, trial_id: str, epoch: int) -> str | Failure | Reply:
+        """Has the workers, which wait after this epoch, write a checkpoint of it.
+
+        Returns:
+            The key of the trial's checkpoints once it is written; why it was not; ASK_AGAIN; RESTART when the trial
+            must be posted again; END when the search is over.
+        """
+        work = self._state.trials.get(trial_id)
+        if work is None:
+            return Reply.RESTART
+        work.save_wanted = epoch
+        await self._announce()
+        await self._wait(lambda: work.saved >= epoch or self._state.settle(work))
+        if work.saved >= epoch:
+            return work.key
+        if not self._state.settle(work):
+            return Reply.ASK_AGAIN
+        return work.failure or Reply.END
+
+    async def key(self, trial_id: str) -> str:
+        """The name of the trial's checkpoints."""
+        return self._state.keys.get(trial_id, trial_id)
+
+    async def end(self, trial_id: str) -> None:
+        """The search is done with the trial, or has paused it; its group leaves it at the end of the epoch."""
+        self._state.withdraw(trial_id)
+        await self._announce()
+
+    # -- the workers' questions --------------------------------------------------------------------------------------
+
+    async def next_assignment(self, worker: WorkerId, after: int) -> Assignment | Reply:
+        """What the group is to train now.
+
+        Args:
+            after: number of the last assignment this process has finished; -1 when it has finished none.
+
+        Returns:
+            An assignment with a higher number, END when the search is over, ASK_AGAIN or RESTART.
+        """
+        if after != -1 and worker.group not in self._state.groups:
+            return Reply.RESTART
+        group = self._state.arrive(worker)
+        await self._announce()
+        await self._wait(lambda: self._state.next_for(group, worker, after))
+        found = self._state.next_for(group, worker, after)
+        if isinstance(found, PostedTrial):
+            return self._state.begin(group, found)
+        if found is Reply.RESTART:
+            self._state.take_back(group)
+        return found or Reply.ASK_AGAIN
+
+    async def epoch_done(
+        self, worker: WorkerId, number: int, epoch: int, records: list[dict[str, float]] | None, saved: bool = False
+    ) -> Reply:
+        """A rank has finished an epoch. Every rank gets the same answer for the same epoch, but for SAVE.
+
+        Args:
+            records: the epochs' metrics not sent before, from rank 0; None from the others. Known ones are dropped.
+            saved: whether rank 0 has written a checkpoint of this epoch.
+        """
+        group = self._state.groups.get(worker.group)
+        if group is None:
+            return Reply.RESTART
+        work = group.work
+        if work is None or work.number != number:
+            return Reply.END
+        if records is not None:
+            self._state.add_records(work, group, epoch, records)
+        if saved:
+            work.saved = epoch
+        if records is not None or saved:
+            await self._announce()
+        await self._wait(lambda: self._state.reply_after(group, work, worker.rank, epoch))
+        reply = self._state.reply_after(group, work, worker.rank, epoch)
+        if reply is Reply.CONTINUE:
+            work.granted = max(work.granted, epoch)
+        elif group.work is work and reply is Reply.RESTART:
+            self._state.take_back(group)
+            await self._announce()
+        elif group.work is work and reply is Reply.END:
+            self._state.release(group)
+            await self._announce()
+        return reply or Reply.ASK_AGAIN
+
+    async def must_leave(self, worker: WorkerId) -> bool:
+        """Whether a node of the group is about to be taken away: the trial is to be saved at once.
+
+        Answered when it is so, or after POLL_SECONDS.
+        """
+        group = self._state.alive(worker)
+        if group is None:
+            return False
+        await self._wait(lambda: self._state.closed or group.leaving)
+        return group.leaving and not self._state.closed
+
+    async def left(self, worker: WorkerId, number: int) -> None:
+        """The group has saved its trial in the middle of an epoch and is about to raise: it goes on elsewhere."""
+        group = self._state.alive(worker)
+        if group is not None and group.work is not None and group.work.number == number:
+            self._state.take_back(group)
+            await self._announce()
+
+    async def peer_lost(self, worker: WorkerId, number: int, error: str) -> None:
+        """A collective of a rank broke: another rank is gone, or raised. The group is about to be replaced.
+
+        Not a failure of the trial in itself; it costs the trial one of its attempts. Where another rank raised, that
+        rank's report fails the trial.
+        """
+        if (group := self._state.alive(worker)) is not None:
+            group.dying = True
+            if group.work is not None and group.work.number == number:
+                group.work.last_loss = error
+
+    async def trial_failed(self, worker: WorkerId, number: int, failure: Failure, restarts: bool) -> None:
+        """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
+
+        Args:
+            restarts: whether the group will be replaced, because other ranks may wait in a collective for ever.
+        """
+        if (group := self._state.alive(worker)) is not None:
+            group.dying = group.dying or restarts
+            group.failure_reported = True
+            if group.work is not None and group.work.number == number:
+                self._state.fail(group, failure)
+            await self._announce()
+
+    # -- the driver's questions --------------------------------------------------------------------------------------
+
+    async def go_on(self, trial_id: str, key: str) -> None:
+        """The trial that will be posted under this id goes on from the checkpoints of `key`."""
+        self._state.keys[trial_id] = key
+
+    async def expect(self, num_groups: int) -> None:
+        """There will be so many groups: nodes were added."""
+        self._state.num_groups = num_groups
+
+    async def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
+        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle.
+
+        Args:
+            gone: ids of nodes that are not there any more.
+            draining: of nodes that soon will not be: their trials are saved at once, and then move.
+        """
+        self._state.nodes_changed(gone, draining)
+        await self._announce()
+
+    async def group_lost(self, group_index: int, failure: Failure) -> None:
+        """The group cannot be started or kept alive; no further trial is given to it."""
+        self._state.lose(group_index, failure)
+        await self._announce()
+
+    async def close(self) -> None:
+        """Ends every trial and every worker's loop."""
+        self._state.closed = True
+        await self._announce()
+
+    async def events(self, known: int) -> list[str] | None:
+        """Lines worth telling the user, after the first `known`; None when the search is over."""
+        await self._wait(lambda: len(self._state.events) > known or self._state.closed)
+        return None if self._state.closed else self._state.events[known:]
+
+    async def usage(self) -> dict[int, dict[str, float]]:
+        """Per group: `ready_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
+        return self._state.usage()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, condition: Callable[[], Any]) -> None:
+        """Returns when the condition holds, or after POLL_SECONDS."""
+        if condition():
+            return
+        try:
+            async with asyncio.timeout(POLL_SECONDS), self._changed:
+                await self._changed.wait_for(condition)
+        except TimeoutError:
+            pass

@@ -1,0 +1,255 @@
+"""What is known of trials and worker groups, and the rules by which it changes. Nothing here waits.
+
+The coordinator asks it, and waits until an answer is there.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from samtune.config.trial import TrialSpec
+from samtune.workers.protocol import Assignment, Failure, Outcome, Reply, WorkerId
+
+
+@dataclass
+class PostedTrial:
+    """A trial that was posted."""
+
+    trial_id: str
+    key: str
+    spec: TrialSpec
+    target: int  # the workers may train up to this epoch before they must wait
+    handed_out: bool = False
+    number: int = -1  # of this handing out: what a group gets later has a higher one
+    attempt: int = 0  # how often a group began it
+    started_at: float | None = None
+    last_loss: str = ""
+    granted: int = 0  # after this epoch the workers were told to go on
+    save_wanted: int = 0  # a checkpoint of this epoch is asked for
+    saved: int = 0  # the last epoch with a checkpoint that was asked for
+    records: list[dict[str, float]] = field(default_factory=list)
+    places: list[tuple[int, float]] = field(default_factory=list)  # group and time of each record
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+@dataclass
+class WorkerGroup:
+    """A worker group. `generation` names one start of all its processes; Ray Train replaces them together."""
+
+    index: int
+    generation: str = ""
+    present: set[int] = field(default_factory=set)  # ranks that have asked in this generation
+    nodes: set[str] = field(default_factory=set)  # that they run on
+    leaving: bool = False  # a node is about to be taken away: the trial is saved and goes on elsewhere
+    dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
+    failure_reported: bool = False
+    work: PostedTrial | None = None
+    lost: bool = False
+    ready_at: float | None = None
+    busy_since: float | None = None
+    busy_seconds: float = 0.0
+
+
+class CoordinatorState:
+    """Trials, groups, and which group has which trial.
+
+    Args:
+        num_workers, num_groups: ranks of each group, and groups.
+        max_failures: how often a trial may lose its group before it fails.
+
+    Attributes:
+        trials: by id, the oldest first; `keys` the names of checkpoints that differ from the trial's id.
+        events: lines worth telling the user.
+    """
+
+    def __init__(self, num_workers: int, num_groups: int, max_failures: int) -> None:
+        self.num_workers, self.num_groups, self.max_failures = num_workers, num_groups, max_failures
+        self.trials: dict[str, PostedTrial] = {}
+        self.keys: dict[str, str] = {}
+        self.groups: dict[int, WorkerGroup] = {}
+        self.events: list[str] = []
+        self.closed = False
+        self._first_loss: Failure | None = None
+        self._last_number = time.time_ns()  # numbers rise over a restart of the coordinator
+
+    # -- trials ------------------------------------------------------------------------------------------------------
+
+    def post(self, trial_id: str, spec: TrialSpec, target: int) -> None:
+        """A trial for the next idle group. Posted again, it stays as it is."""
+        if trial_id not in self.trials:
+            key = self.keys.get(trial_id, trial_id)
+            self.trials[trial_id] = PostedTrial(trial_id, key, spec, target)
+            self._hand_out()
+
+    def withdraw(self, trial_id: str) -> None:
+        """The search is done with the trial, or has paused it."""
+        work = self.trials.pop(trial_id, None)
+        if work is not None and work.outcome is None:
+            work.outcome = Outcome.STOPPED
+
+    def settle(self, work: PostedTrial) -> bool:
+        """Whether the trial is over; so is one that nobody will train any more."""
+        if work.outcome is None and self.closed:
+            work.outcome = Outcome.STOPPED
+        elif work.outcome is None and sum(group.lost for group in self.groups.values()) >= self.num_groups:
+            work.outcome, work.failure = Outcome.FAILED, self._first_loss
+        return work.outcome is not None
+
+    def add_records(self, work: PostedTrial, group: WorkerGroup, epoch: int, records: list[dict[str, float]]) -> None:
+        """The metrics of epochs up to this one. Those known already, of epochs that were repeated, are dropped."""
+        if len(records) > 1:
+            # The first question after a restore. The rank that wrote the checkpoint may have died before it said so.
+            work.saved = max(work.saved, epoch - 1)
+        if work.outcome is None:
+            new = [record for record in records if record["epoch"] > len(work.records)]
+            work.records += new
+            work.places += [(group.index, time.time())] * len(new)
+            if epoch >= work.spec.num_epochs:
+                work.outcome = Outcome.COMPLETED
+
+    def fail(self, group: WorkerGroup, failure: Failure) -> None:
+        """The group's trial has failed, if it has not ended before, and the group is free."""
+        if (work := group.work) is not None:
+            if work.outcome is None:
+                work.outcome, work.failure = Outcome.FAILED, failure
+            self.release(group)
+
+    # -- what workers are told ---------------------------------------------------------------------------------------
+
+    def next_for(self, group: WorkerGroup, worker: WorkerId, after: int) -> PostedTrial | Reply | None:
+        """What a process that has finished assignment `after` is to do; None while it must wait."""
+        if self.closed:
+            return Reply.END
+        if worker.generation != group.generation:
+            return None  # it will be replaced
+        if group.work is None:
+            return Reply.RESTART if group.leaving else None
+        return group.work if group.work.number > after and not group.dying else None
+
+    def begin(self, group: WorkerGroup, work: PostedTrial) -> Assignment:
+        """A rank of the group takes up its trial."""
+        if work.attempt == 0:
+            work.attempt, work.started_at = 1, time.time()
+        if group.busy_since is None:
+            group.busy_since = time.time()
+        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
+
+    def reply_after(self, group: WorkerGroup, work: PostedTrial, rank: int, epoch: int) -> Reply | None:
+        """What a rank that has finished an epoch is told; None while it must wait.
+
+        Every rank hears the same after the same epoch, but for SAVE: what one was granted the others are granted.
+        """
+        if epoch >= work.spec.num_epochs:  # told from its record alone, which rank 0 brings
+            return Reply.END if work.outcome or self.closed else None
+        leaves = group.leaving and work.granted < epoch
+        unsaved = work.saved < epoch
+        if work.outcome is None and rank == 0 and unsaved and (work.save_wanted == epoch or leaves):
+            return Reply.SAVE
+        if work.granted >= epoch:
+            return Reply.CONTINUE
+        if work.outcome is not None or self.closed:
+            return Reply.END
+        if group.work is not work:
+            return Reply.RESTART  # it was taken back when another rank heard that the group leaves
+        if leaves:
+            return None if unsaved else Reply.RESTART
+        return Reply.CONTINUE if work.target > epoch else None
+
+    # -- groups ------------------------------------------------------------------------------------------------------
+
+    def arrive(self, worker: WorkerId) -> WorkerGroup:
+        """A worker asks. A generation not seen before means that the whole group was started, or replaced."""
+        group = self.groups.setdefault(worker.group, WorkerGroup(worker.group))
+        if worker.generation != group.generation:
+            if group.generation:
+                if not group.failure_reported:
+                    self.events.append(f"group {group.index} lost a worker and was restarted")
+                self._note_lost_attempt(group)
+            group.generation, group.present, group.nodes = worker.generation, set(), set()
+            group.dying = group.failure_reported = group.leaving = False
+        group.present.add(worker.rank)
+        group.nodes.add(worker.node)
+        if group.ready_at is None and len(group.present) == self.num_workers:
+            group.ready_at = time.time()
+            plural = "s" if self.num_workers > 1 else ""
+            self.events.append(f"group {group.index} is ready ({self.num_workers} worker{plural})")
+        self._hand_out()
+        return group
+
+    def alive(self, worker: WorkerId) -> WorkerGroup | None:
+        """The group in whose present generation the process is."""
+        group = self.groups.get(worker.group)
+        return group if group is not None and group.generation == worker.generation else None
+
+    def lose(self, index: int, failure: Failure) -> None:
+        """A group cannot be started or kept alive; no further trial is given to it."""
+        group = self.groups.setdefault(index, WorkerGroup(index))
+        group.lost = True
+        self._first_loss = self._first_loss or failure
+        self.events.append(f"group {index} is lost: {failure.error}")
+        self.fail(group, failure)
+
+    def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
+        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle."""
+        for group in self.groups.values():
+            if group.nodes & gone:
+                group.failure_reported = True
+                self.events.append(f"group {group.index} lost its node; it starts anew where there is room")
+                self._note_lost_attempt(group)
+                self.take_back(group)
+            elif group.nodes & draining and not group.leaving:
+                group.leaving = group.failure_reported = True
+                self.events.append(f"group {group.index} leaves its node, which is about to be taken away")
+
+    def take_back(self, group: WorkerGroup) -> None:
+        """The trial waits for the next idle group; this one gets nothing until it has started anew."""
+        group.dying, group.nodes = True, set()
+        if (work := group.work) is not None:
+            work.handed_out = False
+            self.release(group)
+
+    def release(self, group: WorkerGroup) -> None:
+        """The group has left its trial and is free for the next."""
+        if group.busy_since is not None:
+            group.busy_seconds += time.time() - group.busy_since
+        group.work = group.busy_since = None
+        self._hand_out()
+
+    def usage(self) -> dict[int, dict[str, float]]:
+        """Per group: `ready_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
+        now = time.time()
+        return {
+            index: {
+                **({"ready_at": group.ready_at} if group.ready_at else {}),
+                "busy_seconds": group.busy_seconds + (now - group.busy_since if group.busy_since else 0.0),
+            }
+            for index, group in self.groups.items()
+        }
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _note_lost_attempt(self, group: WorkerGroup) -> None:
+        """The trial that the group had begun goes on with its new workers, unless it is over or lost too many."""
+        work = group.work
+        if work is None or work.attempt == 0:
+            return
+        if work.outcome is None and work.attempt <= self.max_failures:
+            work.attempt += 1
+            return
+        reason = f"; the last time: {work.last_loss}" if work.last_loss else ""
+        text = f"lost its workers {work.attempt} times (max_failures is {self.max_failures})"
+        self.fail(group, Failure(text + reason))
+
+    def _hand_out(self) -> None:
+        """Gives waiting trials, the oldest first, to idle groups."""
+        waiting = (work for work in self.trials.values() if not work.handed_out and work.outcome is None)
+        for group in self.groups.values():
+            if group.work is None and not (group.lost or group.dying or group.leaving):
+                work = next(waiting, None)
+                if work is None:
+                    return
+                self._last_number += 1
+                work.number, work.handed_out = self._last_number, True
+                group.work = work

@@ -1,0 +1,220 @@
+"""Worker groups seen from the driver: started once, one `GroupTrainer` each, ended with the search."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from samtune.config.search import CheckpointConfig
+from samtune.errors import one_line
+from samtune.storage import join
+from samtune.workers.coordinator import Coordinator
+from samtune.workers.protocol import Failure
+from samtune.workers.worker_loop import LoopConfig, worker_loop
+
+if TYPE_CHECKING:
+    from samtune.raylib.group_trainer import GroupTrainer
+
+# Ray Train polls its workers and notices their end and their loss at this interval (2 s by default). The watcher and
+# the metrics each cost a process that imports Ray Train.
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class WorkerPool:
+    """All worker groups of one search, and the coordinator through which they get their trials.
+
+    Groups belong to the driver, not to Tune's Trainables: a Trainable that dies takes no warm group with it, and
+    neither the Trainables nor Tune's loop import torch.
+
+    Args:
+        num_groups: how many groups; the caller has checked that the cluster can hold them all.
+        storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
+        checkpoint: when trials are saved.
+        max_failures: how often a trial may lose its workers and go on.
+        timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
+        parts: the user's own functions by their path (see `samtune.user_code`).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_groups: int,
+        num_workers: int,
+        cpus_per_worker: float,
+        gpus_per_worker: float,
+        storage_path: str,
+        checkpoint: CheckpointConfig | None = None,
+        max_failures: int = 3,
+        timeout: float | None = None,
+        parts: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = ray.get_runtime_context().get_node_id()
+        for name, value in _TRAIN_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.num_groups, self.num_workers = num_groups, num_workers
+        self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
+        self._timeout = timeout
+        self._parts = ray.put(dict(parts)) if parts else None
+        self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
+        self.checkpoint_root = join(storage_path, "checkpoints")
+        self.coordinator: Any = (
+            ray.remote(Coordinator)
+            .options(
+                num_cpus=0,
+                max_concurrency=100_000,
+                max_restarts=-1,
+                max_task_retries=-1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),  # other nodes come and go
+            )
+            .remote(num_workers, num_groups=num_groups, max_failures=max_failures)
+        )
+        self._closing = False
+        self._trainers: list[GroupTrainer] = []
+        self._threads = self._make_threads(range(num_groups))
+
+    def start(self) -> None:
+        """Starts all groups; returns at once. Trials posted meanwhile wait in the coordinator."""
+        import samtune.raylib.group_trainer  # noqa: F401  # not in the threads: two that import Ray Train do not get along
+
+        for thread in self._threads:
+            thread.start()
+
+    def grow(self, num_groups: int) -> None:
+        """Starts further groups, until there are so many: the cluster can hold them now, or will.
+
+        Groups that lost their nodes are not replaced: they wait for others, and go on there.
+        """
+        import ray
+
+        if self._closing or num_groups <= self.num_groups:
+            return
+        ray.get(self.coordinator.expect.remote(num_groups))
+        added = self._make_threads(range(self.num_groups, num_groups))
+        self.num_groups = num_groups
+        self._threads += added
+        for thread in added:
+            thread.start()
+
+    def _make_threads(self, indices: range) -> list[threading.Thread]:
+        return [
+            threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
+            for index in indices
+        ]
+
+    def needs(self) -> str:
+        """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
+        each = f"{self._cpus:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
+        return f"{self.num_workers} x ({each})"
+
+    def _run_group(self, index: int) -> None:
+        """Lives as long as the group: `fit` returns when the workers' loops do."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+        from samtune.raylib.group_trainer import GroupTrainer
+
+        loop = LoopConfig(
+            coordinator=self.coordinator,
+            group=index,
+            threads=max(1, int(self._cpus)),
+            checkpoint_root=self.checkpoint_root,
+            checkpoint=self._checkpoint,
+            timeout=self._timeout,
+            parts=self._parts,
+        )
+        resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
+        try:
+            trainer = GroupTrainer(
+                worker_loop,
+                train_loop_config={"loop": loop},
+                scaling_config=ScalingConfig(
+                    num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
+                ),
+                run_config=RunConfig(
+                    name=f"group-{index}",
+                    storage_path=join(self._storage_path, "ray", "train"),
+                    # The coordinator counts how often a trial loses its workers; the group itself never gives up.
+                    failure_config=FailureConfig(max_failures=-1),
+                ),
+            )
+            self._trainers.append(trainer)
+            if not self._closing:
+                trainer.fit()
+        except Exception as error:
+            if not self._closing:
+                self._tell_lost(index, error)
+
+    def _tell_lost(self, index: int, error: Exception) -> None:
+        import ray
+
+        failure = Failure(one_line(f"worker group {index}: {type(error).__name__}: {error}", 500), str(error))
+        with suppress(ray.exceptions.RayError):  # the cluster is gone, and the coordinator with it
+            ray.get(self.coordinator.group_lost.remote(index, failure))
+
+    def usage(self, started_at: float) -> dict[str, float]:
+        """How long the start took and how busy the groups were; empty before a group was ready.
+
+        Args:
+            started_at: when the search began, in seconds since 1970.
+        """
+        import ray
+
+        try:
+            groups = ray.get(self.coordinator.usage.remote(), timeout=5)
+        except ray.exceptions.RayError:
+            return {}
+        ready = [group for group in groups.values() if "ready_at" in group]
+        if not ready:
+            return {}
+        available = sum(time.time() - group["ready_at"] for group in ready)
+        busy = sum(group["busy_seconds"] for group in ready)
+        return {
+            "startup_seconds": min(group["ready_at"] for group in ready) - started_at,
+            "busy_fraction": min(1.0, busy / available),
+        }
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Ends the workers' loops and waits for the groups; kills those that do not end in time.
+
+        Ray can be shut down afterwards. Returns whether all ended by themselves.
+        """
+        import ray
+
+        self._closing = True
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.coordinator.close.remote(), timeout=timeout)
+        if self._join(timeout):
+            return True
+        self.kill()
+        self._join(timeout=30.0)
+        return False
+
+    def forget(self) -> None:
+        """Lets go of all actors, after `close`: see `connected` in samtune/raylib/cluster.py."""
+        self._trainers.clear()
+        self._threads.clear()
+        self.coordinator = self._parts = None
+
+    def kill(self) -> None:
+        """Ends all groups at once."""
+        self._closing = True
+        for trainer in self._trainers:
+            trainer.kill()
+
+    def _join(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)

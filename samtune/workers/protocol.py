@@ -1,0 +1,78 @@
+"""What workers, Trainables and the coordinator say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from samtune.config.trial import TrialSpec
+
+
+class Reply(StrEnum):
+    """What a worker is told."""
+
+    CONTINUE = "go on"
+    END = "end"  # this trial is over; asked for an assignment: the search is over
+    ASK_AGAIN = "ask again"  # nothing to say yet
+    SAVE = "save"  # write a checkpoint of this epoch and ask again (rank 0 only)
+    RESTART = "start anew"  # the coordinator was lost and knows nothing of this group: its workers must be replaced
+
+
+class Outcome(StrEnum):
+    """How a trial ended on the workers."""
+
+    COMPLETED = "completed"  # all its epochs
+    STOPPED = "stopped"  # ended from outside: scheduler, Ctrl-C
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed: one line, and the worker's traceback where there is one."""
+
+    error: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerId:
+    """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together).
+
+    `node` is Ray's id of the machine it runs on.
+    """
+
+    group: int
+    rank: int
+    generation: str
+    node: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
+
+    `key` names the trial's checkpoints; it stays the same when the trial goes on in a resumed search.
+    """
+
+    number: int
+    trial_id: str
+    key: str
+    spec: TrialSpec
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What became of a trial since the last question.
+
+    Attributes:
+        records: the metrics of the epochs that are new.
+        started_at: when its workers took it (seconds since 1970).
+        places: of each record, the group that trained the epoch, and when it ended (seconds since 1970).
+    """
+
+    records: list[dict[str, float]]
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    started_at: float | None = field(default=None, compare=False)
+    places: list[tuple[int, float]] = field(default_factory=list, compare=False)

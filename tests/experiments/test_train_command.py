@@ -1,0 +1,80 @@
+"""One configuration without a search, through the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from samtune.config.space import SearchSpace
+from samtune.errors import UsageError
+from samtune.experiments.results import Results
+from samtune.experiments.train import Training
+
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+FIXED = {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4, "training.epochs": 2}
+
+
+def test_what_is_searched_must_be_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"training.lr.*one value"):
+        Training(SearchSpace.from_yaml("digits.yaml", {"method.rho": 0.05}), storage_path=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
+    """Three noisy labels of ten; the changed ones of both trainings are in MLflow."""
+    noisy = {**FIXED, "data.label_noise": 0.3, "training.epochs": 4}
+    sets = [part for key, value in noisy.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "samtune", "train", "--space", "digits.yaml", "--name", "b", "--bootstrap", "1"]
+    done = subprocess.run(
+        [*command, "--json", *sets], cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    storage = tmp_path / "samtune-results"
+    assert result["study"] == "b"
+    first, second = (Results.load(name, storage).study for name in ("b-1", "b"))
+    assert first.kind == second.kind == "training"
+    assert second.trials[0].params["data.relabel"] == str(storage / "b-1" / "best.safetensors")
+    assert first.trials[0].params["data.relabel"] is None
+    client = MlflowClient(second.tracking_uri)
+    changed = []
+    for study in (first, second):
+        assert study.parent_run_id is not None
+        (file,) = client.list_artifacts(study.parent_run_id, "label_noise")
+        text = Path(client.download_artifacts(study.parent_run_id, file.path, str(tmp_path))).read_text()
+        changed.append(len(json.loads(text)["flipped"]))
+        runs = client.search_runs([study.experiment_id or ""], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
+        assert [run.info.run_name for run in runs] == ["sam"]
+    assert changed[0] == round(0.3 * 1294)
+    assert changed[1] < changed[0] / 2  # the network knows better than its labels
+
+
+@pytest.mark.slow
+def test_a_training_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> None:
+    sets = [part for key, value in {**FIXED, "data.mixup": 0.2}.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "samtune", "train", "--space", "digits.yaml", "--name", "t", "--json", *sets]
+    done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["num_completed"] == 1
+    assert result["best"]["metrics"]["epoch"] == 2
+    assert "val_accuracy" in result["best"]["metrics"]
+    weights = Path(result["weights"])
+    assert weights.stat().st_size > 10_000
+    assert not (weights.parent / "weights").exists()
+    (trial,) = Results.load("t", tmp_path / "samtune-results").study.trials
+    assert trial.params["data.mixup"] == 0.2
+    assert trial.params["seed"] == 0
+
+    space = SearchSpace.from_yaml("digits.yaml", {**FIXED, "data.mixup": 0.2})
+    again = Training(space, name="t", storage_path=tmp_path / "samtune-results").run()
+    assert again.history == trial.history  # nothing was started
+    other = SearchSpace.from_yaml("digits.yaml", {**FIXED, "training.lr": 0.2})
+    with pytest.raises(UsageError, match="has trained something else"):
+        Training(other, name="t", storage_path=tmp_path / "samtune-results")

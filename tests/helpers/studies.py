@@ -1,0 +1,129 @@
+"""Finished studies as their journals hold them, without training: a small synthetic response surface."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from samtune.store.journal import Journal
+from samtune.study import Objective, Scalar, Study, Trial, TrialState
+
+METHODS = ("sam", "asam", "sgd")
+
+
+def make_study(
+    storage: Path,
+    *,
+    num_trials: int = 12,
+    num_epochs: int = 4,
+    methods: tuple[str, ...] = (),
+    objectives: tuple[Objective, ...] = (Objective(),),
+    name: str = "digits-1",
+    constrained: bool = False,
+) -> Study:
+    """A study whose accuracy peaks at rho 0.05 and lr 0.1; trials 5 and 7 were stopped early, and 9 failed."""
+    folder = storage / name
+    folder.mkdir(parents=True)
+    study = Study(
+        name=name,
+        objectives=objectives,
+        num_trials=num_trials,
+        space_yaml="name: digits\ndata: {name: digits}\n# <b>not bold</b>\n",
+        plan={"name": "digits", "num_groups": 2, "num_workers": 2},
+        storage_path=str(folder),
+        tracking_uri=f"sqlite:///{storage}/mlflow.db",
+        experiment="digits",
+        command="samtune search --space digits.yaml",
+        versions={"python": "3.11.7", "samtune": "0.1.0", "torch": "2.15.0"},
+        started_at=1_790_000_000.0,
+        usage={"startup_seconds": 8.0, "busy_fraction": 0.9},
+    )
+    journal = Journal(folder)
+    journal.on_study_start(study)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    told = optuna.create_study(
+        study_name=name,
+        storage=JournalStorage(JournalFileBackend(str(folder / "optuna.journal"))),
+        directions=["maximize" if objective.mode == "max" else "minimize" for objective in objectives],
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+    random_numbers = random.Random(0)
+    clock = [study.started_at + 8.0, study.started_at + 9.0]
+    for number in range(num_trials):
+        asked = told.ask()
+        config: dict[str, Scalar] = {}
+        if methods:
+            config["method.name"] = asked.suggest_categorical("method.name", methods)
+        if config.get("method.name", "sam") != "sgd":
+            config["method.rho"] = asked.suggest_float("method.rho", 0.01, 0.5, log=True)
+        config["training.lr"] = asked.suggest_float("training.lr", 0.01, 0.5, log=True)
+        if constrained:
+            asked.set_constraint("lr <= 1", 0.0)
+        trial = _trial(number, config, num_epochs)
+        study.trials.append(trial)
+        group = min(range(2), key=lambda index: clock[index])
+        trial.started_at = clock[group]
+        journal.on_trial_start(study, trial)
+        state = {5: TrialState.PRUNED, 7: TrialState.PRUNED, 9: TrialState.FAILED}.get(number, TrialState.COMPLETED)
+        epochs = {TrialState.PRUNED: 2, TrialState.FAILED: 1}.get(state, num_epochs)
+        for epoch in range(1, epochs + 1):
+            clock[group] += 1.0
+            trial.history.append(_metrics(epoch, config, num_epochs, random_numbers.gauss(0, 0.003)))
+            trial.places.append((group, clock[group]))
+            journal.on_epoch(study, trial, trial.history[-1])
+        clock[group] += 0.2
+        trial.state, trial.ended_at = state, clock[group]
+        trial.error = "diverged: train_loss is nan in epoch 2" if state is TrialState.FAILED else None
+        journal.on_trial_end(study, trial)
+        if state is TrialState.COMPLETED:
+            told.tell(asked, [objective.value(trial) for objective in objectives])
+        else:
+            if len(objectives) == 1:
+                for record in trial.history:
+                    asked.report(record[objectives[0].metric], int(record["epoch"]))
+            told.tell(asked, state=optuna.trial.TrialState[{"pruned": "PRUNED", "failed": "FAIL"}[state]])
+    study.ended_at = max(clock)
+    journal.on_study_end(study)
+    return study
+
+
+def _trial(number: int, config: dict[str, Scalar], num_epochs: int) -> Trial:
+    params: dict[str, Scalar] = {
+        "data.name": "digits",
+        "model.name": "digits_cnn",
+        "method.name": "sam",
+        "method.m": "worker" if number % 2 else 32,
+        "training.epochs": num_epochs,
+        "training.nesterov": False,
+        "training.clip_norm": None,
+        "training.weight_decay": 0 if number % 2 else 5e-4,
+        "seed": 0,
+        **config,
+    }
+    return Trial(number, f"t{number:03d}", config, params, num_epochs, TrialState.RUNNING)
+
+
+def _metrics(epoch: int, config: dict[str, Scalar], num_epochs: int, noise: float) -> dict[str, float]:
+    rho, lr = float(config.get("method.rho") or 1e-3), float(config["training.lr"] or 0)
+    distance = math.log10(rho / 0.05) ** 2 + 2 * math.log10(lr / 0.1) ** 2
+    accuracy = min(0.999, (0.97 - 0.08 * distance) * (1 - 0.5 ** (epoch + 1)) + noise)
+    return {
+        "epoch": float(epoch),
+        "train_loss": 2.0 * (1 - accuracy),
+        "train_accuracy": accuracy,
+        "val_loss": 2.2 * (1 - accuracy),
+        "val_accuracy": accuracy,
+        "sharpness": 0.4 * rho / epoch,
+        "gradient_norm": 1.0 / epoch,
+        "perturbation_norm": rho,
+        "gradient_cosine": 0.8 - 0.1 * rho,
+        "lr": lr * (1 - epoch / num_epochs),
+        "num_passes": 2.0 * epoch,
+        "train_seconds": 0.8,
+        "epoch_seconds": 1.0,
+    }

@@ -1,0 +1,115 @@
+"""How trials reach Optuna."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState as OptunaState
+
+from samtune import SearchSpace, Trial, TrialState
+from samtune.errors import UsageError
+from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+
+SPACE = SearchSpace.from_yaml("digits.yaml")
+
+
+def searcher(folder: Path, space: SearchSpace = SPACE, earlier: tuple[Trial, ...] = ()) -> OptunaSearcher:
+    return OptunaSearcher(space, open_study(space, "s", folder / "journal", parallel=False), earlier)
+
+
+def record(epoch: int, value: float) -> dict[str, float]:
+    return {"epoch": float(epoch), "val_accuracy": value}
+
+
+def results(*values: float, **last: str) -> dict[str, object]:
+    return {"records": [record(i + 1, v) for i, v in enumerate(values)], "val_accuracy": values[-1], **last}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "values", "state", "told"),
+    [
+        ("completed", (0.5, 0.9), OptunaState.COMPLETE, [0.9]),
+        ("completed", (0.5, float("nan")), OptunaState.FAIL, None),
+        ("failed", (0.5, 0.6), OptunaState.FAIL, None),
+        (None, (0.5, 0.6), OptunaState.PRUNED, None),  # the scheduler stopped it
+    ],
+)
+def test_every_end_is_told_as_what_it_is(
+    tmp_path: Path, outcome: str | None, values: tuple[float, ...], state: OptunaState, told: list[float] | None
+) -> None:
+    search = searcher(tmp_path)
+    search.suggest("t")
+    search.on_trial_complete("t", results(*values, **({"outcome": outcome} if outcome else {})))
+    (trial,) = search._study.trials
+    assert trial.state is state
+    if told is not None:
+        assert trial.values == told
+    assert trial.intermediate_values[1] == 0.5
+    assert trial.user_attrs["trial_id"] == "t"
+
+
+def test_a_search_that_is_stopped_leaves_its_trials_to_be_resumed(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    config = search.suggest("t")
+    search.closing = True
+    search.on_trial_complete("t", results(0.5, outcome="stopped"))
+    assert search._study.trials[0].state is OptunaState.RUNNING
+
+    known = Trial(0, "t", config, {}, 12, TrialState.INTERRUPTED, [record(1, 0.5)])
+    gone_on: list[tuple[str, str]] = []
+    study = open_study(SPACE, "s", tmp_path / "journal", parallel=False)
+    again = OptunaSearcher(SPACE, study, [known], lambda new, old: gone_on.append((new, old)))
+    assert again.suggest("u") == config
+    assert gone_on == [("u", "t")]
+    assert again.numbers == {"u": 0}
+    assert again.suggest("v") != config  # a new trial
+    assert again.numbers["v"] == 1
+
+
+def test_history_is_brought_up_to_the_records_when_the_driver_died_before_it_told(tmp_path: Path) -> None:
+    first = searcher(tmp_path)
+    configs = [first.suggest(name) for name in "abcd"]
+    records = (
+        Trial(0, "a", configs[0], {}, 2, TrialState.COMPLETED, [record(1, 0.5), record(2, 0.7)]),
+        Trial(1, "b", configs[1], {}, 2, TrialState.FAILED, [record(1, 0.1)]),
+        Trial(2, "c", configs[2], {}, 2, TrialState.PRUNED, [record(1, 0.2)]),
+    )  # "d" was asked for and never started
+    again = searcher(tmp_path, earlier=records)
+    states = [trial.state for trial in again._study.trials]
+    assert states == [OptunaState.COMPLETE, OptunaState.FAIL, OptunaState.PRUNED, OptunaState.RUNNING]
+    assert again._study.trials[0].value == 0.7
+    assert again._study.trials[0].intermediate_values == {1: 0.5, 2: 0.7}
+    assert again.suggest("new id") == configs[3]
+    assert again.numbers == {"new id": 3}
+
+
+def test_initial_points_come_first_and_the_seed_decides_the_rest(tmp_path: Path) -> None:
+    draws = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        search = searcher(tmp_path / name)
+        draws.append([search.suggest(str(i)) for i in range(4)])
+    assert draws[0] == draws[1]
+    assert draws[0][0] == {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4}
+    assert len({tuple(config.values()) for config in draws[0]}) == 4
+
+
+def test_keys_of_a_method_that_is_not_chosen_are_absent(tmp_path: Path) -> None:
+    space = SearchSpace.from_yaml(
+        "digits.yaml", ["initial=[]", "search.method.name={choice: [sgd, sam]}", "sampler={name: random}"]
+    )
+    search = searcher(tmp_path, space)
+    configs = [search.suggest(str(i)) for i in range(12)]
+    assert {config["method.name"] for config in configs} == {"sgd", "sam"}
+    assert all(("method.rho" in config) == (config["method.name"] == "sam") for config in configs)
+    assert all(space.trial(config).method.name == config["method.name"] for config in configs)
+    assert all(type(value) in (float, str) for config in configs for value in config.values())
+
+
+def test_a_damaged_journal_of_optuna_is_named(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    open_study(SPACE, "s", journal, parallel=False)
+    journal.write_text("junk\n" + journal.read_text())
+    with pytest.raises(UsageError, match=rf"{journal}: is damaged .*: what the sampler had learned cannot be read"):
+        open_study(SPACE, "s", journal, parallel=False)
