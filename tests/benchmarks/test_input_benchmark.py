@@ -10,9 +10,10 @@ import pytest
 import torch
 from helpers.dataset_files import write_cifar10_parquet
 
+from samtune.benchmarks import input as benchmark
 from samtune.benchmarks.input_contestants import write_idx
 from samtune.config.data import Cifar10Config, FashionMnistConfig
-from samtune.data import benchmark, load_dataset
+from samtune.data import load_dataset
 
 CPU = torch.device("cpu")
 
