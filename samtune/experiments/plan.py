@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from samtune.config.data import DataConfig
+from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.space import SearchSpace
 from samtune.config.tree import MISSING
 from samtune.config.trial import TrialSpec
@@ -18,6 +19,43 @@ from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_c
 from samtune.study import Scalar
 
 _MAX_VARIANTS = 1000
+
+
+class Layout(Protocol):
+    """How the trials of a study are laid out on a cluster."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source_name(self) -> str:
+        """The file that it is from, or its name; for messages."""
+
+    @property
+    def num_trials(self) -> int: ...
+    @property
+    def max_concurrent(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def resources(self) -> ResourcesConfig: ...
+    @property
+    def objectives(self) -> tuple[ObjectiveConfig, ...]: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a study finds its trials, for its plan.
+
+    Attributes:
+        searched: dotted key -> its distribution, as text.
+        initial: the points tried first.
+    """
+
+    sampler: str
+    scheduler: str = "none"
+    repeats: int = 1
+    searched: dict[str, str] = field(default_factory=dict)
+    initial: list[dict[str, Scalar]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,10 +102,13 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
-    """Resolves a space against a cluster's nodes.
+def make_plan(
+    layout: Layout, variants: Sequence[TrialSpec], summary: Summary, nodes: list[Node], addable: Sequence[Node] = ()
+) -> Plan:
+    """Resolves a study against a cluster's nodes.
 
     Args:
+        variants: trials at the ends of all that decides about the shape or the cost of one.
         addable: nodes that the cluster does not have yet and starts when they are asked for.
 
     Raises:
@@ -76,7 +117,6 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         ResourceError: the workers of one trial can never be placed.
         SpaceError: a batch is larger than the training set.
     """
-    variants = list(_variants(space))
     datasets = _datasets(variants)
     _check_files(datasets)
     infos = {key: dataset_info(config) for key, config in datasets.items()}
@@ -86,24 +126,24 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         check_training(variant.training)
         if variant.training.batch_size > info.num_train:
             raise SpaceError(
-                f"{space.source_name}: training.batch_size: must not exceed the training examples "
+                f"{layout.source_name}: training.batch_size: must not exceed the training examples "
                 f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
             )
     info = next(iter(infos.values()))
     every = [*nodes, *addable]
-    gpus = gpus_per_worker(space.resources, every)
-    capacity = group_capacity(space.resources, every)
-    groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
-    placed = count_workers(space.resources.cpus_per_worker, gpus, nodes) // space.resources.num_workers
+    gpus = gpus_per_worker(layout.resources, every)
+    capacity = group_capacity(layout.resources, every)
+    groups = min(capacity, layout.num_trials, layout.max_concurrent or capacity)
+    placed = count_workers(layout.resources.cpus_per_worker, gpus, nodes) // layout.resources.num_workers
     passes = _range(v.num_passes for v in variants)
-    workers = space.resources.num_workers
+    workers = layout.resources.num_workers
     return Plan(
-        name=space.name,
-        num_trials=space.num_trials,
+        name=layout.name,
+        num_trials=layout.num_trials,
         num_groups=groups,
         num_waiting=max(0, groups - placed),
         num_workers=workers,
-        cpus_per_worker=space.resources.cpus_per_worker,
+        cpus_per_worker=layout.resources.cpus_per_worker,
         gpus_per_worker=gpus,
         data=", ".join(dict.fromkeys(v.data.name for v in variants)),
         num_train=info.num_train,
@@ -113,19 +153,24 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         batch_size=_range(v.training.batch_size for v in variants),
         batch_per_worker=_range(v.training.batch_size // workers for v in variants),
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
-        repeats=space.repeats,
+        repeats=summary.repeats,
         epochs=_range(v.num_epochs for v in variants),
         steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
         passes_per_step=_range(v.passes_per_step for v in variants),
         passes_per_trial=passes,
-        total_passes=(passes[0] * space.num_trials, passes[1] * space.num_trials),
-        sampler=space.sampler.name,
-        scheduler=space.scheduler.name,
-        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in space.objectives),
-        searched={key: str(distribution) for key, distribution in space.distributions()},
-        initial=space.initial,
-        seed=space.seed,
+        total_passes=(passes[0] * layout.num_trials, passes[1] * layout.num_trials),
+        sampler=summary.sampler,
+        scheduler=summary.scheduler,
+        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in layout.objectives),
+        searched=summary.searched,
+        initial=summary.initial,
+        seed=layout.seed,
     )
+
+
+def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
+    """The plan of a search; see `make_plan`."""
+    return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable)
 
 
 def _group_size(spec: TrialSpec) -> str:
@@ -134,7 +179,18 @@ def _group_size(spec: TrialSpec) -> str:
     return "-" if m is None else str(m)
 
 
-def check_data(space: SearchSpace) -> None:
+def search_summary(space: SearchSpace) -> Summary:
+    """How a search finds its trials."""
+    return Summary(
+        sampler=space.sampler.name,
+        scheduler=space.scheduler.name,
+        repeats=space.repeats,
+        searched={key: str(distribution) for key, distribution in space.distributions()},
+        initial=space.initial,
+    )
+
+
+def check_files_of(variants: Iterable[TrialSpec]) -> None:
     """Looks whether the files of every data set that a trial can have are there.
 
     Raises:
@@ -142,7 +198,7 @@ def check_data(space: SearchSpace) -> None:
         UsageError: so is the network that relabels them.
         SpaceError: a trial breaks a rule.
     """
-    _check_files(_datasets(_variants(space)))
+    _check_files(_datasets(variants))
 
 
 def _check_files(datasets: Mapping[str, DataConfig]) -> None:
@@ -156,8 +212,8 @@ def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
     return {variant.data.model_dump_json(): variant.data for variant in variants}
 
 
-def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
-    """Trials at the ends of every searched key that can change the shape or the cost of a trial.
+def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
+    """Trials of a search at the ends of every searched key that can change the shape or the cost of a trial.
 
     Raises:
         SpaceError: a combination breaks a rule, or there are too many to look at.

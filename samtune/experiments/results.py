@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from samtune.errors import RunError
-from samtune.study import Scalar, Study, Trial
+from samtune.study import Scalar, Study, Trial, TrialState
+from samtune.tune.ending import HOPELESS, Ending
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
     import pyarrow as pa
-
-
-HOPELESS = "every trial failed"
-"""Why a search ended that had only failures."""
 
 
 class Results:
@@ -199,6 +196,16 @@ def _alike(values: Sequence[Scalar]) -> tuple[list[Scalar], pa.DataType]:
     if kinds <= {int, float}:
         return [None if value is None else float(value) for value in values], pa.float64()
     return [None if value is None else str(value) for value in values], pa.string()
+
+
+def raise_if_all_failed(study: Study, ending: Ending) -> None:
+    """Raises SearchFailedError where trials failed and none succeeded, unless the study was stopped from outside."""
+    if ending.reason not in (None, HOPELESS) or study.count(TrialState.COMPLETED, TrialState.PRUNED):
+        return
+    failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
+    if failed is not None:
+        results = Results(study, interrupted=ending.interrupted)
+        raise SearchFailedError(f"no trial succeeded; the first failed with: {failed.error}", results)
 
 
 class SearchFailedError(RunError):

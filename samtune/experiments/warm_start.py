@@ -20,7 +20,7 @@ from samtune.store.study_folder import study_folder
 from samtune.study import Scalar, Trial, TrialState
 from samtune.tune.objectives import objectives_of
 from samtune.tune.optuna_params import WARM_START, distributions_of
-from samtune.tune.optuna_searcher import open_study
+from samtune.tune.optuna_trials import open_study
 
 MLFLOW = "mlflow:"
 

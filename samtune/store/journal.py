@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samtune.errors import UsageError
-from samtune.study import Callback, Objective, Study, Trial, TrialState
+from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
 FILE_NAME = "journal.jsonl"
 
@@ -66,7 +66,9 @@ class Journal(Callback):
         self.on_trial_start(study, trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=trial.places[-1] if trial.places else None)
+        record = trial.history.records[-1]
+        place = None if record.group is None else (record.group, record.ended_at)
+        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=place)
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         self._write(
@@ -75,6 +77,7 @@ class Journal(Callback):
             state=trial.state,
             error=trial.error,
             traceback=trial.traceback,
+            diverged=trial.diverged,
             started_at=trial.started_at,
             ended_at=trial.ended_at,
         )
@@ -159,6 +162,12 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+def is_unwritten(folder: Path) -> bool:
+    """Whether the folder has a journal without a complete line: its study never started."""
+    path = folder / FILE_NAME
+    return path.is_file() and b"\n" not in path.read_bytes()
+
+
 def _drop_torn_line(path: Path) -> None:
     """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
     content = path.read_bytes()
@@ -184,16 +193,14 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
     if event == "trial":
         fields = {name: entry[name] for name in _TRIAL_FIELDS}
         known = trials.get(entry["id"])
-        history, places = (known.history, known.places) if known else ([], [])
-        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history, places=places)
+        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=known.history if known else EpochLog())
     elif event == "epoch":
-        trial = trials[entry["id"]]
-        if entry["metrics"]["epoch"] > trial.epoch:
-            trial.history.append(entry["metrics"])
-            trial.places += [tuple(place) for place in [entry["place"]] if place]
+        trials[entry["id"]].history.append(EpochRecord(entry["metrics"], *(entry["place"] or ())))
     elif event == "end":
         trial = trials[entry["id"]]
         trial.error, trial.traceback = entry["error"], entry["traceback"]
+        # Journals of samtune 0.1.0 say it in the error's text alone.
+        trial.diverged = entry.get("diverged", "diverged: " in (entry["error"] or ""))
         trial.started_at, trial.ended_at = entry["started_at"], entry["ended_at"]
         trial.state = TrialState(entry["state"])
 

@@ -11,7 +11,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import parse_yaml
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_remote, join, open_storage
-from samtune.store.journal import Journal, is_running, read_journal
+from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
 from samtune.study import Callback, Study
 
 DEFAULT_STORAGE = "samtune-results"
@@ -80,7 +80,8 @@ class StudyFolder:
         self.local = Path(self.uri)
 
     def exists(self) -> bool:
-        return self.local.exists()
+        """Whether there is something of that name. A driver that died before the journal's first line left nothing."""
+        return self.local.exists() and not is_unwritten(self.local)
 
     def read(self) -> Study:
         """The study as it stands. Raises UsageError where there is none."""

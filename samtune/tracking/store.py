@@ -45,7 +45,7 @@ from samtune.formatting import first_line
 from samtune.study import Study
 from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
-TRIAL_ID_TAG, STUDY_TAG = "samtune.trial_id", "samtune.study"
+TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
 # What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
@@ -146,13 +146,17 @@ class Store:
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
 
-    def study_run(self, study: str, start_ms: int) -> str | None:
-        """The parent run of a study that began at that moment, if there is one."""
-        query = f"attributes.start_time = {start_ms} AND tags.`{STUDY_TAG}` = '{study}'"
+    def orphan_run(self, study: str, storage_path: str) -> str | None:
+        """The parent run of a study whose driver died before it had a journal: it runs, and has no trial."""
+        query = f"attributes.status = 'RUNNING' AND tags.`{STUDY_TAG}` = '{study}'"
         with _translated():
-            found = self._client.search_runs([self.experiment_id], query, max_results=10)
-        parents = [str(run.info.run_id) for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]
-        return parents[0] if parents else None
+            found = self._client.search_runs([self.experiment_id], query, max_results=100)
+        for run in found:
+            tags = run.data.tags  # a path may hold quotes, which MLflow's queries cannot
+            if MLFLOW_PARENT_RUN_ID not in tags and tags.get(STORAGE_TAG) == storage_path:
+                run_id = str(run.info.run_id)
+                return None if self.trial_runs(run_id) else run_id
+        return None
 
     def trial_runs(self, parent_run_id: str, trial_id: str | None = None) -> dict[str, KnownRun]:
         """The runs under a parent by trial id: all of them, or the one of a trial if it exists."""

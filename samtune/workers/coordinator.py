@@ -41,9 +41,10 @@ class Coordinator:
         await self._announce()
 
     async def progress(self, trial_id: str, known: int, target: int) -> Progress | Reply:
-        """The trial's records after the first `known`, once there are any or the trial has ended.
+        """The trial's epochs after epoch `known`, once there are any or the trial has ended.
 
         Args:
+            known: the last epoch that the caller has; 0 for none.
             target: the epoch up to which the trial may train without asking.
 
         Returns:
@@ -55,10 +56,10 @@ class Coordinator:
         if target > work.target:
             work.target = target
             await self._announce()
-        await self._wait(lambda: len(work.records) > known or self._state.settle(work))
-        if not self._state.settle(work) and len(work.records) <= known:
+        await self._wait(lambda: work.history.last > known or self._state.settle(work))
+        if not self._state.settle(work) and work.history.last <= known:
             return Reply.ASK_AGAIN
-        return Progress(work.records[known:], work.outcome, work.failure, work.started_at, work.places[known:])
+        return Progress(work.history.after(known), work.outcome, work.failure, work.started_at)
 
     async def save(self, trial_id: str, epoch: int) -> str | Failure | Reply:
         """Has the workers, which wait after this epoch, write a checkpoint of it.
@@ -188,8 +189,8 @@ class Coordinator:
 
     # -- the driver's questions --------------------------------------------------------------------------------------
 
-    async def go_on(self, trial_id: str, key: str) -> None:
-        """The trial that will be posted under this id goes on from the checkpoints of `key`."""
+    async def resume(self, trial_id: str, key: str) -> None:
+        """The trial that will be posted under this id resumes from the checkpoints of `key`."""
         self._state.keys[trial_id] = key
 
     async def expect(self, num_groups: int) -> None:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from samtune.config.trial import TrialSpec
+from samtune.study import EpochLog, EpochRecord
 from samtune.workers.protocol import Assignment, Failure, Outcome, Reply, WorkerId
 
 
@@ -28,8 +29,7 @@ class PostedTrial:
     granted: int = 0  # after this epoch the workers were told to go on
     save_wanted: int = 0  # a checkpoint of this epoch is asked for
     saved: int = 0  # the last epoch with a checkpoint that was asked for
-    records: list[dict[str, float]] = field(default_factory=list)
-    places: list[tuple[int, float]] = field(default_factory=list)  # group and time of each record
+    history: EpochLog = field(default_factory=EpochLog)
     outcome: Outcome | None = None
     failure: Failure | None = None
 
@@ -103,9 +103,8 @@ class CoordinatorState:
             # The first question after a restore. The rank that wrote the checkpoint may have died before it said so.
             work.saved = max(work.saved, epoch - 1)
         if work.outcome is None:
-            new = [record for record in records if record["epoch"] > len(work.records)]
-            work.records += new
-            work.places += [(group.index, time.time())] * len(new)
+            for metrics in records:
+                work.history.append(EpochRecord(metrics, group.index, time.time()))
             if epoch >= work.spec.num_epochs:
                 work.outcome = Outcome.COMPLETED
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from samtune.config.trial import TrialSpec
+from samtune.study import EpochRecord
 
 
 class Reply(StrEnum):
@@ -28,10 +29,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: one line, and the worker's traceback where there is one."""
+    """Why a trial failed: one line, and the worker's traceback where there is one.
+
+    `diverged` tells a loss that was not finite from an error.
+    """
 
     error: str
     traceback: str = ""
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,11 @@ class Progress:
     """What became of a trial since the last question.
 
     Attributes:
-        records: the metrics of the epochs that are new.
+        epochs: those that are new.
         started_at: when its workers took it (seconds since 1970).
-        places: of each record, the group that trained the epoch, and when it ended (seconds since 1970).
     """
 
-    records: list[dict[str, float]]
+    epochs: list[EpochRecord]
     outcome: Outcome | None = None
     failure: Failure | None = None
     started_at: float | None = field(default=None, compare=False)
-    places: list[tuple[int, float]] = field(default_factory=list, compare=False)

@@ -133,7 +133,11 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
             keep_changed_labels(run.dataset, assignment.spec, join(parent(loop.checkpoint_root), LABEL_NOISE))
         _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group goes on
-        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, Failure(str(error)), False))
+        ray.get(
+            loop.coordinator.trial_failed.remote(
+                worker.id, assignment.number, Failure(str(error), diverged=True), False
+            )
+        )
     except MailboxLostError:
         raise
     except Exception as error:

@@ -95,7 +95,7 @@ def search(
 
 
 def groups_of(trial: Trial) -> set[int]:
-    return {group for group, _ in trial.places}
+    return {record.group for record in trial.history.records if record.group is not None}
 
 
 def histories(results: Results) -> dict[int, list[dict[str, float]]]:

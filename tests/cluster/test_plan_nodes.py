@@ -10,7 +10,7 @@ from ray.core.generated import autoscaler_pb2
 
 from samtune import SearchSpace
 from samtune.errors import ResourceError
-from samtune.experiments.plan import make_plan
+from samtune.experiments.plan import plan_search
 from samtune.raylib.cluster import Node, addable_nodes
 from samtune.terminal.plan import format_plan
 
@@ -20,7 +20,7 @@ def space(*changes: str) -> SearchSpace:
 
 
 def test_groups_that_wait_for_nodes_are_planned_and_said() -> None:
-    plan = make_plan(space("resources.gpus_per_worker=auto"), [Node(0, 0), Node(8, 1)], addable=[Node(192, 8)] * 3)
+    plan = plan_search(space("resources.gpus_per_worker=auto"), [Node(0, 0), Node(8, 1)], addable=[Node(192, 8)] * 3)
     assert plan.gpus_per_worker == 1.0
     assert plan.num_groups == 12  # (1 + 3 x 8) GPUs hold 25 workers
     assert plan.num_waiting == 12  # the one GPU there is holds half a group
@@ -28,10 +28,10 @@ def test_groups_that_wait_for_nodes_are_planned_and_said() -> None:
 
 
 def test_a_head_without_cpus_can_start_a_search_where_nodes_may_come() -> None:
-    plan = make_plan(space("max_concurrent=3"), [Node(0, 0)], addable=[Node(4, 0)] * 10)
+    plan = plan_search(space("max_concurrent=3"), [Node(0, 0)], addable=[Node(4, 0)] * 10)
     assert (plan.num_groups, plan.num_waiting) == (3, 3)
     with pytest.raises(ResourceError):
-        make_plan(space(), [Node(0, 0)])
+        plan_search(space(), [Node(0, 0)])
 
 
 def test_what_the_autoscaler_may_add_is_what_its_types_allow_less_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,15 @@ from samtune.config.search import (
 from samtune.config.space import SearchSpace
 from samtune.tune.objectives import SCORE
 from samtune.tune.schedulers.population import TakeOver
+from samtune.tune.trial_source import Definition
 
 _TIME = {"epochs": "epoch", "passes": "num_passes"}
 
 
-def build_scheduler(space: SearchSpace, *, longest: int, num_groups: Callable[[], int], on_take_over: TakeOver) -> Any:
-    """The scheduler of a space.
+def build_scheduler(
+    definition: Definition, *, longest: int, num_groups: Callable[[], int], on_take_over: TakeOver
+) -> Any:
+    """The scheduler of a study.
 
     Args:
         longest: what the longest trial takes of the scheduler's resource.
@@ -34,9 +37,11 @@ def build_scheduler(space: SearchSpace, *, longest: int, num_groups: Callable[[]
     from samtune.tune.schedulers.pausing import HyperBand
     from samtune.tune.schedulers.population import Population, PopulationBandits
 
-    config = space.scheduler
+    config = definition.scheduler
     if isinstance(config, NoSchedulerConfig):
         return Fifo()  # type: ignore[no-untyped-call]
+    assert isinstance(definition, SearchSpace)  # no other study has a scheduler
+    space = definition
     common: dict[str, Any] = {"time_attr": _TIME[config.resource], "metric": SCORE, "mode": space.objective.mode}
     match config:
         case ASHAConfig(grace_period=grace, reduction_factor=factor):

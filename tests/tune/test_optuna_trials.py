@@ -5,44 +5,50 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.driven import Driven, log
 from optuna.trial import TrialState as OptunaState
 
 from samtune import SearchSpace, Trial, TrialState
 from samtune.errors import UsageError
-from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+from samtune.study import Objective
+from samtune.tune.concurrency_limiter import ConcurrencyLimiter
+from samtune.tune.ending import Ending
+from samtune.tune.optuna_trials import OptunaTrials, open_study
+from samtune.tune.trial_source import Proposal
 
 SPACE = SearchSpace.from_yaml("digits.yaml")
 
 
-def searcher(folder: Path, space: SearchSpace = SPACE, earlier: tuple[Trial, ...] = ()) -> OptunaSearcher:
-    return OptunaSearcher(space, open_study(space, "s", folder / "journal", parallel=False), earlier)
+def optuna_trials(folder: Path, space: SearchSpace = SPACE, earlier: tuple[Trial, ...] = ()) -> OptunaTrials:
+    return OptunaTrials(space, open_study(space, "s", folder / "journal", parallel=False), earlier)
 
 
 def record(epoch: int, value: float) -> dict[str, float]:
     return {"epoch": float(epoch), "val_accuracy": value}
 
 
-def results(*values: float, **last: str) -> dict[str, object]:
-    return {"records": [record(i + 1, v) for i, v in enumerate(values)], "val_accuracy": values[-1], **last}
-
-
 @pytest.mark.parametrize(
-    ("outcome", "values", "state", "told"),
+    ("state", "values", "optuna_state", "told"),
     [
-        ("completed", (0.5, 0.9), OptunaState.COMPLETE, [0.9]),
-        ("completed", (0.5, float("nan")), OptunaState.FAIL, None),
-        ("failed", (0.5, 0.6), OptunaState.FAIL, None),
-        (None, (0.5, 0.6), OptunaState.PRUNED, None),  # the scheduler stopped it
+        (TrialState.COMPLETED, (0.5, 0.9), OptunaState.COMPLETE, [0.9]),
+        (TrialState.COMPLETED, (0.5, float("nan")), OptunaState.FAIL, None),
+        (TrialState.FAILED, (0.5, 0.6), OptunaState.FAIL, None),
+        (TrialState.PRUNED, (0.5, 0.6), OptunaState.PRUNED, None),
     ],
 )
 def test_every_end_is_told_as_what_it_is(
-    tmp_path: Path, outcome: str | None, values: tuple[float, ...], state: OptunaState, told: list[float] | None
+    tmp_path: Path,
+    state: TrialState,
+    values: tuple[float, ...],
+    optuna_state: OptunaState,
+    told: list[float] | None,
 ) -> None:
-    search = searcher(tmp_path)
-    search.suggest("t")
-    search.on_trial_complete("t", results(*values, **({"outcome": outcome} if outcome else {})))
-    (trial,) = search._study.trials
-    assert trial.state is state
+    source = optuna_trials(tmp_path)
+    driven = Driven(source)
+    driven.suggest("t")
+    driven.end("t", *(record(i + 1, v) for i, v in enumerate(values)), state=state)
+    (trial,) = source._study.trials
+    assert trial.state is optuna_state
     if told is not None:
         assert trial.values == told
     assert trial.intermediate_values[1] == 0.5
@@ -50,45 +56,51 @@ def test_every_end_is_told_as_what_it_is(
 
 
 def test_a_search_that_is_stopped_leaves_its_trials_to_be_resumed(tmp_path: Path) -> None:
-    search = searcher(tmp_path)
-    config = search.suggest("t")
-    search.closing = True
-    search.on_trial_complete("t", results(0.5, outcome="stopped"))
-    assert search._study.trials[0].state is OptunaState.RUNNING
+    source = optuna_trials(tmp_path)
+    driven = Driven(source)
+    config = driven.suggest("t")
+    driven.end("t", record(1, 0.5), state=TrialState.INTERRUPTED)
+    assert source._study.trials[0].state is OptunaState.RUNNING
 
-    known = Trial(0, "t", config, {}, 12, TrialState.INTERRUPTED, [record(1, 0.5)])
-    gone_on: list[tuple[str, str]] = []
-    study = open_study(SPACE, "s", tmp_path / "journal", parallel=False)
-    again = OptunaSearcher(SPACE, study, [known], lambda new, old: gone_on.append((new, old)))
-    assert again.suggest("u") == config
-    assert gone_on == [("u", "t")]
-    assert again.numbers == {"u": 0}
-    assert again.suggest("v") != config  # a new trial
-    assert again.numbers["v"] == 1
+    known = Trial(0, "t", config, {}, 12, TrialState.INTERRUPTED, log(record(1, 0.5)))
+    resumed: list[tuple[str, str]] = []
+    again = optuna_trials(tmp_path, earlier=(known,))
+    limiter = ConcurrencyLimiter(
+        again, Objective(), [known], lambda: 2, Ending(), on_resume=lambda new, old: resumed.append((new, old))
+    )
+    assert limiter.suggest("u") == config
+    assert resumed == [("u", "t")]
+    assert limiter.numbers == {"u": 0}
+    assert limiter.resumed == {"u": known}
+    assert limiter.suggest("v") != config  # a new trial
+    assert limiter.numbers["v"] == 1
+    assert limiter.suggest("w") is None  # both groups are busy
+    known.state = TrialState.COMPLETED
+    again.end(known)
+    assert again._study.trials[0].value == 0.5
 
 
 def test_history_is_brought_up_to_the_records_when_the_driver_died_before_it_told(tmp_path: Path) -> None:
-    first = searcher(tmp_path)
+    first = Driven(optuna_trials(tmp_path))
     configs = [first.suggest(name) for name in "abcd"]
     records = (
-        Trial(0, "a", configs[0], {}, 2, TrialState.COMPLETED, [record(1, 0.5), record(2, 0.7)]),
-        Trial(1, "b", configs[1], {}, 2, TrialState.FAILED, [record(1, 0.1)]),
-        Trial(2, "c", configs[2], {}, 2, TrialState.PRUNED, [record(1, 0.2)]),
+        Trial(0, "a", configs[0], {}, 2, TrialState.COMPLETED, log(record(1, 0.5), record(2, 0.7))),
+        Trial(1, "b", configs[1], {}, 2, TrialState.FAILED, log(record(1, 0.1))),
+        Trial(2, "c", configs[2], {}, 2, TrialState.PRUNED, log(record(1, 0.2))),
     )  # "d" was asked for and never started
-    again = searcher(tmp_path, earlier=records)
+    again = optuna_trials(tmp_path, earlier=records)
     states = [trial.state for trial in again._study.trials]
     assert states == [OptunaState.COMPLETE, OptunaState.FAIL, OptunaState.PRUNED, OptunaState.RUNNING]
     assert again._study.trials[0].value == 0.7
     assert again._study.trials[0].intermediate_values == {1: 0.5, 2: 0.7}
-    assert again.suggest("new id") == configs[3]
-    assert again.numbers == {"new id": 3}
+    assert again.next("new id") == Proposal(3, configs[3])
 
 
 def test_initial_points_come_first_and_the_seed_decides_the_rest(tmp_path: Path) -> None:
     draws = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        search = searcher(tmp_path / name)
+        search = Driven(optuna_trials(tmp_path / name))
         draws.append([search.suggest(str(i)) for i in range(4)])
     assert draws[0] == draws[1]
     assert draws[0][0] == {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4}
@@ -99,7 +111,7 @@ def test_keys_of_a_method_that_is_not_chosen_are_absent(tmp_path: Path) -> None:
     space = SearchSpace.from_yaml(
         "digits.yaml", ["initial=[]", "search.method.name={choice: [sgd, sam]}", "sampler={name: random}"]
     )
-    search = searcher(tmp_path, space)
+    search = Driven(optuna_trials(tmp_path, space))
     configs = [search.suggest(str(i)) for i in range(12)]
     assert {config["method.name"] for config in configs} == {"sgd", "sam"}
     assert all(("method.rho" in config) == (config["method.name"] == "sam") for config in configs)
