@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import site
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.errors import UsageError
+from samtune.raylib.environment import is_ray_job
 from samtune.user_code import given_functions
 
 _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:\w[\w.]*")
@@ -92,7 +92,7 @@ def _size(file: Path) -> int:
 
 def runtime_env(values: Iterable[Any]) -> dict[str, Any]:
     """Ray's runtime environment for a search on a cluster; empty for one that is a Ray job, whose code is there."""
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    if is_ray_job():
         return {}
     modules = own_modules(values)
     return {"py_modules": modules} if modules else {}

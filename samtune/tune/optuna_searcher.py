@@ -23,6 +23,7 @@ from samtune.errors import RunError
 from samtune.store.optuna_journal import open_storage
 from samtune.study import Scalar, Trial, TrialState
 from samtune.tune.objectives import objectives_of
+from samtune.tune.optuna_names import reopen_trial
 from samtune.tune.optuna_params import WARM_START, GridPoints, draw, random_feasible
 from samtune.tune.optuna_samplers import build_sampler
 
@@ -237,7 +238,7 @@ class OptunaSearcher(Searcher):
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state is not OptunaState.RUNNING:
                 continue
-            trial = optuna.Trial(self._study, frozen._trial_id)
+            trial = reopen_trial(self._study, frozen)
             number = frozen.user_attrs.get(_NUMBER)
             record = records.get(number) if number is not None else None
             if record is None:

@@ -12,6 +12,7 @@ from ray import tune
 from samtune.config.space import SearchSpace
 from samtune.experiments.plan import Plan
 from samtune.experiments.results import HOPELESS
+from samtune.raylib.environment import HEAD_NODE
 from samtune.storage import join
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.budget import Budget
@@ -90,7 +91,7 @@ def run_trials(
                 TrialTrainable, coordinator=pool.coordinator, space=space, checkpoint_root=pool.checkpoint_root
             ),
             # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
-            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+            tune.PlacementGroupFactory([{HEAD_NODE: 0.001}]),
         ),
         tune_config=tune.TuneConfig(
             num_samples=num_left,
