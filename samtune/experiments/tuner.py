@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from samtune.config.space import SearchSpace
 from samtune.config.trial import flatten
 from samtune.errors import UsageError
-from samtune.experiments.elasticity import ElasticityThread
 from samtune.experiments.plan import Plan, check_data, make_plan
 from samtune.experiments.results import HOPELESS, Results, SearchFailedError
-from samtune.experiments.signals import EventThread, interrupts_to
+from samtune.experiments.signals import interrupts_to
 from samtune.raylib.cluster import addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
@@ -28,6 +27,8 @@ from samtune.study import Callback, Study, TrialState
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 from samtune.tune.objectives import objectives_of
 from samtune.user_code import given_functions, name_function
+from samtune.workers.elasticity import ElasticityThread
+from samtune.workers.events import EventThread
 
 if TYPE_CHECKING:
     from samtune.experiments.warm_start import Earlier
@@ -231,7 +232,7 @@ class Tuner:
                 f"worker{'s' * (plan.num_workers > 1)}{waiting}"
             )
             most = min(self.space.num_trials, self.space.max_concurrent or self.space.num_trials)
-            watch = ElasticityThread(pool, plan, most, self._say)
+            watch = ElasticityThread(pool, most, self._say)
             ending.callback(watch.stop)
             watch.start()
             self._relay = EventThread(pool, self._say)

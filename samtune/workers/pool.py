@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.errors import one_line
+from samtune.raylib.cluster import Node, count_workers
 from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
 from samtune.workers.coordinator import Coordinator
@@ -102,6 +103,10 @@ class WorkerPool:
             threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
             for index in indices
         ]
+
+    def capacity(self, nodes: Iterable[Node]) -> int:
+        """How many groups the nodes hold."""
+        return count_workers(self._cpus, self._gpus, nodes) // self.num_workers
 
     def needs(self) -> str:
         """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""

@@ -40,7 +40,7 @@ def test_what_the_autoscaler_may_add_is_what_its_types_allow_less_what_runs(monk
         {"Alive": True, "Labels": {"ray.io/node-group": "gpu1-spot"}},
         {"Alive": False, "Labels": {"ray.io/node-group": "gpu1-spot"}},
     ]
-    groups = {"gpu1-spot": (3, {"CPU": 8.0, "GPU": 1.0}), "head": (0, {"CPU": 0.0})}
+    groups = {"gpu1-spot": (3, {"CPU": 8, "GPU": 1}), "head": (0, {"CPU": 0})}
     set_cluster_config(monkeypatch, groups)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert addable_nodes() == [Node(8, 1)] * 2

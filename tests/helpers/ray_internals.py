@@ -62,7 +62,7 @@ def drain_spot_node(address: str, node: str) -> None:
     assert accepted, problem
 
 
-def set_cluster_config(monkeypatch: pytest.MonkeyPatch, groups: dict[str, tuple[int, dict[str, float]]] | None) -> None:
+def set_cluster_config(monkeypatch: pytest.MonkeyPatch, groups: dict[str, tuple[int, dict[str, int]]] | None) -> None:
     """Has Ray's autoscaler say that it may run so many nodes of each kind; None: that there is no autoscaler."""
     config = None
     if groups is not None:
