@@ -13,6 +13,9 @@ from typing import Any
 
 from samtune.errors import UsageError
 
+IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+"""How a function is named, `package.module:function`, as a regular expression."""
+
 _PREFIX = "given:"
 _given: dict[str, Callable[..., Any]] = {}
 

@@ -54,8 +54,7 @@ def confirm(
     """
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer
-    from samtune.terminal import make_console, make_display
-    from samtune.terminal.confirmed import print_confirmation
+    from samtune.terminal import make_console, make_display, print_confirmation
 
     console = make_console(stderr=json_)
     is_space = source.endswith((".yaml", ".yml"))

@@ -104,7 +104,8 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
 
 def _search(tuner: Tuner, as_json: bool) -> None:
     from samtune.experiments.results import SearchFailedError
-    from samtune.terminal import json_summary, make_console, make_display, print_summary
+    from samtune.experiments.summary import json_summary
+    from samtune.terminal import make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)
     tuner.callbacks.append(make_display(console))

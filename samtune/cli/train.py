@@ -55,13 +55,13 @@ def train(
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
     from samtune.config.space import SearchSpace
+    from samtune.experiments.summary import json_summary
     from samtune.experiments.train import Training, default_name
     from samtune.experiments.tuner import OPTIONS
     from samtune.formatting import format_metric
     from samtune.store.study_folder import weights_file
     from samtune.study import Study, TrialState
-    from samtune.terminal import json_summary, make_console, make_display
-    from samtune.terminal.confirmed import print_loading
+    from samtune.terminal import make_console, make_display, print_loading
 
     console = make_console(stderr=json_)
     given = {"resources.num_workers": num_workers, "seed": seed}

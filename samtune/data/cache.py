@@ -26,9 +26,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from samtune.data.folders import cache_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName
 from samtune.errors import DatasetError
+from samtune.storage import cache_folder
 
 _VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
 _log = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
-from samtune.experiments.elasticity import ElasticityThread
 from samtune.experiments.plan import Layout, Plan, Summary, check_files_of, make_plan
-from samtune.experiments.signals import EventThread, interrupts_to
+from samtune.experiments.signals import interrupts_to
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
@@ -29,6 +28,8 @@ from samtune.tune.ending import Ending
 from samtune.tune.objectives import objectives_of
 from samtune.tune.trial_source import Definition, TrialSource, is_over
 from samtune.user_code import given_functions
+from samtune.workers.elasticity import ElasticityThread
+from samtune.workers.events import EventThread
 
 if TYPE_CHECKING:
     from samtune.workers.pool import WorkerPool
@@ -174,7 +175,7 @@ class Runner:
                 self._say(line)
             pool = self._start_pool(study, plan, at_end)
             most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)
-            elasticity = ElasticityThread(pool, plan, most, self._say)
+            elasticity = ElasticityThread(pool, most, self._say)
             at_end.callback(elasticity.stop)
             elasticity.start()
 

@@ -17,22 +17,7 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, UsageError
 from samtune.formatting import first_line
-
-# Set before Ray is imported: they are read at import.
-_RAY_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files: 10 ms a trial, and MLflow has it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails in its first epoch has no metric
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the gate decides how many trials are under way (see schedulers.actors)
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost Trainable is replaced; what fails a trial is said in one line
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the shutdown must not start a cluster
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
+from samtune.raylib.environment import search_environment
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
 
@@ -156,9 +141,7 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
     Raises:
         UsageError: no cluster answers at the address.
     """
-    added = {name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
+    with search_environment():
         import ray
 
         if ray.is_initialized():
@@ -172,9 +155,6 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
             # from 1): a handle that is thrown away only then would end one of them.
             gc.collect()
             ray.shutdown()
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:

@@ -11,13 +11,12 @@ from typing import IO
 
 import pyarrow.fs as pafs
 
-from samtune.data.folders import cache_folder
 from samtune.errors import UsageError, one_line
-from samtune.storage import join, open_storage
+from samtune.storage import cache_folder, join, open_storage
 from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.journal import Journal, no_study, parse_journal
 from samtune.store.lease import Lease
-from samtune.store.study_folder import StudyFolder, make_folder
+from samtune.store.local_folder import StudyFolder, make_folder
 from samtune.store.uploader import Mirror, fetch, newest_journal
 from samtune.study import Callback, Study
 

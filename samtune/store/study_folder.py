@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,11 +10,24 @@ from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import parse_yaml
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_remote, join, open_storage
-from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
-from samtune.study import Callback, Study
+from samtune.store.local_folder import SPACE_FILE, StudyFolder
+from samtune.store.remote_folder import RemoteStudyFolder
+from samtune.study import Study
+
+__all__ = [
+    "BEST_WEIGHTS",
+    "DEFAULT_STORAGE",
+    "SPACE_FILE",
+    "StudyFolder",
+    "absolute_storage",
+    "check_name",
+    "located",
+    "stored_space",
+    "study_folder",
+    "weights_file",
+]
 
 DEFAULT_STORAGE = "samtune-results"
-SPACE_FILE = "space.yaml"
 BEST_WEIGHTS = "best.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -61,62 +73,8 @@ def study_folder(storage_path: str | Path | None, name: str) -> StudyFolder:
     """
     storage = absolute_storage(storage_path or DEFAULT_STORAGE)
     if is_remote(storage):
-        from samtune.store.remote_folder import RemoteStudyFolder
-
         return RemoteStudyFolder(storage, check_name(name))
     return StudyFolder(storage, check_name(name))
-
-
-class StudyFolder:
-    """A study's folder on this machine's file system, which may be a shared one.
-
-    Attributes:
-        storage: the folder of all studies; `name` the study's in it; `uri` both together.
-        local: where this process writes the study's own files.
-    """
-
-    def __init__(self, storage: str, name: str) -> None:
-        self.storage, self.name, self.uri = storage, name, join(storage, name)
-        self.local = Path(self.uri)
-
-    def exists(self) -> bool:
-        """Whether there is something of that name. A driver that died before the journal's first line left nothing."""
-        return self.local.exists() and not is_unwritten(self.local)
-
-    def read(self) -> Study:
-        """The study as it stands. Raises UsageError where there is none."""
-        return read_journal(self.local)
-
-    def is_running(self) -> bool:
-        """Whether a driver has it."""
-        return is_running(self.local)
-
-    def open(self, say: Callable[[str], None], stop: Callable[[str], None]) -> list[Callback]:
-        """Takes the study for this process, until the study's end.
-
-        Args:
-            say: told what is worth a line; `stop` called with the reason where the search may not go on.
-
-        Returns:
-            The callbacks that keep the study, to be told of everything first.
-
-        Raises:
-            UsageError: another process runs this study, or the folder cannot be written.
-        """
-        make_folder(self.local)
-        return [Journal(self.local)]
-
-
-def make_folder(folder: Path) -> None:
-    """Creates a study's folder.
-
-    Raises:
-        UsageError: the storage path cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--storage-path {folder.parent}: cannot be written: {error.strerror}") from error
 
 
 def stored_space(study: Study, uri: str) -> SearchSpace:

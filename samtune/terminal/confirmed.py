@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from samtune.terminal.summary import format_failures, format_outcome
+from samtune.experiments.summary import format_failures, format_outcome
 
 if TYPE_CHECKING:
     from samtune.experiments.confirmation import Confirmation

@@ -12,10 +12,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# MLflow reads these when it is imported. The user's own setting wins; a search reports to nobody unasked.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Else MLflow prints two lines to stdout for every run that ends on a server: stdout is the search's own.
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+from samtune.tracking.mlflow_names import (
+    EXPERIMENT_KIND,
+    LOGGED_ARTIFACTS,
+    PARENT_RUN_ID,
+    PRIMARY_METRIC,
+    PRINTED_URLS,
+    RUN_NOTE,
+    SOURCE_NAME,
+    TELEMETRY,
+    USER,
+    quiet,
+)
+
+# MLflow reads these when it is imported. The user's own setting of the first wins.
+os.environ.setdefault(TELEMETRY, "true")
+os.environ[PRINTED_URLS] = "true"
 
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
@@ -31,14 +43,6 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.utils.logging_utils import suppress_logs_in_thread
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_LOGGED_ARTIFACTS,
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_USER,
-)
 
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
@@ -46,9 +50,6 @@ from samtune.study import Study
 from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
-# What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
-_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
-_PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
 
 CONNECT_SECONDS = 5
 LOCK_SECONDS = 60
@@ -98,7 +99,7 @@ class Store:
         _make_folder(uri)
         _set_http("connect")
         try:
-            with suppress_logs_in_thread(), _alone(uri):
+            with quiet(), _alone(uri):
                 _check_reachable(uri)
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
@@ -116,7 +117,7 @@ class Store:
             database = sqlite_path(self.uri)
             folder = database.parent / "mlartifacts" if database else None
             try:
-                created = self._client.create_experiment(name, folder.as_uri() if folder else None, _EXPERIMENT_KIND)
+                created = self._client.create_experiment(name, folder.as_uri() if folder else None, EXPERIMENT_KIND)
                 self._is_new = True
                 return str(created)
             except MlflowException as error:
@@ -135,13 +136,13 @@ class Store:
         """Makes a metric the one that the UI shows first; an experiment of somebody else's making is left alone."""
         if self._is_new:
             with _translated():
-                self._client.set_experiment_tag(self.experiment_id, _PRIMARY_METRIC, metric)
+                self._client.set_experiment_tag(self.experiment_id, PRIMARY_METRIC, metric)
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         """Creates a run, RUNNING from `start_ms` on, and returns its id."""
-        tags = {MLFLOW_USER: _user(), MLFLOW_SOURCE_NAME: "samtune", **tags}
+        tags = {USER: _user(), SOURCE_NAME: "samtune", **tags}
         if parent_run_id:
-            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
+            tags[PARENT_RUN_ID] = parent_run_id
         with _translated():
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
@@ -153,14 +154,14 @@ class Store:
             found = self._client.search_runs([self.experiment_id], query, max_results=100)
         for run in found:
             tags = run.data.tags  # a path may hold quotes, which MLflow's queries cannot
-            if MLFLOW_PARENT_RUN_ID not in tags and tags.get(STORAGE_TAG) == storage_path:
+            if PARENT_RUN_ID not in tags and tags.get(STORAGE_TAG) == storage_path:
                 run_id = str(run.info.run_id)
                 return None if self.trial_runs(run_id) else run_id
         return None
 
     def trial_runs(self, parent_run_id: str, trial_id: str | None = None) -> dict[str, KnownRun]:
         """The runs under a parent by trial id: all of them, or the one of a trial if it exists."""
-        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
+        query = f"tags.`{PARENT_RUN_ID}` = '{parent_run_id}'"
         if trial_id is not None:
             query += f" AND tags.`{TRIAL_ID_TAG}` = '{trial_id}'"
         found: list[Run] = []
@@ -224,11 +225,11 @@ class Store:
         """Logs a table that MLflow's UI shows as one. (`MlflowClient.log_table` appends; this replaces.)"""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}, allow_nan=False), file_name)
-        self.log(run_id, tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": file_name, "type": "table"}])})
+        self.log(run_id, tags={LOGGED_ARTIFACTS: json.dumps([{"path": file_name, "type": "table"}])})
 
     def describe(self, run_id: str, markdown: str) -> None:
         """Sets the text at the top of the run's page."""
-        self.log(run_id, tags={MLFLOW_RUN_NOTE: markdown})
+        self.log(run_id, tags={RUN_NOTE: markdown})
 
     def set_running(self, run_id: str) -> None:
         """Opens a run that had ended."""
@@ -244,7 +245,7 @@ class Store:
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
-        with suppress_logs_in_thread():  # MLflow logs each failure with its traceback; the writer reports it once
+        with quiet():  # MLflow logs each failure with its traceback; the writer reports it once
             yield
     except MlflowException as error:
         raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error

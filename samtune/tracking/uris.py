@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.study import Study
+from samtune.tracking.mlflow_names import PARENT_RUN_ID
 
 UI_PORT = 5000
 
@@ -157,7 +158,7 @@ def ui_page(study: Study, base: str = f"http://127.0.0.1:{UI_PORT}/") -> str:
     query = {"workflowType": "machine_learning"}  # else MLflow's UI looks for traces of language models
     if study.parent_run_id:
         query |= {
-            "searchFilter": f"tags.`mlflow.parentRunId`='{study.parent_run_id}'",
+            "searchFilter": f"tags.`{PARENT_RUN_ID}`='{study.parent_run_id}'",
             "orderByKey": f"metrics.`{study.objective.metric}`",
             "orderByAsc": str(study.objective.mode == "min").lower(),
         }

@@ -106,6 +106,11 @@ class TrialRun(Resumable):
         self.history, self._steps_done = state["history"], state.get("steps_done", 0)
 
     @property
+    def evaluated_model(self) -> nn.Module:
+        """The network with the weights that are evaluated: the averaged ones, where there are any."""
+        return self.model if self.average is None else self.average.model
+
+    @property
     def steps_done(self) -> int:
         return self._steps_done
 
@@ -143,7 +148,15 @@ class TrialRun(Resumable):
             split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
             evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
         config = self.spec.training.diagnostics
-        diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
+        diagnostics, cost = measure_diagnostics(
+            config.due(epoch, self.spec.num_epochs) if config else [],
+            self.evaluated_model,
+            self.dataset,
+            self.spec,
+            rank=self.rank,
+            num_workers=self.num_workers,
+            device=self.device,
+        )
         self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
         record = {
             "epoch": float(epoch),
@@ -206,8 +219,7 @@ class TrialRun(Resumable):
         """
         from samtune.models.saved import save_weights
 
-        model = self.model if self.average is None else self.average.model
-        save_weights(uri, model, self.spec, self.dataset, self.history[-1])
+        save_weights(uri, self.evaluated_model, self.spec, self.dataset, self.history[-1])
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -215,7 +227,7 @@ class TrialRun(Resumable):
 
         Of the averaged weights, where there are any.
         """
-        model = self.model if self.average is None else self.average.model
+        model = self.evaluated_model
         model.eval()
         totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
         batches = eval_batches(

@@ -21,6 +21,7 @@ from samtune.errors import RunError
 from samtune.store.optuna_journal import open_storage
 from samtune.study import EpochRecord, Scalar, Trial, TrialState
 from samtune.tune.objectives import objectives_of
+from samtune.tune.optuna_names import reopen_trial
 from samtune.tune.optuna_params import WARM_START, GridPoints, draw, random_feasible
 from samtune.tune.optuna_samplers import build_sampler
 from samtune.tune.trial_source import Proposal, is_over
@@ -204,7 +205,7 @@ class OptunaTrials:
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state is not OptunaState.RUNNING:
                 continue
-            asked = optuna.Trial(self._study, frozen._trial_id)
+            asked = reopen_trial(self._study, frozen)
             record = records.get(frozen.user_attrs.get(_NUMBER, -1))
             if record is None:
                 never_started.append(asked)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ray
 from ray import tune
 
+from samtune.raylib.environment import HEAD_NODE
 from samtune.storage import join
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.budget import Budget
@@ -82,7 +83,7 @@ def run_trials(
                 checkpoint_root=pool.checkpoint_root,
             ),
             # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
-            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+            tune.PlacementGroupFactory([{HEAD_NODE: 0.001}]),
         ),
         tune_config=tune.TuneConfig(
             num_samples=study.num_trials - sum(is_over(trial) for trial in study),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.errors import one_line
+from samtune.raylib.cluster import Node, count_workers
+from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Failure
@@ -18,15 +19,6 @@ from samtune.workers.worker_loop import LoopConfig, worker_loop
 
 if TYPE_CHECKING:
     from samtune.raylib.group_trainer import GroupTrainer
-
-# Ray Train polls its workers and notices their end and their loss at this interval (2 s by default). The watcher and
-# the metrics each cost a process that imports Ray Train.
-_TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 
 class WorkerPool:
@@ -61,8 +53,7 @@ class WorkerPool:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = ray.get_runtime_context().get_node_id()
-        for name, value in _TRAIN_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        set_train_environment()
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._timeout = timeout
@@ -112,6 +103,10 @@ class WorkerPool:
             threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
             for index in indices
         ]
+
+    def capacity(self, nodes: Iterable[Node]) -> int:
+        """How many groups the nodes hold."""
+        return count_workers(self._cpus, self._gpus, nodes) // self.num_workers
 
     def needs(self) -> str:
         """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""

@@ -15,12 +15,10 @@ from typing import Any
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import LABEL_NOISE
 from samtune.errors import one_line
+from samtune.raylib.environment import GROUP_GENERATION
 from samtune.storage import join, parent
 from samtune.user_code import accept_functions
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
-
-GROUP_GENERATION = "SAMTUNE_GROUP_LIFE"
-"""Environment variable that names this start of the group, the same on all its workers."""
 
 
 @dataclass(frozen=True)

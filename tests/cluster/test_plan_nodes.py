@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.core.generated import autoscaler_pb2
+from helpers.ray_internals import set_cluster_config
 
 from samtune import SearchSpace
 from samtune.errors import ResourceError
@@ -35,17 +35,14 @@ def test_a_head_without_cpus_can_start_a_search_where_nodes_may_come() -> None:
 
 
 def test_what_the_autoscaler_may_add_is_what_its_types_allow_less_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = autoscaler_pb2.ClusterConfig()
-    for name, count, resources in (("gpu1-spot", 3, {"CPU": 8, "GPU": 1}), ("head", 0, {"CPU": 0})):
-        group = config.node_group_configs.add(name=name, max_count=count)
-        group.resources.update(resources)
     nodes: list[dict[str, Any]] = [
         {"Alive": True, "Labels": {"ray.io/node-group": "head"}},
         {"Alive": True, "Labels": {"ray.io/node-group": "gpu1-spot"}},
         {"Alive": False, "Labels": {"ray.io/node-group": "gpu1-spot"}},
     ]
-    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
+    groups = {"gpu1-spot": (3, {"CPU": 8, "GPU": 1}), "head": (0, {"CPU": 0})}
+    set_cluster_config(monkeypatch, groups)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     assert addable_nodes() == [Node(8, 1)] * 2
-    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: None)
+    set_cluster_config(monkeypatch, None)
     assert addable_nodes() == []

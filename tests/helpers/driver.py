@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import ray
 
+from helpers.ray_internals import raylet_pid
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.study import EpochRecord
@@ -68,9 +69,8 @@ class Client:
 
 def pids(*names: str) -> set[int]:
     """The processes whose titles, by Ray, begin with one of these, among the descendants of this test's Ray."""
-    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
     found = set()
-    for child in psutil.Process(raylet).children(recursive=True):
+    for child in psutil.Process(raylet_pid()).children(recursive=True):
         try:
             if "".join(child.cmdline()[:1]).startswith(tuple(f"ray::{name}" for name in names)):
                 found.add(child.pid)

@@ -10,8 +10,9 @@ from helpers.searches import Search
 from rich.console import Console
 
 import samtune.terminal.tally
+from samtune.experiments.summary import json_summary
 from samtune.study import Objective, Trial, TrialState
-from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
+from samtune.terminal import leaderboard, print_plan, print_summary
 from samtune.terminal.tally import Tally
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.folders import cache_folder
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
+from samtune.storage import cache_folder
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30  # of images that are being decoded
 SplitName = Literal["train", "test"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from samtune.config.data import BirdsnapConfig, ImageFolderConfig, ImageNetConfig
-from samtune.data.folders import root_folder
+from samtune.data.root import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.traits import IMAGENET, Traits

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.config.data import ListedImagesConfig
-from samtune.data.folders import root_folder
+from samtune.data.root import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, Undownloaded, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.matlab import read_matlab

@@ -14,7 +14,7 @@ from samtune.config.data import (
     MnistConfig,
     SvhnConfig,
 )
-from samtune.data.folders import root_folder
+from samtune.data.root import root_folder
 from samtune.data.sources.base import Source, SplitName, Undownloaded
 from samtune.data.sources.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, PickleSource
 from samtune.data.sources.idx import IdxSource

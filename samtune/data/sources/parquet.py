@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samtune.config.data import ParquetConfig
-from samtune.data.folders import root_folder
+from samtune.data.root import root_folder
 from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, size_of
 from samtune.data.sources.traits import Traits

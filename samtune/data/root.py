@@ -1,4 +1,4 @@
-"""Data sets in remote storage: their Parquet files, copied once per machine."""
+"""Where data are looked for: a folder, or a copy of the Parquet files in remote storage, made once per machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from filelock import FileLock
 
-from samtune.data.folders import cache_folder
 from samtune.errors import DatasetError, one_line
-from samtune.storage import open_storage
+from samtune.storage import cache_folder, is_remote, open_storage
+
+
+def root_folder(root: str) -> Path:
+    """`root` of a configuration as an absolute path; of a remote one, this machine's copy of its Parquet files.
+
+    Raises:
+        DatasetError: the store does not answer, or holds no Parquet file there.
+    """
+    return local_copy(root) if is_remote(root) else Path(root).expanduser().absolute()
 
 
 def local_copy(root: str) -> Path:

@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 
-from samtune.tune.schedulers.pausing import Pausing
+from samtune.raylib.schedulers import Pausing
 
 TakeOver = Callable[[str, str, int, dict[str, Any]], None]
 """(trial id, id of the trial whose weights it takes, their epoch, its new configuration)."""

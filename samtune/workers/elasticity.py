@@ -7,8 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from samtune.experiments.plan import Plan
-from samtune.raylib.cluster import Cluster, count_workers, look_at_cluster
+from samtune.raylib.cluster import Cluster, look_at_cluster
 
 if TYPE_CHECKING:
     from samtune.workers.pool import WorkerPool
@@ -24,9 +23,9 @@ class ElasticityThread:
         say: told in one line when groups are added.
     """
 
-    def __init__(self, pool: WorkerPool, plan: Plan, most: int, say: Callable[[str], None]) -> None:
-        self._pool, self._plan, self._most, self._say = pool, plan, most, say
-        self._cluster, self._num_groups = look_at_cluster(), plan.num_groups
+    def __init__(self, pool: WorkerPool, most: int, say: Callable[[str], None]) -> None:
+        self._pool, self._most, self._say = pool, most, say
+        self._cluster, self._num_groups = look_at_cluster(), pool.num_groups
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
         self.num_placed = self._count_placed(self._cluster)
@@ -58,7 +57,7 @@ class ElasticityThread:
         if gone or cluster.draining != before.draining:
             ray.get(self._pool.coordinator.nodes_changed.remote(gone, set(cluster.draining)))
         self._cluster = cluster
-        wanted = min(self._capacity(cluster), self._most)
+        wanted = min(self._pool.capacity(cluster.nodes.values()), self._most)
         if wanted > self._num_groups:
             added = wanted - self._num_groups
             self._say(f"nodes were added: starting {added} more worker group{'s' * (added > 1)}")
@@ -66,9 +65,5 @@ class ElasticityThread:
             self._num_groups = wanted
         self.num_placed = self._count_placed(cluster)
 
-    def _capacity(self, cluster: Cluster) -> int:
-        plan = self._plan
-        return count_workers(plan.cpus_per_worker, plan.gpus_per_worker, cluster.nodes.values()) // plan.num_workers
-
     def _count_placed(self, cluster: Cluster) -> int:
-        return max(1, min(self._capacity(cluster), self._num_groups))
+        return max(1, min(self._pool.capacity(cluster.nodes.values()), self._num_groups))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samtune.config.distributions import Choice, Int, LogInt, LogUniform
 from samtune.config.search import (
@@ -16,8 +16,10 @@ from samtune.config.search import (
 )
 from samtune.config.space import SearchSpace
 from samtune.tune.objectives import SCORE
-from samtune.tune.schedulers.population import TakeOver
 from samtune.tune.trial_source import Definition
+
+if TYPE_CHECKING:
+    from samtune.raylib.population import TakeOver
 
 _TIME = {"epochs": "epoch", "passes": "num_passes"}
 
@@ -32,10 +34,8 @@ def build_scheduler(
         num_groups: how many trials can be active at once, asked anew each time.
         on_take_over: told when population based training replaces a trial's weights.
     """
-    from samtune.tune.schedulers.actors import ASHA, Fifo
-    from samtune.tune.schedulers.median import Median
-    from samtune.tune.schedulers.pausing import HyperBand
-    from samtune.tune.schedulers.population import Population, PopulationBandits
+    from samtune.raylib.population import Population, PopulationBandits
+    from samtune.raylib.schedulers import ASHA, Fifo, HyperBand, Median
 
     config = definition.scheduler
     if isinstance(config, NoSchedulerConfig):
