@@ -61,15 +61,15 @@ class SAMRule(Rule):
         unit = group.gradient()
         length = group.gradient_norm = vectors.norm(unit)
         vectors.scale_(unit, vectors.safe_ratio(1.0, length))
-        group.perturb(list(torch._foreach_mul(unit, group.rho)))
+        group.perturb(vectors.scaled(unit, group.rho))
         adversarial = group.gradient()
         along = vectors.dot(unit, adversarial)
         vectors.scale_(unit, along)
-        vector = torch._foreach_sub(adversarial, unit)
+        vector = vectors.difference(adversarial, unit)
         vectors.scale_(vector, vectors.safe_ratio(group.rho, length))
         group.restore()
-        curvature = group.hessian_vector_product(list(vector))
-        full = list(torch._foreach_add(adversarial, curvature))
+        curvature = group.hessian_vector_product(vector)
+        full = vectors.total(adversarial, curvature)
         group.observe("second_order_cosine", vectors.cosine(adversarial, full))
         group.contribute(full)
 
@@ -99,13 +99,13 @@ def adaptive_perturbation(
     parameters: Sequence[Tensor], gradient: Sequence[Tensor], length: Tensor, rho: float, *, p: float, eta: float
 ) -> list[Tensor]:
     """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite."""
-    scale = torch._foreach_abs(list(parameters))
-    torch._foreach_add_(scale, eta)
+    scale = vectors.absolute(parameters, plus=eta)
     if p == 2:
-        perturbation = list(torch._foreach_mul(scale, list(gradient)))
+        perturbation = [tensor.clone() for tensor in gradient]
+        vectors.multiply_(perturbation, scale)
         vectors.scale_(perturbation, vectors.safe_ratio(rho, vectors.norm(perturbation)))
     else:
-        perturbation = list(torch._foreach_sign(list(gradient)))
+        perturbation = vectors.sign(gradient)
         vectors.scale_(perturbation, rho * vectors.safe_ratio(length, length))
-    torch._foreach_mul_(perturbation, scale)
+    vectors.multiply_(perturbation, scale)
     return perturbation

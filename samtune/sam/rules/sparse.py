@@ -35,7 +35,7 @@ class MaskRule(SAMRule):
         perturbation = group.gradient()
         group.gradient_norm = vectors.dual_norm_(perturbation, group.rho)
         # A 0 in the mask would turn a NaN into NaN too: the loss stays poisoned, as it must.
-        torch._foreach_mul_(perturbation, self.mask)
+        vectors.multiply_(perturbation, self.mask)
         group.perturb(perturbation)
         group.descend()
 
@@ -73,7 +73,7 @@ class FisherMaskRule(MaskRule):
         with evaluating(step.model):
             for index in range(len(inputs)):  # squares of per-example gradients, not the square of the mean
                 gradient = _gradient(step, self.parameters, inputs[index : index + 1], targets[index : index + 1])
-                torch._foreach_addcmul_(fisher, gradient, gradient, value=1.0 / len(inputs))
+                vectors.add_squares_(fisher, gradient, 1.0 / len(inputs))
         return _largest(_flat(fisher), self.num_kept)
 
 

@@ -39,7 +39,7 @@ def along_gradient(
     parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator
 ) -> list[Tensor]:
     """x = g/‖g‖₂: with φ = ψ = identity and λ = 1 the method is SAM."""
-    return list(torch._foreach_mul(list(gradient), vectors.safe_ratio(1.0, vectors.norm(gradient))))
+    return vectors.scaled(gradient, vectors.safe_ratio(1.0, vectors.norm(gradient)))
 
 
 def identity(value: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class _DirectionSums:
         self._values.append(value)
         self.slopes = self.slopes + slope
         if gradient is not None:
-            weighted = [list(torch._foreach_mul(gradient, weight)) for weight in slope]
+            weighted = [vectors.scaled(gradient, weight) for weight in slope]
             if self.gradients:
                 for total, part in zip(self.gradients, weighted, strict=True):
                     vectors.add_(total, part)

@@ -32,7 +32,7 @@ class GSAMRule(SAMRule):
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         group.gradient_norm = vectors.norm(gradient)
-        group.perturb(torch._foreach_mul(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        group.perturb(vectors.scaled(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
         perturbed = group.gradient()
         along = vectors.safe_ratio(vectors.dot(gradient, perturbed), vectors.norm(perturbed) ** 2)
         group.contribute(perturbed, 1.0 + self.config.alpha * along)
@@ -69,14 +69,14 @@ class LookSAMRule(SAMRule):
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)]
         if step.num_steps % self.config.k:
             scale = self.config.alpha * vectors.safe_ratio(vectors.norm(filled), vectors.norm(self._reused))
-            vectors.add_(filled, torch._foreach_mul(self._reused, scale))
+            vectors.add_(filled, vectors.scaled(self._reused, scale))
             return
         unit, self._ascent = self._ascent, []
         if step.layout.num_workers > 1:
             vectors.average_(unit, step.layout.num_workers)
         vectors.scale_(unit, vectors.safe_ratio(1.0, vectors.norm(unit)))
         vectors.scale_(unit, vectors.dot(filled, unit))
-        orthogonal = list(torch._foreach_sub(filled, unit))
+        orthogonal = vectors.difference(filled, unit)
         # A step that is going to be skipped must leave nothing behind.
         select_(torch.isfinite(vectors.norm(orthogonal)), orthogonal, self._reused)
         self._reused = orthogonal
