@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from samtune.sam import vectors
+
 
 class RunningStatistics:
     """Lets the running statistics of a model see every m-group of a step exactly once and with equal weight.
@@ -86,4 +88,4 @@ class RunningStatistics:
     def _assign(self, flat: Tensor) -> None:
         buffers = self._buffers()
         parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+        vectors.copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])

@@ -100,7 +100,7 @@ class MGroup:
         # Not a 32-bit scalar for 64-bit weights: it would round the scale.
         wide = torch.promote_types(torch.float32, direction[0].dtype) if direction else torch.float32
         factor = step.scaled(torch.ones((), dtype=wide, device=step.device)) * scale / step.num_forwards
-        step.add_to_gradients(torch._foreach_mul(list(direction), factor))
+        step.add_to_gradients(vectors.scaled(direction, factor))
 
     # -- perturbations -----------------------------------------------------------------------------------------------
 

@@ -184,7 +184,7 @@ class SAM(Optimizer):
             vectors.dual_norm_(unit, 1.0, self._p)
         radii = [group["rho"] for group in self.param_groups for _ in group["params"]]
         if unit:
-            torch._foreach_mul_(unit, [radii[i] for i in used])
+            vectors.scale_each_(unit, [radii[i] for i in used])
         places = dict(zip(used, unit, strict=True))
         zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(self._weights.parameters)]
         self._weights.perturb(zeros)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,12 +17,10 @@ from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics
 from samtune.sam.layout import GroupLayout
 from samtune.sam.m_group import MGroup
+from samtune.sam.method import MethodLike
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
 from samtune.sam.weights import Weights
-
-if TYPE_CHECKING:
-    from samtune.config.method import MethodConfig
 
 LossFunction = Callable[[Any, Any], Tensor]
 Examples = Callable[[int], tuple[Tensor, Tensor]]
@@ -41,7 +38,7 @@ class TrainStep:
         model: the bare module, already on its device; parameters must have the same values on all workers.
         loss_fn: (outputs, targets) -> mean loss over the examples, a scalar.
         optimizer: the base optimizer. The parameters it holds that require a gradient are the w of the method.
-        method: from `samtune.config.method`.
+        method: `samtune.sam.Method`, or a configuration of a search space.
         batch_size: examples per call over all workers.
         num_workers, rank: this worker's place; with more than one, torch's default process group is initialised.
         seed: keys dropout masks, random directions and masks, with the step and the group.
@@ -58,7 +55,7 @@ class TrainStep:
         model: nn.Module,
         loss_fn: LossFunction,
         optimizer: torch.optim.Optimizer,
-        method: MethodConfig,
+        method: MethodLike,
         *,
         batch_size: int,
         num_workers: int = 1,
@@ -76,7 +73,7 @@ class TrainStep:
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
         place = {"batch_size": batch_size, "num_workers": num_workers, "rank": rank}
         self._plain_layout = GroupLayout.resolve("worker", **place)
-        self._method_layout = GroupLayout.resolve(getattr(method, "m", "worker"), **place)
+        self._method_layout = GroupLayout.resolve(method.group_size, **place)
         self.layout = self._plain_layout
         self.weights = Weights(self.parameters)
         self.statistics = RunningStatistics(model)
@@ -84,8 +81,8 @@ class TrainStep:
         self.diagnostics = Diagnostics(self.parameters, self.device)
         self.num_steps = 0
         """Steps of the optimizer so far, skipped ones included."""
-        self._plain_rule = Rule(method, self.parameters, seed)
-        self._method_rule: Rule = resolve_name(method.rule)(method, self.parameters, seed)
+        self._plain_rule = Rule(self.parameters, seed)
+        self._method_rule = method.make_rule(self.parameters, seed)
         self._method_rule.check(optimizer)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -239,8 +236,6 @@ class TrainStep:
     # -- internals ---------------------------------------------------------------------------------------------------
 
     def _rho(self) -> float:
-        if not hasattr(self.method, "rho_at"):
-            return 0.0
         epochs_done = self._epoch + self._steps_in_epoch / self._steps_per_epoch
         return float(self.method.rho_at(min(1.0, epochs_done / self._num_epochs)))
 
@@ -254,7 +249,7 @@ class TrainStep:
             group,
             rule.sharpness(group.losses),
             self.parameters,
-            p=getattr(self.method, "p", 2.0),
+            p=rule.p,
             counts=self.layout.rank % self.layout.workers_per_group == 0,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ from samtune.sam import vectors
 from samtune.sam.rules.base import Rule
 
 if TYPE_CHECKING:
-    from samtune.config.method import DetSAMConfig, DirectionsConfig, UniversalConfig
     from samtune.sam.m_group import MGroup
 
 Sampler = Callable[[Sequence[Tensor], Sequence[Tensor], torch.Generator], list[Tensor]]
 """(parameters, gradient ∇L_S(w), generator) -> one direction x, a new tensor per parameter."""
+Function = Callable[[Tensor], Tensor]
 
 
 def gaussian(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
@@ -39,7 +39,7 @@ def along_gradient(
     parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator
 ) -> list[Tensor]:
     """x = g/‖g‖₂: with φ = ψ = identity and λ = 1 the method is SAM."""
-    return list(torch._foreach_mul(list(gradient), vectors.safe_ratio(1.0, vectors.norm(gradient))))
+    return vectors.scaled(gradient, vectors.safe_ratio(1.0, vectors.norm(gradient)))
 
 
 def identity(value: Tensor) -> Tensor:
@@ -51,33 +51,53 @@ SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "gradien
 
 
 class UniversalRule(Rule):
-    """n + 1 forwards and backwards per m-group: at w and at each w + rho·x_i."""
+    """n + 1 forwards and backwards per m-group: at w and at each w + rho·x_i.
 
+    Args:
+        lam: λ, weight of the regulariser.
+        num_directions: n.
+        phi: φ, [k] -> scalar: a function, its import path (`package.module:function`), or `identity`.
+        psi: ψ, scalar -> scalar or [k], likewise.
+        directions: μ: a `Sampler`, its import path, or `gaussian`, `sphere` or `gradient`.
+
+    Raises:
+        ValueError: an import path leads nowhere.
+    """
+
+    name = "universal"
     has_ascent_gradient = True
-    config: DirectionsConfig
 
-    def __init__(self, config: DirectionsConfig, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
-        self.sampler = self.make_sampler()
-
-    def make_sampler(self) -> Sampler:
-        """μ."""
-        return cast(Sampler, _find(cast("UniversalConfig", self.config).directions, SAMPLERS))
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        lam: float = 0.1,
+        num_directions: int = 1,
+        phi: Function | str = "identity",
+        psi: Function | str = "identity",
+        directions: Sampler | str = "gaussian",
+    ) -> None:
+        super().__init__(parameters, seed)
+        self.lam, self.num_directions = lam, num_directions
+        self._phi: Function = _find(phi, {"identity": identity})
+        self._psi: Function = _find(psi, {"identity": identity})
+        self.sampler: Sampler = _find(directions, SAMPLERS)
 
     def phi(self, mean: Tensor) -> Tensor:
         """φ: [k] -> scalar."""
-        return cast(Tensor, _find(cast("UniversalConfig", self.config).phi, {"identity": identity})(mean))
+        return self._phi(mean)
 
     def psi(self, t: Tensor) -> Tensor:
         """ψ: scalar -> scalar or [k]."""
-        return cast(Tensor, _find(cast("UniversalConfig", self.config).psi, {"identity": identity})(t))
+        return self._psi(t)
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         group.gradient_norm = vectors.norm(gradient)
         base = group.mean_over_workers(group.losses[0])
         generator = group.generator("directions")
-        count = self.config.num_directions
+        count = self.num_directions
         sums = _DirectionSums(self, base, group.rho)
         for index in range(count):
             direction = self.sampler(self.parameters, gradient, generator)
@@ -90,7 +110,7 @@ class UniversalRule(Rule):
         def finish(loss: Tensor) -> Tensor:
             """All losses are known now, and only one gradient is left to compute: the rest goes first."""
             slope = sums.add(group.mean_over_workers(loss))
-            weights = self.config.lam / count * sums.outer_slope()
+            weights = self.lam / count * sums.outer_slope()
             group.contribute(gradient, 1.0 - (weights * sums.slopes).sum())
             for weight, weighted in zip(weights, sums.gradients, strict=False):
                 group.contribute(weighted, weight)
@@ -119,7 +139,7 @@ class _DirectionSums:
         self._values.append(value)
         self.slopes = self.slopes + slope
         if gradient is not None:
-            weighted = [list(torch._foreach_mul(gradient, weight)) for weight in slope]
+            weighted = [vectors.scaled(gradient, weight) for weight in slope]
             if self.gradients:
                 for total, part in zip(self.gradients, weighted, strict=True):
                     vectors.add_(total, part)
@@ -135,14 +155,7 @@ class _DirectionSums:
 class TraceRule(UniversalRule):
     """φ = ψ = identity: E[t] -> ½ tr H."""
 
-    def make_sampler(self) -> Sampler:
-        return SAMPLERS[cast("UniversalConfig", self.config).directions]
-
-    def phi(self, mean: Tensor) -> Tensor:
-        return identity(mean)
-
-    def psi(self, t: Tensor) -> Tensor:
-        return identity(t)
+    name = "trace_sam"
 
 
 class FrobRule(UniversalRule):
@@ -151,11 +164,10 @@ class FrobRule(UniversalRule):
     Its gradient is `∇L + (λ/rho²)·Cov_n(L(w + rho·x), ∇L(w + rho·x))` with the unbiased covariance.
     """
 
-    def make_sampler(self) -> Sampler:
-        return gaussian
+    name = "frob_sam"
 
     def phi(self, mean: Tensor) -> Tensor:
-        n = self.config.num_directions
+        n = self.num_directions
         return 0.5 * n / (n - 1) * (mean[1] - mean[0] ** 2)
 
     def psi(self, t: Tensor) -> Tensor:
@@ -163,11 +175,23 @@ class FrobRule(UniversalRule):
 
 
 class DetRule(UniversalRule):
-    """ψ(t) = e^(-t/2), φ(s) = s⁻², x uniform in the cube [-a, a]^d."""
+    """ψ(t) = e^(-t/2), φ(s) = s⁻², x uniform in the cube [-a, a]^d.
 
-    def make_sampler(self) -> Sampler:
-        half_width = cast("DetSAMConfig", self.config).half_width
+    Args:
+        half_width: a.
+    """
 
+    name = "det_sam"
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        lam: float = 0.1,
+        num_directions: int = 1,
+        half_width: float = 0.01,
+    ) -> None:
         def cube(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
             return [
                 torch.empty(p.shape, dtype=p.dtype, device=p.device).uniform_(
@@ -176,7 +200,7 @@ class DetRule(UniversalRule):
                 for p in parameters
             ]
 
-        return cube
+        super().__init__(parameters, seed, lam=lam, num_directions=num_directions, directions=cube)
 
     def phi(self, mean: Tensor) -> Tensor:
         return mean.sum() ** -2
@@ -185,19 +209,21 @@ class DetRule(UniversalRule):
         return torch.exp(-0.5 * t)
 
 
-def _find(name: str, builtin: dict[str, Any]) -> Callable[..., Any]:
-    """A built-in function by its name, or one by its import path.
+def _find(function: Any, builtin: dict[str, Any]) -> Any:
+    """The function itself, a built-in one by its name, or one by its import path.
 
     Raises:
         ValueError: it cannot be imported.
     """
-    if name in builtin:
-        return cast(Callable[..., Any], builtin[name])
+    if not isinstance(function, str):
+        return function
+    if function in builtin:
+        return builtin[function]
     try:
-        return cast(Callable[..., Any], resolve_name(name))
+        return resolve_name(function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"must be {', '.join(builtin)} or an importable package.module:function (got {name!r})"
+            f"must be {', '.join(builtin)} or an importable package.module:function (got {function!r})"
         ) from error
 
 
