@@ -15,8 +15,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from samtune.config.base import Config
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from samtune.sam.rules.base import Rule
 
 OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
@@ -45,7 +43,7 @@ class RuleConfig(Config):
     rule: ClassVar[str]
     """Import path of the rule; it is imported when a trial is built, so that reading a space does not load torch."""
 
-    def make_rule(self, parameters: Sequence[Tensor], seed: int) -> Rule:
+    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
         """The rule, for a trial's parameters; see `samtune.sam.MethodLike`."""
         options = {key: getattr(self, key) for key in type(self).model_fields if key not in _NOT_OF_THE_RULE}
         rule: Rule = resolve_name(self.rule)(parameters, seed, **options)
@@ -70,7 +68,7 @@ class BaseOptimizerConfig(RuleConfig):
         """There is none."""
         return 0.0
 
-    def make_rule(self, parameters: Sequence[Tensor], seed: int) -> Rule:
+    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
         from samtune.sam.rules.base import AdamWRule, Rule
 
         return (AdamWRule if self.name == "adamw" else Rule)(parameters, seed)
