@@ -65,4 +65,17 @@ class WorkerGroupError(RunError):
 
 def one_line(error: object, limit: int | None = None) -> str:
     """An error's text in one line, at most so many characters of it."""
-    return " ".join(str(error).split())[:limit]
+    return " ".join(safe_text(error).split())[:limit]
+
+
+def safe_text(value: object) -> str:
+    """The text of any object, as text that can be written as UTF-8.
+
+    A file name with bytes that are not UTF-8 puts lone surrogates into an error's text, which no file and no message
+    takes; a class of the user's may fail in its own `__str__`.
+    """
+    try:
+        text = str(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

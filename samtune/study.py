@@ -211,6 +211,7 @@ class Study:
         command: the command line that started it; `versions` of python, samtune and the libraries.
         usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
             (share of the groups' time, once ready, that they spent on trials).
+        moved_from: the `storage_path` that it was begun in, where that is another.
         stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
@@ -232,6 +233,7 @@ class Study:
     parent_run_id: str | None = None
     started_at: float = field(default_factory=time.time)
     ended_at: float | None = None
+    moved_from: str | None = None
 
     def count(self, *states: TrialState) -> int:
         return sum(trial.state in states for trial in self.trials)
@@ -296,6 +298,11 @@ class Study:
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials)
+
+
+def is_over(trial: Trial) -> bool:
+    """Whether a trial need not be run again when its study is resumed."""
+    return trial.state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
 
 
 class Callback:

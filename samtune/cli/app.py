@@ -59,7 +59,7 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 128 + N after signal N (Ctrl-C: 130)."""
     debug = "--debug" in sys.argv
     # The interpreter would look through all objects of Ray, MLflow and torch for cycles before it ends: for a second.
     atexit.register(gc.freeze)
@@ -71,10 +71,10 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        _fail("interrupted", 130)
+        _fail("interrupted", 128 + getattr(interrupt, "signal", signal.SIGINT))
     except Exception as error:
         if debug:
             raise

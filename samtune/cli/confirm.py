@@ -77,4 +77,4 @@ def confirm(
         if json_:
             print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:
-        raise typer.Exit(130 if confirmer.interrupted else 1)
+        raise typer.Exit(1 if confirmer.interrupted_by is None else 128 + confirmer.interrupted_by)

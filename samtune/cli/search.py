@@ -21,6 +21,7 @@ from samtune.cli.options import (
     NumTrials,
     NumWorkers,
     Resume,
+    RetryFailed,
     Seed,
     Sets,
     Space,
@@ -44,6 +45,7 @@ def search(
     max_concurrent: MaxConcurrent = None,
     seed: Seed = None,
     resume: Resume = None,
+    retry_failed: RetryFailed = False,
     name: Name = None,
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
@@ -65,7 +67,8 @@ def search(
     changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
     where: dict[str, Any] = {"storage_path": storage_path, "address": address}
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
-    fixed |= {"tracking_uri": tracking_uri, "experiment": experiment}
+    fixed |= {"experiment": experiment}
+    where |= {"tracking_uri": tracking_uri}
     if resume is None and space is None:
         raise UsageError("--space is required: a YAML file or a built-in space (`samtune spaces` lists them)")
     loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
@@ -75,8 +78,10 @@ def search(
             given.append("--set")
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
-        tuner = Tuner.resume(resume, space=loaded, **changes, **where)
+        tuner = Tuner.resume(resume, space=loaded, retry_failed=retry_failed, **changes, **where)
     else:
+        if retry_failed:
+            raise UsageError("--retry-failed: goes with --resume NAME")
         assert loaded is not None
         tuner = Tuner(loaded, **changes, **where, **fixed)
     if dry_run or estimate:
@@ -121,5 +126,5 @@ def _search(tuner: Tuner, as_json: bool) -> None:
             print(json.dumps(json_summary(results.study)))
     if failure is not None:
         raise failure
-    if results.interrupted:
-        raise typer.Exit(130)
+    if tuner.interrupted_by is not None:
+        raise typer.Exit(128 + tuner.interrupted_by)

@@ -85,7 +85,7 @@ def train(
             if json_:
                 with answer():
                     print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
-            raise typer.Exit(130 if training.interrupted else 1)
+            raise typer.Exit(1 if training.interrupted_by is None else 128 + training.interrupted_by)
         shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
         return study

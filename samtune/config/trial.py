@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -109,13 +109,15 @@ class TrialSpec(Config):
 
     def located(self, folder: str) -> Self:
         """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""
+        return self.with_paths(lambda path: str(Path(folder, Path(path).expanduser())))
+
+    def with_paths(self, change: Callable[[str], str]) -> Self:
+        """This trial with the paths of its data set and its weights changed; URIs stay as they are."""
         changes = {}
         for section, fields in (("data", ("root", "relabel")), ("model", ("weights",))):
             config = getattr(self, section)
             paths = {field: path for field in fields if isinstance(path := getattr(config, field, None), str)}
-            own = {
-                field: str(Path(folder, Path(path).expanduser())) for field, path in paths.items() if "://" not in path
-            }
+            own = {field: change(path) for field, path in paths.items() if "://" not in path}
             changes[section] = config.model_copy(update=own)
         return self.model_copy(update=changes)
 

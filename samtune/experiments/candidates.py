@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import yaml
@@ -72,6 +72,11 @@ class CandidateList(Config):
     def to_yaml(self) -> str:
         """Reading it gives an equal list."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+    def relocated(self, new_place: Callable[[str], str]) -> Self:
+        """The list with the paths of data sets and weights, which are absolute, where they are now."""
+        found = {label: spec.with_paths(new_place) for label, spec in self.candidates.items()}
+        return self.model_copy(update={"candidates": found})
 
     def configs(self) -> list[dict[str, Scalar]]:
         """Of every trial, in order."""

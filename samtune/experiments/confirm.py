@@ -108,9 +108,9 @@ class Confirmer:
         return self._run.folder
 
     @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the run."""
-        return self._run.interrupted
+    def interrupted_by(self) -> int | None:
+        """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
+        return self._run.runner.ending.signal
 
     def stop(self, reason: str = "stopped") -> None:
         """Ends the run from a callback, a signal handler or another thread; what is finished is kept."""

@@ -11,9 +11,10 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.experiments.candidates import CandidateList
 from samtune.experiments.plan import Summary
-from samtune.experiments.results import raise_if_all_failed
+from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
+from samtune.store.moved import new_place
 from samtune.store.study_folder import StudyFolder, study_folder, weights_file
 from samtune.study import Callback, Study, StudyKind, Trial
 from samtune.tune.trial_source import FixedTrials, TrialSource
@@ -91,11 +92,6 @@ class CandidateRun:
         """Where the study is kept."""
         return self.runner.folder
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the run."""
-        return self.runner.ending.interrupted
-
     def complete(self) -> Study:
         """Runs what is missing; starts nothing where nothing is.
 
@@ -107,7 +103,7 @@ class CandidateRun:
         if begun is not None and all_done(begun):
             return begun
         study = self.runner.run()
-        raise_if_all_failed(study, self.runner.ending)
+        raise_if_failed(study, self.runner.ending)
         return study
 
     def keep_weights(self, study: Study, best: Trial, register: str | None) -> None:
@@ -145,4 +141,4 @@ def stored_candidates(study: Study) -> CandidateList:
     """
     if "candidates" not in yaml.safe_load(study.space_yaml):
         raise UsageError(f"study {study.name} is a search: choose another --name")
-    return CandidateList.from_yaml_text(study.space_yaml)
+    return CandidateList.from_yaml_text(study.space_yaml).relocated(lambda path: new_place(path, study))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from samtune.errors import RunError
+from samtune.experiments.summary import resume_command
 from samtune.study import Scalar, Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS, Ending
 
@@ -198,8 +199,14 @@ def _alike(values: Sequence[Scalar]) -> tuple[list[Scalar], pa.DataType]:
     return [None if value is None else str(value) for value in values], pa.string()
 
 
-def raise_if_all_failed(study: Study, ending: Ending) -> None:
-    """Raises SearchFailedError where trials failed and none succeeded, unless the study was stopped from outside."""
+def raise_if_failed(study: Study, ending: Ending) -> None:
+    """Raises SearchFailedError where a machine was at fault, or trials failed and none succeeded.
+
+    A study that was stopped from outside has not failed.
+    """
+    if ending.fault is not None:
+        line = f"{ending.fault}; once that is mended, `{resume_command(study)}` continues"
+        raise SearchFailedError(line, Results(study))
     if ending.reason not in (None, HOPELESS) or study.count(TrialState.COMPLETED, TrialState.PRUNED):
         return
     failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
@@ -209,7 +216,7 @@ def raise_if_all_failed(study: Study, ending: Ending) -> None:
 
 
 class SearchFailedError(RunError):
-    """No trial succeeded. `results` has what became of them."""
+    """No trial succeeded, or a machine's fault stopped the search. `results` has what became of the trials."""
 
     def __init__(self, message: str, results: Results) -> None:
         super().__init__(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
@@ -17,16 +18,19 @@ from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Layout, Plan, Summary, check_files_of, make_plan
-from samtune.experiments.signals import interrupts_to
+from samtune.experiments.signals import Interrupted, interrupts_to
+from samtune.experiments.summary import resume_command
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
+from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
+from samtune.storage import parent
 from samtune.store.study_folder import SPACE_FILE, study_folder
-from samtune.study import Callback, Study, StudyKind
+from samtune.study import Callback, Study, StudyKind, TrialState, is_over
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
 from samtune.tune.ending import Ending
 from samtune.tune.objectives import objectives_of
-from samtune.tune.trial_source import Definition, TrialSource, is_over
+from samtune.tune.trial_source import Definition, TrialSource
 from samtune.user_code import given_functions
 from samtune.workers.elasticity import ElasticityThread
 from samtune.workers.events import EventThread
@@ -114,7 +118,7 @@ class Runner:
         self.trials, self.kind, self.name, self.earlier = trials, kind, name, earlier
         self.folder = study_folder(storage_path, name)
         if earlier is not None:
-            tracking_uri, experiment = earlier.tracking_uri, earlier.experiment
+            tracking_uri, experiment = tracking_uri or earlier.tracking_uri, earlier.experiment
         self.tracking_uri = (
             resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(self.folder.storage)
         )
@@ -124,6 +128,7 @@ class Runner:
         self.callbacks = list(callbacks)
         self.ending = Ending()
         self._study: Study | None = None
+        self._started: list[Callback] = []
         self._pool: WorkerPool | None = None
 
     def plan(self) -> Plan:
@@ -144,7 +149,10 @@ class Runner:
         self._check_new()
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
-        with ExitStack() as until_disconnected, connected(self.address, self._runtime_env):
+        # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
+        # which takes seconds: a Ctrl-C in it must not lose the results.
+        with interrupts_to(self._on_interrupt) as take_signals_back, connected(self.address, self._runtime_env):
+            take_signals_back()  # Ray ends the process on SIGTERM
             nodes = look_at_cluster().nodes
             plan = self._make_plan(list(nodes.values()), addable_nodes())
             if len(nodes) > 1:
@@ -152,10 +160,10 @@ class Runner:
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
             if self.earlier is None:
                 self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
+            if self.ending.signal is not None:
+                raise Interrupted(self.ending.signal)
             keepers = self.folder.open(self._say, self.ending.stop)
             self._study = study = self._make_study(plan)
-            # To the end of Ray's shutdown, which takes seconds: a Ctrl-C in it must not lose the results.
-            until_disconnected.enter_context(interrupts_to(self._on_interrupt))
             study.experiment_id, study.parent_run_id = tracker.open(study)
             self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
         return study
@@ -163,13 +171,15 @@ class Runner:
     def _run_trials(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
         """Starts the groups, runs the trials, and ends both whatever happens in between."""
         with ExitStack() as at_end:
-            started: list[Callback] = []
-            at_end.callback(_tell_end, study, started)
+            at_end.callback(_tell_end, study, self._started)
             for callback in callbacks:
-                started.append(callback)
+                self._started.append(callback)
                 callback.on_study_start(study)
             if all_done(study):
                 return
+            loss = ClusterLossThread(self._on_cluster_loss)
+            at_end.callback(loss.stop)
+            loss.start()
             source, lines = self.trials.source(study, self.folder.local, plan.num_groups > 1)
             for line in lines:
                 self._say(line)
@@ -264,24 +274,47 @@ class Runner:
         )
         if self.earlier is not None:
             study.trials = self.earlier.trials
-            study.parent_run_id = self.earlier.parent_run_id
-            if study.parent_run_id is None:
-                study.started_at = self.earlier.started_at  # by which MLflow's run is found, if it was created
+            for trial in study:
+                if not is_over(trial):
+                    trial.state, trial.error, trial.traceback, trial.ended_at = TrialState.WAITING, None, None, None
+            if not self._writes_elsewhere():
+                study.parent_run_id = self.earlier.parent_run_id
         (self.folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
         return study
+
+    def _writes_elsewhere(self) -> bool:
+        """Whether a resumed study has another MLflow store than before, or is a copy: the original keeps its runs."""
+        assert self.earlier is not None
+        if self.earlier.tracking_uri != self.tracking_uri:
+            return True
+        origin = self.earlier.moved_from
+        return origin is not None and study_folder(parent(origin), origin.rpartition("/")[2]).exists()
 
     def _say(self, message: str) -> None:
         if self._study is not None:
             for callback in self.callbacks:
                 callback.on_status(self._study, message)
 
-    def _on_interrupt(self, count: int) -> None:
+    def _on_cluster_loss(self, what: str) -> None:
+        """Nothing can be asked of the cluster any more: keeps what is finished, and ends the process.
+
+        Calls into Ray would wait for a minute and then end the process without a word, as Ray's core does.
+        """
+        assert self._study is not None
+        self.ending.abandon(f"the Ray cluster is lost: {what}")
+        _tell_end(self._study, self._started)
+        kill_own_cluster()
+        message = f"{self.ending.reason}; finished trials are kept: `{resume_command(self._study)}` continues"
+        print(f"samtune: error: {message}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _on_interrupt(self, number: int, count: int) -> None:
         """The first Ctrl-C ends the study in order, the second without waiting for the workers, the third at once."""
         if not self.ending.trials_done:  # else only the workers have yet to end
-            self.ending.interrupted = True
+            self.ending.signal = self.ending.signal or number
             self.ending.stop(INTERRUPTED)
         if count > 2:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         if count == 2 and self._pool is not None:
             self._pool.kill()
         if count == 1 and not self.ending.trials_done:

@@ -56,12 +56,24 @@ def _trials(numbers: list[int]) -> str:
     return f"trial{'s' * (len(numbers) > 1)} {text}"
 
 
-def next_commands(study: Study) -> list[tuple[str, str]]:
-    """What to do with a search that has ended: (command, what it does)."""
+def resume_command(study: Study) -> str:
+    """What resumes the study: for a confirmation or a training, the command that started it."""
+    return f"samtune search --resume {_named(study)}" if study.kind == "search" else study.command
+
+
+def _named(study: Study) -> str:
+    """The study's name as commands take it, with its storage path where that is not the default."""
     storage = parent(study.storage_path)
     is_default = storage == str(Path(DEFAULT_STORAGE).absolute())
-    name = study.name if is_default else f"{study.name} --storage-path {shlex.quote(storage)}"
+    return study.name if is_default else f"{study.name} --storage-path {shlex.quote(storage)}"
+
+
+def next_commands(study: Study) -> list[tuple[str, str]]:
+    """What to do with a search that has ended: (command, what it does)."""
+    name = _named(study)
+    resume = [(resume_command(study), "run the trials that are missing")] if study.count(TrialState.INTERRUPTED) else []
     return [
+        *resume,
         (f"samtune confirm {name}", "retrain the best with new seeds and test them, beside a baseline"),
         (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
         (f"samtune ui {name}", "the best trials side by side in MLflow"),

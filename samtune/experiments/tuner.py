@@ -11,10 +11,10 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
-from samtune.experiments.results import Results, raise_if_all_failed
+from samtune.experiments.results import Results, raise_if_failed
 from samtune.experiments.runner import Runner
 from samtune.store.study_folder import StudyFolder, located, stored_space, study_folder
-from samtune.study import Callback, Study
+from samtune.study import Callback, Study, TrialState
 from samtune.tune.trial_source import TrialSource
 from samtune.user_code import name_function
 
@@ -123,6 +123,11 @@ class Tuner:
         """They hear of every trial and epoch; more may be appended before `fit`."""
         return self._runner.callbacks
 
+    @property
+    def interrupted_by(self) -> int | None:
+        """The number of the signal that ended the search (Ctrl-C: `signal.SIGINT`); None where none did."""
+        return self._runner.ending.signal
+
     def plan(self) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
         plan, runner = self._runner.plan(), self._runner
@@ -143,6 +148,8 @@ class Tuner:
         num_trials: int | None = None,
         space: SearchSpace | None = None,
         max_concurrent: int | None = None,
+        tracking_uri: str | None = None,
+        retry_failed: bool = False,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> Self:
@@ -155,6 +162,8 @@ class Tuner:
             name: of the study in `storage_path`.
             num_trials: how many trials the study shall have in all, if more than before.
             space: must be the study's own (but for num_trials); default: the stored one.
+            tracking_uri: another MLflow store than before, to which all trials are written again.
+            retry_failed: runs the failed trials again.
 
         Raises:
             UsageError: there is no such study, it is not a search, or the space is another.
@@ -164,6 +173,10 @@ class Tuner:
         if study.kind != "search":
             command = {"confirmation": "samtune confirm", "training": "samtune train"}[study.kind]
             raise UsageError(f"study {name} is a {study.kind}: `{command}` resumes it")
+        if retry_failed:
+            for trial in study:
+                if trial.state is TrialState.FAILED:
+                    trial.state, trial.diverged = TrialState.INTERRUPTED, False
         stored = stored_space(study, folder.uri)
         if space is not None:
             _check_same(name, stored, space)
@@ -178,6 +191,7 @@ class Tuner:
             earlier=study,
             name=name,
             storage_path=storage_path,
+            tracking_uri=tracking_uri,
             experiment=study.experiment,
             address=address,
             callbacks=callbacks,
@@ -195,7 +209,7 @@ class Tuner:
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
         study = self._runner.run()
-        raise_if_all_failed(study, self._runner.ending)
+        raise_if_failed(study, self._runner.ending)
         return Results(study, interrupted=self._runner.ending.interrupted)
 
 

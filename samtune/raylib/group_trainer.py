@@ -48,6 +48,21 @@ class GroupTrainer(DataParallelTrainer):
         if self._controller is not None:
             ray.kill(self._controller)
 
+    def free_resources(self) -> None:
+        """Removes the placement groups that a controller left behind which died on its own.
+
+        Ray removes them only once the whole job has ended; until then no other group can have their resources.
+        """
+        from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+        from ray.util.placement_group import PlacementGroup
+
+        if self._controller is None:
+            return
+        for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+            group = PlacementGroupTableData.FromString(row)
+            if group.creator_actor_id == self._controller._actor_id.binary():
+                ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """As in the base class, but the controller can be killed, and no signal handler is installed."""
         node = ray.get_runtime_context().get_node_id()

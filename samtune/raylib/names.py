@@ -45,6 +45,15 @@ CLUSTER = (
 )
 """Used by `samtune.raylib.cluster`; the last by `samtune.raylib.environment`."""
 
+_LOSS = "a callback of ray.init for a cluster that is lost"
+
+CLUSTER_LOSS = (
+    Undocumented("ray._private.worker:_global_node", "the processes of a cluster that ray.init has started", _LOSS),
+    Undocumented("ray._private.node:Node.all_processes", "likewise", _LOSS),
+    Undocumented("ray._private.services:ProcessInfo.process", "whether one has ended", _LOSS),
+)
+"""Used by `samtune.raylib.cluster_loss`."""
+
 TRAIN = (
     Undocumented(
         f"{_TRAINER}._initialize_and_run_controller",
@@ -87,6 +96,18 @@ TRAIN = (
     Undocumented(
         "ray._common.constants:RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR", "as in Ray's own controller", _LIGHT_TRAINER
     ),
+    Undocumented(
+        f"{_STATE}._connect_and_get_accessor",
+        "the placement groups of a controller that died, which only its job's end removes",
+        "Train's own cleaner without a process of its own",
+        "(self)",
+    ),
+    Undocumented(
+        "ray.core.generated.gcs_pb2:PlacementGroupTableData.CREATOR_ACTOR_ID_FIELD_NUMBER",
+        "whose a placement group is",
+        "the creator in ray.util.placement_group_table",
+    ),
+    Undocumented("ray.actor:ActorHandle._actor_id", "the id of the controller", "a public id of an actor handle"),
     Undocumented("ray._raylet:RAY_NODE_ID_KEY", "keeps the controller on the driver's node", _LIGHT_TRAINER),
     Undocumented(f"{_GROUP}.execute_single_async", "a backend's way to its workers", _LIGHT_TRAINER, "(self, 0, 1, 2)"),
     Undocumented(f"{_GROUP}.execute_async", "a backend's way to its workers", _LIGHT_TRAINER, "(self, 1)"),
@@ -196,4 +217,4 @@ POPULATION = (
 )
 """Used by `samtune.raylib.population`."""
 
-NAMES = (*CLUSTER, *TRAIN, *SCHEDULERS, *POPULATION)
+NAMES = (*CLUSTER, *CLUSTER_LOSS, *TRAIN, *SCHEDULERS, *POPULATION)

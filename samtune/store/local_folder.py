@@ -8,6 +8,7 @@ from pathlib import Path
 from samtune.errors import UsageError
 from samtune.storage import join
 from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
+from samtune.store.moved import found_at
 from samtune.study import Callback, Study
 
 SPACE_FILE = "space.yaml"
@@ -31,7 +32,7 @@ class StudyFolder:
 
     def read(self) -> Study:
         """The study as it stands. Raises UsageError where there is none."""
-        return read_journal(self.local)
+        return found_at(read_journal(self.local), self.name, self.uri)
 
     def is_running(self) -> bool:
         """Whether a driver has it."""

@@ -17,6 +17,7 @@ from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.journal import Journal, no_study, parse_journal
 from samtune.store.lease import Lease
 from samtune.store.local_folder import StudyFolder, make_folder
+from samtune.store.moved import found_at
 from samtune.store.uploader import Mirror, fetch, newest_journal
 from samtune.study import Callback, Study
 
@@ -42,7 +43,7 @@ class RemoteStudyFolder(StudyFolder):
             journal, _ = newest_journal(self.local, self.uri)
             if journal is None:
                 raise no_study(self.uri.partition("?")[0], join(self.uri, JOURNAL), self._others())
-        return parse_journal(journal, join(self.uri, JOURNAL))
+        return found_at(parse_journal(journal, join(self.uri, JOURNAL)), self.name, self.uri)
 
     def is_running(self) -> bool:
         with self._explained():

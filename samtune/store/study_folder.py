@@ -11,6 +11,7 @@ from samtune.config.yaml_source import parse_yaml
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_remote, join, open_storage
 from samtune.store.local_folder import SPACE_FILE, StudyFolder
+from samtune.store.moved import space_found_at
 from samtune.store.remote_folder import RemoteStudyFolder
 from samtune.study import Study
 
@@ -87,7 +88,7 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
         SpaceError: it is damaged, or of another version.
     """
     data, source = parse_yaml(study.space_yaml, join(uri, SPACE_FILE))
-    return SearchSpace.from_dict(data, source=source)
+    return space_found_at(SearchSpace.from_dict(data, source=source), study)
 
 
 def weights_file(study: Study) -> str:

@@ -47,6 +47,7 @@ from mlflow.exceptions import MlflowException
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
 from samtune.study import Study
+from samtune.tracking.moved_artifacts import FOLDER, correct_addresses
 from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
@@ -101,6 +102,8 @@ class Store:
         try:
             with quiet(), _alone(uri):
                 _check_reachable(uri)
+                if database := sqlite_path(uri):
+                    correct_addresses(database)
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
@@ -115,7 +118,7 @@ class Store:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             database = sqlite_path(self.uri)
-            folder = database.parent / "mlartifacts" if database else None
+            folder = database.parent / FOLDER if database else None
             try:
                 created = self._client.create_experiment(name, folder.as_uri() if folder else None, EXPERIMENT_KIND)
                 self._is_new = True
@@ -146,6 +149,22 @@ class Store:
         with _translated():
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
+
+    def parent_run(self, run_id: str, storage_path: str) -> bool:
+        """Whether the parent run is still there, in this experiment; if so, it has the study's present address."""
+        try:
+            with _translated():
+                run = self._client.get_run(run_id)
+        except StoreError as error:
+            if error.refused:
+                return False
+            raise
+        if run.info.lifecycle_stage == LifecycleStage.DELETED or run.info.experiment_id != self.experiment_id:
+            return False
+        if run.data.tags.get(STORAGE_TAG) != storage_path:
+            with _translated():
+                self._client.set_tag(run_id, STORAGE_TAG, storage_path)
+        return True
 
     def orphan_run(self, study: str, storage_path: str) -> str | None:
         """The parent run of a study whose driver died before it had a journal: it runs, and has no trial."""

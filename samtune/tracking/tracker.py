@@ -103,8 +103,12 @@ class MlflowTracker(Callback):
         self.connect()
         assert self._store is not None
         try:
-            # A driver that died before the journal's first line left its run behind.
-            run_id = study.parent_run_id or self._store.orphan_run(study.name, study.storage_path)
+            run_id = study.parent_run_id
+            if run_id is None:  # a driver that died before the journal's first line left its run behind
+                run_id = self._store.orphan_run(study.name, study.storage_path)
+            elif not self._store.parent_run(run_id, study.storage_path):
+                run_id = None
+                self._warn(f"the study's run is no longer in MLflow: writing all {len(study.trials)} trials again")
             if run_id is None:
                 started = _milliseconds(study.started_at)
                 run_id = self._store.create_run(study.name, started, content.study_tags(study))
@@ -170,7 +174,7 @@ class MlflowTracker(Callback):
 
     def _record(self, study: Study, trial: Trial, known: KnownRun | None = None) -> _TrialRun:
         if trial.id not in self._trial_runs:
-            self._trial_runs[trial.id] = _TrialRun(study, trial, known)
+            self._trial_runs[trial.id] = _TrialRun(study, trial, known or self._known.get(trial.id))
         return self._trial_runs[trial.id]
 
 
@@ -182,6 +186,7 @@ class _TrialRun:
         self.ended = False
         self._study, self._trial = study, trial
         self._run_id = known.run_id if known else None
+        self._must_reopen = known is not None and known.status != "RUNNING"
         self._maybe_created = False  # a request to create it was sent, and its answer was lost
         self._has_params = False
         self._last_sent = known.num_epochs if known else 0
@@ -191,6 +196,9 @@ class _TrialRun:
         ended = self.ended  # before the epochs are read: what comes later is written by the next call
         if self._run_id is None:
             self._run_id = self._create(store)
+        elif self._must_reopen and not ended:
+            store.set_running(self._run_id)
+            self._must_reopen = False
         epochs = self._trial.history.after(self._last_sent)
         metrics = [
             (name, float(value), _milliseconds(record.ended_at), record.epoch)

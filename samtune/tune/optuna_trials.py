@@ -19,12 +19,12 @@ from samtune.config.samplers import CustomSamplerConfig, GPConfig, GridConfig, Q
 from samtune.config.space import SearchSpace
 from samtune.errors import RunError
 from samtune.store.optuna_journal import open_storage
-from samtune.study import EpochRecord, Scalar, Trial, TrialState
+from samtune.study import EpochRecord, Scalar, Trial, TrialState, is_over
 from samtune.tune.objectives import objectives_of
 from samtune.tune.optuna_names import reopen_trial
 from samtune.tune.optuna_params import WARM_START, GridPoints, draw, random_feasible
 from samtune.tune.optuna_samplers import build_sampler
-from samtune.tune.trial_source import Proposal, is_over
+from samtune.tune.trial_source import Proposal
 
 GRID_DONE = "grid: all its points were tried"
 

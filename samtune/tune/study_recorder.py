@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from samtune.workers.protocol import Failure, Outcome
 
 LOST_PERTURBATION_WARNING = 0.1
 """Share of the weights that the perturbation leaves as they are, above which the user is warned."""
+
+_PATIENCE = 5.0  # seconds that a callback may take to end when the cluster is lost
 
 _STATES = {Outcome.COMPLETED: TrialState.COMPLETED, Outcome.FAILED: TrialState.FAILED}
 
@@ -51,9 +54,15 @@ class StudyRecorder(ray.tune.Callback):
         self._num_ended = sum(trial.state.is_final for trial in study) - study.count(TrialState.INTERRUPTED)
         self._num_failed = study.count(TrialState.FAILED)
         self.error: Exception | None = None
+        self._lock = threading.RLock()  # held while the records change, for good once the cluster is lost
+        ending.on_abandon(self.abandon)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._limiter.on_start(trial.trial_id)
+        with self._lock:
+            self._limiter.on_start(trial.trial_id)
+            self._start(trial)
+
+    def _start(self, trial: Any) -> None:
         if (known := self._trials.get(trial.trial_id)) is not None:
             known.state = TrialState.RUNNING  # was paused, or starts again after its Trainable was lost
             return
@@ -86,9 +95,12 @@ class StudyRecorder(ray.tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self._trials[trial.trial_id]
-        record.started_at = result.get("started_at") or record.started_at  # without the wait for its workers
-        epochs: list[EpochRecord] = result.get("epochs", [])
+        with self._lock:
+            record = self._trials[trial.trial_id]
+            record.started_at = result.get("started_at") or record.started_at  # without the wait for its workers
+            self._append(record, result.get("epochs", []))
+
+    def _append(self, record: Trial, epochs: Sequence[EpochRecord]) -> None:
         appended = []
         for epoch in epochs:
             if record.history.append(epoch):
@@ -144,15 +156,22 @@ class StudyRecorder(ray.tune.Callback):
         self._end(trial.trial_id, TrialState.FAILED, Failure(text[:500], str(error or "")))
 
     def _end(self, trial_id: str, state: TrialState, failure: Failure | None) -> None:
-        record = self._trials[trial_id]
-        if record.state.is_final:
-            return
+        with self._lock:
+            if failure is not None and failure.fault:
+                # Not the trial's: it waits until the machine is mended.
+                self._ending.stop_for_fault(failure.error)
+                state = TrialState.INTERRUPTED
+            self._coordinator.end.remote(trial_id)
+            record = self._trials[trial_id]
+            if not record.state.is_final:
+                self._end_record(record, state, failure)
+
+    def _end_record(self, record: Trial, state: TrialState, failure: Failure | None) -> None:
         record.state, record.ended_at = state, time.time()
         if failure is not None:
             record.error, record.traceback, record.diverged = failure.error, failure.traceback or None, failure.diverged
         self._num_ended += 1
         self._num_failed += state is TrialState.FAILED
-        self._coordinator.end.remote(trial_id)
         if state is not TrialState.INTERRUPTED:
             with suppress(OSError):  # the store is away: checkpoints that nobody needs stay there
                 delete_folder(join(self._study.storage_path, "checkpoints", record.id))
@@ -167,11 +186,17 @@ class StudyRecorder(ray.tune.Callback):
             except Exception as error:
                 self.error = self.error or error
 
-    def end_all(self, state: TrialState, error: str) -> None:
-        """Ends what still runs: the search is over."""
-        for trial_id, record in self._trials.items():
-            if not record.state.is_final:
-                self._end(trial_id, state, Failure(error))
+    def end_all(self, error: str) -> None:
+        """Interrupts what still runs, or has waited to be resumed: the search is over."""
+        with self._lock:
+            for trial in self._study:
+                if not trial.state.is_final:
+                    self._end_record(trial, TrialState.INTERRUPTED, Failure(error))
+
+    def abandon(self, error: str) -> None:
+        """The cluster is lost: interrupts the trials from another thread, and keeps Tune's from recording more."""
+        self._lock.acquire(timeout=_PATIENCE)
+        self.end_all(error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its arguments for a restore of its own; our studies are restored from their journal

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from samtune.config.search import BudgetConfig, ObjectiveConfig, SchedulerConfig
 from samtune.config.trial import TrialSpec
-from samtune.study import EpochRecord, Scalar, Trial, TrialState
+from samtune.study import EpochRecord, Scalar, Trial
 
 
 class Definition(Protocol):
@@ -81,8 +81,3 @@ class FixedTrials:
 
     def end(self, trial: Trial) -> None:
         """A list learns nothing."""
-
-
-def is_over(trial: Trial) -> bool:
-    """Whether a trial of an earlier run need not be run again."""
-    return trial.state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)

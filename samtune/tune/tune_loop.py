@@ -10,7 +10,7 @@ from ray import tune
 
 from samtune.raylib.environment import HEAD_NODE
 from samtune.storage import join
-from samtune.study import Callback, Study, TrialState
+from samtune.study import Callback, Study, is_over
 from samtune.tune.budget import Budget
 from samtune.tune.concurrency_limiter import ConcurrencyLimiter
 from samtune.tune.ending import HOPELESS, Ending
@@ -18,7 +18,7 @@ from samtune.tune.objectives import objectives_of
 from samtune.tune.schedulers import build_scheduler
 from samtune.tune.study_recorder import StopWhen, StudyRecorder
 from samtune.tune.trainable import TrialTrainable
-from samtune.tune.trial_source import Definition, TrialSource, is_over
+from samtune.tune.trial_source import Definition, TrialSource
 from samtune.workers.pool import WorkerPool
 
 _TRAINABLE_FAILURES = 3  # the light actors between Tune and the coordinator; losing one loses nothing
@@ -109,7 +109,7 @@ def run_trials(
     try:
         tuner.fit()
     finally:
-        recorder.end_all(TrialState.INTERRUPTED, ending.reason or "the search ended")
+        recorder.end_all(ending.reason or "the search ended")
     ending.trials_done = True
     if recorder.error is not None:
         raise recorder.error

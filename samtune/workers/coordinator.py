@@ -207,6 +207,16 @@ class Coordinator:
         self._state.nodes_changed(gone, draining)
         await self._announce()
 
+    async def controller_lost(self, group_index: int) -> bool:
+        """Ray Train's controller of the group has died, and its workers with it: the group starts again.
+
+        Returns:
+            Whether all workers of the group had been there since its last start.
+        """
+        had_come_up = self._state.controller_lost(group_index)
+        await self._announce()
+        return had_come_up
+
     async def group_lost(self, group_index: int, failure: Failure) -> None:
         """The group cannot be started or kept alive; no further trial is given to it."""
         self._state.lose(group_index, failure)

@@ -190,6 +190,16 @@ class CoordinatorState:
         self.events.append(f"group {index} is lost: {failure.error}")
         self.fail(group, failure)
 
+    def controller_lost(self, index: int) -> bool:
+        """The group's processes are gone and will be started again. Returns whether all of them had been there."""
+        group = self.groups.setdefault(index, WorkerGroup(index))
+        had_come_up = len(group.present) == self.num_workers
+        group.failure_reported, group.present = True, set()
+        self.events.append(f"group {index} lost its Ray Train controller and is restarted")
+        self._note_lost_attempt(group)
+        self.take_back(group)
+        return had_come_up
+
     def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
         """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle."""
         for group in self.groups.values():

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from samtune.raylib.group_trainer import GroupTrainer
 
 
+_MAX_FAILED_STARTS = 3  # in a row, of a group whose controller is lost before its workers have come up
+
+
 class WorkerPool:
     """All worker groups of one search, and the coordinator through which they get their trials.
 
@@ -129,30 +132,49 @@ class WorkerPool:
             parts=self._parts,
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
+        failures, trainer = 0, None
+        while not self._closing:
+            try:
+                trainer = GroupTrainer(
+                    worker_loop,
+                    train_loop_config={"loop": loop},
+                    scaling_config=ScalingConfig(
+                        num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
+                    ),
+                    run_config=RunConfig(
+                        name=f"group-{index}",
+                        storage_path=join(self._storage_path, "ray", "train"),
+                        # The coordinator counts how often a trial loses its workers; the group itself never gives up.
+                        failure_config=FailureConfig(max_failures=-1),
+                    ),
+                )
+                self._trainers.append(trainer)
+                if not self._closing:
+                    trainer.fit()
+                return
+            except Exception as error:
+                # Its controller was lost. Where the group had come up before, it comes up again.
+                if trainer is not None and not self._closing:
+                    trainer.free_resources()
+                failures = 1 if self._had_come_up(index) else failures + 1
+                if failures >= _MAX_FAILED_STARTS:
+                    self._tell_lost(index, error)
+                    return
+
+    def _had_come_up(self, index: int) -> bool:
+        """Has the coordinator take the group's trial back; whether all workers of the group had been there."""
+        import ray
+
         try:
-            trainer = GroupTrainer(
-                worker_loop,
-                train_loop_config={"loop": loop},
-                scaling_config=ScalingConfig(
-                    num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
-                ),
-                run_config=RunConfig(
-                    name=f"group-{index}",
-                    storage_path=join(self._storage_path, "ray", "train"),
-                    # The coordinator counts how often a trial loses its workers; the group itself never gives up.
-                    failure_config=FailureConfig(max_failures=-1),
-                ),
-            )
-            self._trainers.append(trainer)
-            if not self._closing:
-                trainer.fit()
-        except Exception as error:
-            if not self._closing:
-                self._tell_lost(index, error)
+            return bool(ray.get(self.coordinator.controller_lost.remote(index)))
+        except ray.exceptions.RayError:  # the cluster is gone, or is being shut down
+            return False
 
     def _tell_lost(self, index: int, error: Exception) -> None:
         import ray
 
+        if self._closing:
+            return
         failure = Failure(one_line(f"worker group {index}: {type(error).__name__}: {error}", 500), str(error))
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the coordinator with it
             ray.get(self.coordinator.group_lost.remote(index, failure))

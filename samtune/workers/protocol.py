@@ -31,12 +31,15 @@ class Outcome(StrEnum):
 class Failure:
     """Why a trial failed: one line, and the worker's traceback where there is one.
 
-    `diverged` tells a loss that was not finite from an error.
+    Attributes:
+        diverged: the training loss was not finite.
+        fault: not the trial's error but the machine's, such as a full disk: the next trial would meet it too.
     """
 
     error: str
     traceback: str = ""
     diverged: bool = False
+    fault: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from samtune.raylib.environment import GROUP_GENERATION
 from samtune.storage import join, parent
 from samtune.user_code import accept_functions
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
+from samtune.workers.torch_globals import TorchGlobals
+from samtune.workers.trial_errors import failure_of, is_about_a_peer, ruins_the_device
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class LoopConfig:
     parts: Any = None
 
 
-class MailboxLostError(Exception):
+class GroupRestartError(Exception):
     """The group must start anew, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
 
 
@@ -74,17 +75,18 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
     try:
         worker = _start(loop)
     except Exception as error:  # would fail again and again: the group ends in order instead
-        ray.get(loop.coordinator.group_lost.remote(loop.group, _failure(error)))
+        ray.get(loop.coordinator.group_lost.remote(loop.group, failure_of(error)))
         return
-    finished = -1
+    finished, settings = -1, TorchGlobals()
     while True:
         answer = ray.get(loop.coordinator.next_assignment.remote(worker.id, finished))
         if answer is Reply.END:
             return
         if answer is Reply.RESTART:
-            raise MailboxLostError
+            raise GroupRestartError
         if isinstance(answer, Assignment):
             _run(answer, loop, worker)
+            settings.restore()
             gc.collect()  # a trial's graph holds cycles; its memory must be free before the next
             if finished == -1:
                 gc.freeze()  # all that is there now stays: going through torch's objects again costs 0.2 s a trial
@@ -136,37 +138,17 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
                 worker.id, assignment.number, Failure(str(error), diverged=True), False
             )
         )
-    except MailboxLostError:
+    except GroupRestartError:
         raise
-    except Exception as error:
-        if _is_about_a_peer(error):
-            ray.get(loop.coordinator.peer_lost.remote(worker.id, assignment.number, _failure(error).error))
+    except BaseException as error:  # sys.exit in a trial's code would end the worker without a word
+        if is_about_a_peer(error):
+            ray.get(loop.coordinator.peer_lost.remote(worker.id, assignment.number, failure_of(error).error))
             raise
         # The other ranks may wait in a collective for ever: raising makes Ray Train replace them all.
-        alone = worker.num_workers == 1 and not _ruins_the_device(error)
-        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, _failure(error), not alone))
+        alone = worker.num_workers == 1 and not ruins_the_device(error)
+        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure_of(error), not alone))
         if not alone:
-            raise
-
-
-def _is_about_a_peer(error: Exception) -> bool:
-    """Whether a collective broke because another rank left it. Gloo raises plain RuntimeErrors that name its source."""
-    import torch.distributed as dist
-
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _ruins_the_device(error: Exception) -> bool:
-    """Whether the CUDA context is of no use any more: after a failed kernel every further call fails too."""
-    import torch
-
-    ruinous = getattr(torch, "AcceleratorError", ())
-    return (isinstance(error, ruinous) or "CUDA error" in str(error)) and not isinstance(error, torch.OutOfMemoryError)
-
-
-def _failure(error: Exception) -> Failure:
-    line = one_line(f"{type(error).__name__}: {error}")
-    return Failure(line[:500], "".join(traceback.format_exception(error)))
+            raise GroupRestartError(one_line(error)) from None
 
 
 def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
@@ -198,7 +180,7 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
             question = loop.coordinator.epoch_done.remote(worker.id, assignment.number, epoch, records, saved)
             answer, records = ray.get(question), None
         if answer is Reply.RESTART:
-            raise MailboxLostError
+            raise GroupRestartError
         if answer is Reply.END:
             return
 
@@ -238,7 +220,7 @@ class _Saver:
         self.save()
         if request is Request.LEAVE:
             ray.get(self._loop.coordinator.left.remote(self._worker.id, self._number))
-            raise MailboxLostError
+            raise GroupRestartError
 
     def _request(self) -> Any:
         """Of the first rank. Never waits for the coordinator: its answer is seen the next time."""
