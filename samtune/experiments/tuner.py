@@ -248,7 +248,7 @@ class SearchTrials:
             from samtune.experiments.warm_start import warm_start
 
             lines = warm_start(self.definition, study.name, folder, self._warm)
-        optuna_study = open_study(self.definition, study.name, folder / FILE_NAME, parallel)
+        optuna_study = open_study(self.definition, study.name, folder / FILE_NAME, parallel, study.trials, lines.append)
         return OptunaTrials(self.definition, optuna_study, study.trials), lines
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -18,11 +18,11 @@ from optuna.trial import TrialState as OptunaState
 from samtune.config.samplers import CustomSamplerConfig, GPConfig, GridConfig, QMCConfig, TPEConfig
 from samtune.config.space import SearchSpace
 from samtune.errors import RunError
-from samtune.store.optuna_journal import open_storage
+from samtune.store.optuna_journal import open_or_set_aside
 from samtune.study import EpochRecord, Scalar, Trial, TrialState, is_over
 from samtune.tune.objectives import objectives_of
 from samtune.tune.optuna_names import reopen_trial
-from samtune.tune.optuna_params import WARM_START, GridPoints, draw, random_feasible
+from samtune.tune.optuna_params import WARM_START, GridPoints, distributions_of, draw, random_feasible
 from samtune.tune.optuna_samplers import build_sampler
 from samtune.tune.trial_source import Proposal
 
@@ -33,29 +33,42 @@ _TRIES_OF_GP = 3  # which does not learn from them, and all but insists
 _NUMBER = "number"  # of the trial; proposals that broke a constraint have none
 
 
-def open_study(space: SearchSpace, name: str, journal: Path, parallel: bool) -> optuna.Study:
+def open_study(
+    space: SearchSpace,
+    name: str,
+    journal: Path,
+    parallel: bool,
+    earlier: Sequence[Trial] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> optuna.Study:
     """The Optuna study in a journal file (which optuna-dashboard opens); a new one has the initial points queued.
 
-    Raises:
-        UsageError: the file is damaged.
+    Args:
+        earlier: the study's trials so far, which a file that was lost does not have.
+        say: told in one line where the file was damaged, and is begun anew.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are remarks on a sampler's inner life
+    storage, damaged = open_or_set_aside(journal)
+    if damaged is not None:
+        say(f"warning: {journal} was damaged and is made again from the study's own journal (it is kept as {damaged})")
+    names = optuna.get_all_study_names(storage)  # a study that was renamed has its earlier name here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # TPE's options and the metric's name
         study = optuna.create_study(
-            study_name=name,
-            storage=open_storage(journal),
+            study_name=names[0] if names else name,
+            storage=storage,
             directions=["maximize" if objective.mode == "max" else "minimize" for objective in space.objectives],
             load_if_exists=True,
         )
         num_asked = sum(WARM_START not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
         # A sampler that began anew with its old seed would propose its first points again; QMC keeps its place.
-        seed = space.seed + (0 if isinstance(space.sampler, QMCConfig) else num_asked)
+        seed = space.seed + (0 if isinstance(space.sampler, QMCConfig) else max(num_asked, len(earlier)))
         study.sampler = build_sampler(space.sampler, seed, parallel)
         study.set_metric_names([objective.metric for objective in space.objectives])
     if num_asked == 0:
         for point in space.initial:
-            study.enqueue_trial(space.tree.encode(point))
+            if not any(point.items() <= trial.config.items() for trial in earlier):
+                study.enqueue_trial(space.tree.encode(point))
     return study
 
 
@@ -145,34 +158,55 @@ class OptunaTrials:
     def report(self, trial: Trial, epochs: Sequence[EpochRecord]) -> None:
         """Optuna hears of the objective after each epoch, if there is only one objective."""
         asked = self._running.get(trial.number)
-        if asked is None or len(self._objectives) > 1:
+        if asked is not None:
+            for step, score in self._scores(trial, epochs):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # the driver may have died after it reported this one
+                    asked.report(score, step=step)
+
+    def _scores(self, trial: Trial, epochs: Sequence[EpochRecord]) -> Iterator[tuple[int, float]]:
+        """(step, objective up to it) of the last epochs of a trial."""
+        if len(self._objectives) > 1:
             return
         step = "num_passes" if self._resource == "passes" else "epoch"
         for count, epoch in enumerate(epochs, len(trial.history) - len(epochs) + 1):
             score = self._objectives[0].score(trial.history[:count])
             if score is not None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # the driver may have died after it reported this one
-                    asked.report(score, step=int(epoch.metrics[step]))
+                yield int(epoch.metrics[step]), score
 
     def end(self, trial: Trial) -> None:
         if trial.state is TrialState.INTERRUPTED:
             return  # stays RUNNING, to be resumed
         asked = self._running.pop(trial.number, None)
-        if asked is not None:
-            self._tell(asked.number, trial)
+        if asked is None:  # Optuna had lost it, or knew it as failed
+            self._study.add_trial(self._as_finished(trial))
+        else:
+            state, values = self._outcome(trial)
+            self._study_tell(asked.number, values, state if values is None else None)
 
-    def _tell(self, number: int, trial: Trial) -> None:
+    def _outcome(self, trial: Trial) -> tuple[OptunaState, list[float] | None]:
+        """What Optuna hears of an ended trial."""
         state = trial.state
         values: list[float | None] = [objective.value(trial) for objective in self._objectives]
         if state is TrialState.FAILED and trial.diverged and self._space.on_divergence == "worst":
             state, values = TrialState.COMPLETED, self._worst(trial.history)
         if state is TrialState.COMPLETED and None not in values:
-            self._study_tell(number, [value for value in values if value is not None])
-        elif state is TrialState.PRUNED:
-            self._study_tell(number, state=OptunaState.PRUNED)
-        else:
-            self._study_tell(number, state=OptunaState.FAIL)
+            return OptunaState.COMPLETE, [value for value in values if value is not None]
+        return (OptunaState.PRUNED if state is TrialState.PRUNED else OptunaState.FAIL), None
+
+    def _as_finished(self, trial: Trial) -> optuna.trial.FrozenTrial:
+        """An ended trial as Optuna would have it, had it been asked for it."""
+        known = distributions_of(self._space)
+        params = {name: value for name, value in self._space.tree.encode(trial.config).items() if name in known}
+        state, values = self._outcome(trial)
+        return optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=params,
+            distributions={name: known[name] for name in params},
+            intermediate_values=dict(self._scores(trial, trial.history.records)),
+            user_attrs={_NUMBER: trial.number, "trial_id": trial.id},
+        )
 
     def _study_tell(self, number: int, values: list[float] | None = None, state: OptunaState | None = None) -> None:
         with warnings.catch_warnings():
@@ -198,9 +232,13 @@ class OptunaTrials:
         """Brings Optuna's study up to the records, which are the truth; returns the trials that never started.
 
         The driver may have died between the two: a trial that ended but was not told is told now; one that was asked
-        for but not started is proposed again.
+        for but not started is proposed again. Where Optuna's file was lost, all trials are added again.
         """
         records = {trial.number: trial for trial in earlier}
+        known = {trial.user_attrs.get(_NUMBER) for trial in self._study.get_trials(deepcopy=False)}
+        for trial in earlier:
+            if is_over(trial) and trial.number not in known:
+                self._study.add_trial(self._as_finished(trial))
         never_started: list[optuna.Trial] = []
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state is not OptunaState.RUNNING:

@@ -22,7 +22,7 @@ CONTINUES = {
     "TrainController": "Ray Train's controller of the group",
     "RayTrainWorker": "a worker",
     "Coordinator": "the actor that hands out trials",
-    "TrialTrainable": "Tune's actor of a trial",
+    "ResourceTrainable": "Tune's actor of a trial",
     "SynchronizationActor": "Ray Train's barrier",
     "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
     "IDLE": "a worker process in reserve",
@@ -144,7 +144,7 @@ def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(t
                 wait_until(lambda before=before: num_epochs(tmp_path) > before + 1, driver)
         (tmp_path / "gate").unlink()
         out, err = driver.communicate(timeout=300)
-    assert {"TrainController", "RayTrainWorker", "Coordinator", "TrialTrainable"} <= set(killed)
+    assert {"TrainController", "RayTrainWorker", "Coordinator", "ResourceTrainable"} <= set(killed)
     assert driver.returncode == 0, (out, err)
     study = read_journal(tmp_path / "samtune-results" / "s")
     assert [trial.state for trial in study] == [TrialState.COMPLETED] * 2
