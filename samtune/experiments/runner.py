@@ -21,6 +21,7 @@ from samtune.experiments.signals import interrupts_to
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
+from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
@@ -267,7 +268,7 @@ class Runner:
             study.parent_run_id = self.earlier.parent_run_id
             if study.parent_run_id is None:
                 study.started_at = self.earlier.started_at  # by which MLflow's run is found, if it was created
-        (self.folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
+        write_file(self.folder.local / SPACE_FILE, study.space_yaml)
         return study
 
     def _say(self, message: str) -> None:

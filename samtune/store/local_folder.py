@@ -8,6 +8,7 @@ from pathlib import Path
 from samtune.errors import UsageError
 from samtune.storage import join
 from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
+from samtune.store.study_files import check_links
 from samtune.study import Callback, Study
 
 SPACE_FILE = "space.yaml"
@@ -31,7 +32,9 @@ class StudyFolder:
 
     def read(self) -> Study:
         """The study as it stands. Raises UsageError where there is none."""
-        return read_journal(self.local)
+        study = read_journal(self.local)
+        study.storage_path = self.uri  # not what the journal says: it may be a copy, or somebody else's
+        return study
 
     def is_running(self) -> bool:
         """Whether a driver has it."""
@@ -47,9 +50,10 @@ class StudyFolder:
             The callbacks that keep the study, to be told of everything first.
 
         Raises:
-            UsageError: another process runs this study, or the folder cannot be written.
+            UsageError: another process runs this study, the folder cannot be written, or a link leads out of it.
         """
         make_folder(self.local)
+        check_links(self.local)
         return [Journal(self.local)]
 
 

@@ -42,7 +42,9 @@ class RemoteStudyFolder(StudyFolder):
             journal, _ = newest_journal(self.local, self.uri)
             if journal is None:
                 raise no_study(self.uri.partition("?")[0], join(self.uri, JOURNAL), self._others())
-        return parse_journal(journal, join(self.uri, JOURNAL))
+        study = parse_journal(journal, join(self.uri, JOURNAL))
+        study.storage_path = self.uri
+        return study
 
     def is_running(self) -> bool:
         with self._explained():
