@@ -15,6 +15,7 @@ from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
 from samtune.store.moved import new_place
+from samtune.store.study_files import check_links
 from samtune.store.study_folder import StudyFolder, study_folder, weights_file
 from samtune.study import Callback, Study, StudyKind, Trial
 from samtune.tune.trial_source import FixedTrials, TrialSource
@@ -101,6 +102,7 @@ class CandidateRun:
         """
         begun = self.runner.earlier
         if begun is not None and all_done(begun):
+            check_links(self.folder.local)  # the best weights may still have to be moved
             return begun
         study = self.runner.run()
         raise_if_failed(study, self.runner.ending)

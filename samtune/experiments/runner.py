@@ -25,6 +25,7 @@ from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import parent
+from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
 from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
@@ -279,7 +280,7 @@ class Runner:
                     trial.state, trial.error, trial.traceback, trial.ended_at = TrialState.WAITING, None, None, None
             if not self._writes_elsewhere():
                 study.parent_run_id = self.earlier.parent_run_id
-        (self.folder.local / SPACE_FILE).write_text(study.space_yaml, encoding="utf-8")
+        write_file(self.folder.local / SPACE_FILE, study.space_yaml)
         return study
 
     def _writes_elsewhere(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samtune.errors import UsageError
+from samtune.store.study_files import is_name, open_to_append, read_file
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
 FILE_NAME = "journal.jsonl"
@@ -38,7 +39,8 @@ class Journal(Callback):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[str] = (folder / FILE_NAME).open("a", encoding="utf-8")
+        # For this user alone: it holds the command line.
+        self._file: IO[str] = open_to_append(folder / FILE_NAME, mode=0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -105,10 +107,12 @@ def read_journal(folder: Path) -> Study:
     """
     path = folder / FILE_NAME
     try:
-        journal = path.read_bytes()
+        journal = read_file(path)
     except FileNotFoundError as error:
         others = (p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
         raise no_study(str(folder), str(path), others) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_journal(journal, str(path))
 
 
@@ -144,6 +148,8 @@ def parse_journal(journal: bytes, path: str) -> Study:
         except KeyError as error:
             problem = f"was not written by this version of samtune (it lacks {error})"
             raise UsageError(f"{path}:{index + 1}: {problem}") from error
+        except ValueError as error:
+            raise UsageError(f"{path}:{index + 1}: {error}") from error
         if study is not None:
             study.ended_at = written_at  # as far as is known
     if study is None:
@@ -165,18 +171,26 @@ def is_running(folder: Path) -> bool:
 def is_unwritten(folder: Path) -> bool:
     """Whether the folder has a journal without a complete line: its study never started."""
     path = folder / FILE_NAME
-    return path.is_file() and b"\n" not in path.read_bytes()
+    return path.is_file() and b"\n" not in read_file(path)
 
 
 def _drop_torn_line(path: Path) -> None:
     """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
-    content = path.read_bytes()
+    content = read_file(path)
     complete = content.rfind(b"\n") + 1
     if complete < len(content):
         os.truncate(path, complete)
 
 
+def _checked(name: Any, of: str) -> str:
+    """A name that becomes one of a file or a folder. Raises ValueError where it would lead elsewhere."""
+    if not is_name(name):
+        raise ValueError(f"{name!r} cannot be the {of}: it names files of the study")
+    return str(name)
+
+
 def _study(entry: dict[str, Any]) -> Study:
+    _checked(entry["name"], "name of a study")
     return Study(
         **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
@@ -192,6 +206,7 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
     event = entry["event"]
     if event == "trial":
         fields = {name: entry[name] for name in _TRIAL_FIELDS}
+        _checked(entry["id"], "id of a trial")
         known = trials.get(entry["id"])
         trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=known.history if known else EpochLog())
     elif event == "epoch":

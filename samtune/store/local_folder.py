@@ -9,6 +9,7 @@ from samtune.errors import UsageError
 from samtune.storage import join
 from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
 from samtune.store.moved import found_at
+from samtune.store.study_files import check_links
 from samtune.study import Callback, Study
 
 SPACE_FILE = "space.yaml"
@@ -48,9 +49,10 @@ class StudyFolder:
             The callbacks that keep the study, to be told of everything first.
 
         Raises:
-            UsageError: another process runs this study, or the folder cannot be written.
+            UsageError: another process runs this study, the folder cannot be written, or a link leads out of it.
         """
         make_folder(self.local)
+        check_links(self.local)
         return [Journal(self.local)]
 
 

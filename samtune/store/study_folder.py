@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from samtune.storage import is_remote, join, open_storage
 from samtune.store.local_folder import SPACE_FILE, StudyFolder
 from samtune.store.moved import space_found_at
 from samtune.store.remote_folder import RemoteStudyFolder
+from samtune.store.study_files import is_name
 from samtune.study import Study
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
 
 DEFAULT_STORAGE = "samtune-results"
 BEST_WEIGHTS = "best.safetensors"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def check_name(name: str) -> str:
@@ -39,7 +38,7 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: it would not do for a folder.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         rule = "letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
         raise UsageError(f"--name {name}: must be {rule}")
     return name
