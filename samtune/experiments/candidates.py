@@ -8,10 +8,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from samtune.config.distributions import Choice
+from samtune.config.located import Located, Place
 from samtune.config.samplers import GridConfig
 from samtune.config.search import BudgetConfig, NoSchedulerConfig, ObjectiveConfig
 from samtune.config.space import SearchSpace
-from samtune.config.tree import Node, Tree
+from samtune.config.template import Template
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
@@ -36,16 +37,12 @@ class Lineup(SearchSpace):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        distributions: dict[str, Node] = {
+        choices = {
             REPLICA: Choice(choice=list(range(self.replicas))),
             CANDIDATE: Choice(choice=list(self.candidates)),
         }
-        self._tree = Tree(distributions, self.is_active)
-        self._names = {}
+        self._tree = Template({}, {key: Located(choice, Place(self.name, key)) for key, choice in choices.items()})
         return self
-
-    def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
-        return True
 
     def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
         """The candidate with the seed of the replica."""

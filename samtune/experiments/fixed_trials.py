@@ -98,7 +98,7 @@ def lineup_of(study: Study) -> Lineup:
     Raises:
         UsageError: it is a search.
     """
-    data, _ = parse_yaml(study.space_yaml, SPACE_FILE)
+    data = parse_yaml(study.space_yaml, SPACE_FILE).plain()
     if "candidates" not in data:
         raise UsageError(f"study {study.name} is a search: choose another --name")
     return Lineup.model_validate(data)

@@ -8,7 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from samtune.config.space import SearchSpace
-from samtune.config.yaml_source import parse_yaml
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_remote, join, open_storage
 from samtune.store.journal import Journal, is_running, read_journal
@@ -127,8 +126,7 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
     Raises:
         SpaceError: it is damaged, or of another version.
     """
-    data, source = parse_yaml(study.space_yaml, join(uri, SPACE_FILE))
-    return SearchSpace.from_dict(data, source=source)
+    return SearchSpace.from_text(study.space_yaml, join(uri, SPACE_FILE))
 
 
 def weights_file(study: Study) -> str:
