@@ -32,7 +32,7 @@ def validate(
             raise
         print(json.dumps({"valid": False, "error": str(error)}))
         raise typer.Exit(error.exit_code) from error
-    searched = {leaf.where.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
+    searched = {leaf.place.label.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
     if json_:
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
         print(json.dumps({**report, "constraints": loaded.constraints}))

@@ -32,6 +32,14 @@ def broken_rule(key: str, problem: str) -> PydanticCustomError:
     return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
 
 
+class LayoutError(ValueError):
+    """A batch does not fit the workers. `key` is the dotted key of the value that does not."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
 class TrialSpec(Config):
     """One trial, resolved: no distribution is left. Its result is a function of this and the number of workers."""
 
@@ -98,14 +106,22 @@ class TrialSpec(Config):
         """How the batch is split into workers and m-groups.
 
         Raises:
-            ValueError: the workers do not divide the batch, or m does not fit.
+            LayoutError: the workers do not divide the batch, or m does not fit.
         """
-        return GroupLayout.resolve(
-            getattr(self.method, "m", "worker"),
-            batch_size=self.training.batch_size // self.training.accumulate,
-            num_workers=num_workers,
-            rank=rank,
-        )
+        batch = self.training.batch_size // self.training.accumulate
+        m: Any = getattr(self.method, "m", "worker")
+        try:
+            layout = GroupLayout.resolve("worker", batch_size=batch, num_workers=num_workers, rank=rank)
+        except ValueError as error:
+            raise LayoutError("training.batch_size", str(error)) from None
+        try:
+            return (
+                layout
+                if m == "worker"
+                else GroupLayout.resolve(m, batch_size=batch, num_workers=num_workers, rank=rank)
+            )
+        except ValueError as error:
+            raise LayoutError("method.m", str(error)) from None
 
     def located(self, folder: str) -> Self:
         """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from samtune.config.data import DataConfig
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
+from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
-from samtune.config.tree import MISSING
 from samtune.config.trial import TrialSpec
 from samtune.data import check_dataset, dataset_info
 from samtune.errors import SpaceError

@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from samtune.config.distributions import Choice, Distribution
+from samtune.config.searched import Branches, Expr
 from samtune.config.space import SearchSpace
-from samtune.config.tree import Branches, Expr
 from samtune.errors import UsageError
 from samtune.store.optuna_journal import FILE_NAME as OPTUNA_JOURNAL
 from samtune.store.study_folder import study_folder

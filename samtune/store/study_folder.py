@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from samtune.config.space import SearchSpace
-from samtune.config.yaml_source import parse_yaml
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_remote, join, open_storage
 from samtune.store.local_folder import SPACE_FILE, StudyFolder
@@ -86,8 +85,7 @@ def stored_space(study: Study, uri: str) -> SearchSpace:
     Raises:
         SpaceError: it is damaged, or of another version.
     """
-    data, source = parse_yaml(study.space_yaml, join(uri, SPACE_FILE))
-    return space_found_at(SearchSpace.from_dict(data, source=source), study)
+    return space_found_at(SearchSpace.from_text(study.space_yaml, join(uri, SPACE_FILE)), study)
 
 
 def weights_file(study: Study) -> str:

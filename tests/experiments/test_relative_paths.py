@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from samtune.config.space import SearchSpace
-from samtune.config.yaml_source import parse_yaml
 from samtune.errors import DatasetError
 from samtune.experiments.plan import check_files_of, search_variants
 from samtune.store.study_folder import located
@@ -46,9 +45,7 @@ def test_paths_are_in_the_folder(
     space = located(SearchSpace.from_yaml("cifar.yaml", [setting]))
     assert located(space) is space
     monkeypatch.chdir("/")
-    stored = SearchSpace.from_dict(
-        parse_yaml(space.to_yaml(), "space.yaml")[0]
-    )  # as a resumed search reads it, elsewhere
+    stored = SearchSpace.from_text(space.to_yaml(), "space.yaml")  # as a resumed search reads it, elsewhere
     for one in (space, stored):
         found = one.trial({**_defaults(one), **config}).params()[key]
         assert found == (expected.replace("HERE", str(tmp_path)) if expected else expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from helpers.driven import Driven, log
 from optuna.trial import TrialState as OptunaState
 
 from samtune import SearchSpace, Trial, TrialState
-from samtune.errors import UsageError
 from samtune.study import Objective
 from samtune.tune.concurrency_limiter import ConcurrencyLimiter
 from samtune.tune.ending import Ending
@@ -119,9 +119,69 @@ def test_keys_of_a_method_that_is_not_chosen_are_absent(tmp_path: Path) -> None:
     assert all(type(value) in (float, str) for config in configs for value in config.values())
 
 
-def test_a_damaged_journal_of_optuna_is_named(tmp_path: Path) -> None:
-    journal = tmp_path / "optuna.journal"
-    open_study(SPACE, "s", journal, parallel=False)
-    journal.write_text("junk\n" + journal.read_text())
-    with pytest.raises(UsageError, match=rf"{journal}: is damaged .*: what the sampler had learned cannot be read"):
-        open_study(SPACE, "s", journal, parallel=False)
+def ended_trials() -> tuple[Trial, ...]:
+    """As the study's journal has them: one completed, one pruned, one failed."""
+    configs = [{"method.rho": 0.05, "training.lr": lr, "training.weight_decay": 5e-4} for lr in (0.1, 0.02, 0.03)]
+    states = (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+    return tuple(
+        Trial(number, f"t{number}", config, {}, 2, state, log(record(1, 0.5), record(2, 0.6 + number / 10)))
+        for number, (config, state) in enumerate(zip(configs, states, strict=True))
+    )
+
+
+def cut(journal: bytes) -> bytes:
+    return journal[:-25]  # in the middle of the last line
+
+
+def with_zeros(journal: bytes) -> bytes:
+    return journal[:100] + bytes(50) + journal[150:]
+
+
+def with_flipped_bit(journal: bytes) -> bytes:
+    assert b'"op_code":0' in journal
+    return journal.replace(b'"op_code":0', b'"op_codd":0', 1)
+
+
+def not_text(journal: bytes) -> bytes:
+    return b"\xff\xfe" + journal
+
+
+def lost(journal: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [cut, with_zeros, with_flipped_bit, not_text, lost])
+def test_a_damaged_journal_of_optuna_is_made_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    journal, earlier, lines = tmp_path / "optuna.journal", ended_trials(), []
+    OptunaTrials(SPACE, open_study(SPACE, "s", journal, parallel=False, earlier=earlier), earlier)
+    journal.write_bytes(damage(journal.read_bytes()))
+    study = open_study(SPACE, "s", journal, False, earlier, lines.append)
+    source = OptunaTrials(SPACE, study, earlier)
+    found = {trial.user_attrs["number"]: trial for trial in study.trials}
+    assert {number: trial.state for number, trial in found.items()} == {
+        0: OptunaState.COMPLETE,
+        1: OptunaState.PRUNED,
+        2: OptunaState.FAIL,
+    }
+    assert found[0].value == 0.6
+    assert found[0].params == pytest.approx(earlier[0].config)
+    assert found[1].intermediate_values == {1: 0.5, 2: 0.7}
+    assert source.next("new").number == 3
+    assert bool(lines) == (damage not in (cut, lost))
+    assert all(str(journal) in line and "made again from the study's own journal" in line for line in lines)
+    open_study(SPACE, "s", journal, parallel=False)  # and it stays readable
+
+
+def test_a_renamed_study_keeps_its_trials(tmp_path: Path) -> None:
+    journal, earlier = tmp_path / "optuna.journal", ended_trials()
+    OptunaTrials(SPACE, open_study(SPACE, "before", journal, parallel=False), earlier)
+    again = open_study(SPACE, "after", journal, parallel=False)
+    assert len(again.trials) == len(earlier) + len(SPACE.initial)
+
+
+def test_a_failed_trial_that_is_run_again_is_told_with_its_value(tmp_path: Path) -> None:
+    earlier = ended_trials()
+    source = optuna_trials(tmp_path, earlier=earlier)
+    earlier[2].state = TrialState.COMPLETED
+    source.end(earlier[2])
+    assert source._study.trials[-1].value == 0.8
