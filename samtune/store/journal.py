@@ -7,15 +7,18 @@ knows whether one is.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from samtune.errors import UsageError
+from samtune.errors import RunError, UsageError
+from samtune.formatting import format_bytes
+from samtune.store.checksums import DamagedLineError, from_line, to_line
 from samtune.store.study_files import is_name, open_to_append, read_file
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
@@ -40,7 +43,8 @@ class Journal(Callback):
 
     def __init__(self, folder: Path) -> None:
         # For this user alone: it holds the command line.
-        self._file: IO[str] = open_to_append(folder / FILE_NAME, mode=0o600)
+        self._path = folder / FILE_NAME
+        self._file: IO[bytes] = open_to_append(self._path, mode=0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -93,10 +97,18 @@ class Journal(Callback):
         self._file.close()
 
     def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
-        self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
-        self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
+        line = (to_line({"event": event, "time": time.time(), **fields}) + "\n").encode()
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)  # not half a line, which the next would continue
+            free = format_bytes(shutil.disk_usage(self._path.parent).free)
+            raise RunError(f"{self._path}: cannot be written: {error.strerror} ({free} are free there)") from error
 
 
 def read_journal(folder: Path) -> Study:
@@ -125,17 +137,16 @@ def parse_journal(journal: bytes, path: str) -> Study:
     Raises:
         UsageError: the journal is damaged.
     """
-    lines = journal.splitlines()
+    # The driver may have died while it wrote the last line, which has no end then.
+    lines = journal[: journal.rfind(b"\n") + 1].split(b"\n")[:-1]
     study: Study | None = None
     stopped_by: str | None = None
     usage: dict[str, float] = {}
     trials: dict[str, Trial] = {}
     for index, line in enumerate(lines):
         try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if index == len(lines) - 1:
-                break  # the driver died while it wrote this line
+            entry = from_line(line)
+        except DamagedLineError as error:
             raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         try:
             if entry["event"] == "study":
@@ -148,8 +159,8 @@ def parse_journal(journal: bytes, path: str) -> Study:
         except KeyError as error:
             problem = f"was not written by this version of samtune (it lacks {error})"
             raise UsageError(f"{path}:{index + 1}: {problem}") from error
-        except ValueError as error:
-            raise UsageError(f"{path}:{index + 1}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         if study is not None:
             study.ended_at = written_at  # as far as is known
     if study is None:

@@ -45,9 +45,9 @@ def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
     return descriptor
 
 
-def open_to_append(path: Path, mode: int = 0o666) -> IO[str]:
-    """A text file of a study, to append to; created where need be. Raises as `open_file` does."""
-    return os.fdopen(open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode), "a", encoding="utf-8")
+def open_to_append(path: Path, mode: int = 0o666) -> IO[bytes]:
+    """A file of a study, to append to without a buffer; created where need be. Raises as `open_file` does."""
+    return os.fdopen(open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode), "ab", buffering=0)
 
 
 def read_file(path: Path) -> bytes:

@@ -32,8 +32,16 @@ def _ended(error: BaseException) -> str | None:
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether a machine is at fault, so that the next trial would meet the same error."""
-    return any(isinstance(cause, OSError) and cause.errno in _FAULTS for cause in _causes(error))
+    """Whether a machine is at fault, so that the next trial would meet the same error.
+
+    A checkpoint that does not fit on the disk is a trial's: one of a smaller network may.
+    """
+    from samtune.train.checkpoint import CheckpointError
+
+    causes = list(_causes(error))
+    if any(isinstance(cause, CheckpointError) for cause in causes):
+        return False
+    return any(isinstance(cause, OSError) and cause.errno in _FAULTS for cause in causes)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
