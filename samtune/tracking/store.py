@@ -47,7 +47,7 @@ from mlflow.exceptions import MlflowException
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
 from samtune.study import Study
-from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
+from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path, store_error
 
 TRIAL_ID_TAG, STUDY_TAG = "samtune.trial_id", "samtune.study"
 
@@ -108,7 +108,7 @@ class Store:
         except MlflowException as error:
             raise _connect_error(uri, error) from error
         except Exception as error:  # SQLAlchemy's and the database drivers' own
-            raise TrackingError(f"--tracking-uri {redact(uri)}: cannot be opened: {_one_line(error)}") from error
+            raise store_error(uri, f"cannot be opened: {_one_line(error)}") from error
         _set_http("request")
 
     def _get_or_create(self, name: str) -> str:
@@ -127,8 +127,10 @@ class Store:
         assert isinstance(experiment, Experiment)
         if experiment.lifecycle_stage == LifecycleStage.DELETED:
             raise TrackingError(
-                f"--experiment {name}: was deleted in {redact(self.uri)}; choose another name, or restore it with "
-                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`"
+                f"was deleted in {redact(self.uri)}; choose another name, or restore it with "
+                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`",
+                argument="experiment",
+                value=name,
             )
         return str(experiment.experiment_id)
 
@@ -261,7 +263,7 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             store.log_text(study.parent_run_id, text, name)
     except StoreError as error:
-        raise TrackingError(f"--tracking-uri {redact(study.tracking_uri)}: {error}") from error
+        raise store_error(study.tracking_uri, str(error)) from error
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -313,7 +315,7 @@ def _make_folder(uri: str) -> None:
         except OSError as error:
             raise _unusable(uri, path, error) from error
         if not os.access(path.parent, os.W_OK):
-            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
+            raise store_error(uri, f"{path.parent} is not writable")
 
 
 def _check_reachable(uri: str) -> None:
@@ -325,9 +327,7 @@ def _check_reachable(uri: str) -> None:
             socket.create_connection(address, timeout=CONNECT_SECONDS).close()
         except OSError as error:
             host, port = address
-            raise TrackingError(
-                f"--tracking-uri {redact(uri)}: no database answers at {host}:{port}: {error.strerror or error}"
-            ) from error
+            raise store_error(uri, f"no database answers at {host}:{port}: {error.strerror or error}") from error
 
 
 def _check_sqlite(uri: str, path: Path) -> None:
@@ -344,26 +344,27 @@ def _check_sqlite(uri: str, path: Path) -> None:
 
 def _unusable(uri: str, path: Path, error: Exception) -> TrackingError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}")
+    return store_error(uri, f"{path} cannot be opened for writing: {reason}")
 
 
 def _connect_error(uri: str, error: MlflowException) -> TrackingError:
-    where, text = f"--tracking-uri {redact(uri)}", str(error)
+    text = str(error)
     if "out-of-date database schema" in text or "Can't locate revision" in text:
-        return TrackingError(
-            f"{where}: was written by another version of MLflow; back it up, then run `mlflow db upgrade {redact(uri)}`"
+        return store_error(
+            uri, f"was written by another version of MLflow; back it up, then run `mlflow db upgrade {redact(uri)}`"
         )
     if is_server(uri):
         if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
-            return TrackingError(
-                f"{where}: the server refuses: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-                f"MLFLOW_TRACKING_TOKEN ({_one_line(error)})"
+            return store_error(
+                uri,
+                f"the server refuses: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+                f"MLFLOW_TRACKING_TOKEN ({_one_line(error)})",
             )
         if "Failed to establish" in text or "NameResolution" in text or "timeout" in text.lower():
-            return TrackingError(f"{where}: no MLflow server answers: {_network_reason(text)}")
+            return store_error(uri, f"no MLflow server answers: {_network_reason(text)}")
         if error.error_code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
-            return TrackingError(f"{where}: what answers is not an MLflow tracking server; check the address")
-    return TrackingError(f"{where}: {_one_line(error)}")
+            return store_error(uri, "what answers is not an MLflow tracking server; check the address")
+    return store_error(uri, _one_line(error))
 
 
 def _network_reason(text: str) -> str:
