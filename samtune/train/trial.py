@@ -34,7 +34,7 @@ class TrialRun(Resumable):
     """One trial on one rank. Everything is fresh but the data set, which stays loaded in the process.
 
     The result is a function of the spec (its seed included) and of m, not of the process, of what ran before it, or,
-    up to rounding, of the number of workers (METHODS section 1).
+    up to rounding, of the number of workers.
 
     Args:
         spec: what to train.

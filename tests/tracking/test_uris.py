@@ -136,10 +136,10 @@ def test_ui_page_of_a_database_is_on_the_commands_port(tmp_path: Path) -> None:
 
 
 def test_the_check_of_a_new_sqlite_file_leaves_a_database_that_opens(tmp_path: Path) -> None:
-    from samtune.tracking.store import _check_sqlite
+    from samtune.tracking.connect import check_sqlite
 
     (tmp_path / "new").mkdir()
-    _check_sqlite("sqlite:///x", tmp_path / "new" / "mlflow.db")
+    check_sqlite("sqlite:///x", tmp_path / "new" / "mlflow.db")
     with sqlite3.connect(tmp_path / "new" / "mlflow.db") as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (0,)
     connection.close()
