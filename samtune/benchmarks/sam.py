@@ -1,4 +1,4 @@
-"""Times SAM against its physical limit and against other implementations: `python -m samtune.benchmarks.sam`.
+"""Times SAM against its physical limit and against other implementations: `python -m samtune.benchmarks sam`.
 
 All contestants take their steps in turn, in one process, on the same batch; a ratio compares the two times of a round.
 The limit is what no SAM can beat: two forwards and backwards and one step of SGD.
@@ -263,7 +263,8 @@ def installed_peers() -> list[str]:
     for package, path in KNOWN_PEERS.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                for category in (UserWarning, DeprecationWarning, FutureWarning, SyntaxWarning):
+                    warnings.simplefilter("ignore", category)
                 resolve_name(path)
             found.append(path)
         except (ImportError, AttributeError) as error:
@@ -271,9 +272,9 @@ def installed_peers() -> list[str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks.sam", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks sam", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names, or module:factory for 224x224 images")
     parser.add_argument("--batch-size", type=int, default=128, help="examples per step (default 128)")
     parser.add_argument("--groups", nargs="+", type=int, default=[1, 4, 8], help="m-groups per batch (default 1 4 8)")
@@ -300,7 +301,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(format_table(measure(steps, rounds=options.rounds, warm_up=3, device=device, cpu_time=options.cpu_time)))
         if not options.no_collectives and name in MODELS:
             print(f"over two gloo ranks, per step:\n{count_collectives(setting)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""How long samplers take to propose, and how good what they find is: `python -m samtune.benchmarks.samplers`.
+"""How long samplers take to propose, and how good what they find is: `python -m samtune.benchmarks samplers`.
 
 Prints two Markdown tables. The quality is measured on a cheap surrogate of a real objective: a Gaussian process fitted
 to trials of `digits.yaml` (4 epochs) that are trained for it.
@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -78,9 +78,7 @@ def fit_surrogate(num_trials: int) -> tuple[Objective, float]:
         losses.append(math.log(record["val_loss"]))
     kernel = ConstantKernel() * RBF([1.0] * len(inputs[0])) + WhiteKernel()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # of a length scale at its bound: a key that does not matter
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound does not matter
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=3, random_state=0)
         r_squared = float(cross_val_score(process, inputs, losses, cv=5, scoring="r2").mean())
         process.fit(inputs, losses)
@@ -168,17 +166,14 @@ def print_speed_table() -> None:
             print(f"| {sampler} | " + " | ".join(cells) + " |", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str]) -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks samplers", description=__doc__)
     parser.add_argument("--only", choices=["speed", "quality"], help="one of the tables")
     parser.add_argument("--surrogate-trials", type=int, default=80, help="trials trained for the surrogate")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if given.only != "quality":
         print_speed_table()
     if given.only != "speed":
         print("\n" + quality_table(given.surrogate_trials))
-
-
-if __name__ == "__main__":
-    main()

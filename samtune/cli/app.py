@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 import traceback
@@ -25,7 +26,7 @@ from samtune.cli.status import status
 from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
-from samtune.errors import SamtuneError, one_line
+from samtune.errors import SamtuneError, UsageError, one_line
 
 app = typer.Typer(
     name="samtune",
@@ -70,7 +71,7 @@ def main() -> None:
     except SamtuneError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error), error.exit_code)
+        _fail(with_options(error), error.exit_code)
     except KeyboardInterrupt as interrupt:
         if debug:
             raise
@@ -82,6 +83,19 @@ def main() -> None:
         _fail(f"{text} (run again with --debug for the traceback)", 1)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the interpreter's own end is left, in milliseconds
+
+
+def with_options(error: SamtuneError) -> str:
+    """The message of an error, with options where the library names arguments."""
+    if not isinstance(error, UsageError) or error.argument is None:
+        return str(error)
+    text = error.named(option_of(error.argument))
+    return re.sub("`(storage_path|tracking_uri)`", lambda name: option_of(name[1]), text)
+
+
+def option_of(argument: str) -> str:
+    """`--storage-path` for `storage_path`."""
+    return "--" + argument.replace("_", "-")
 
 
 def _fail(message: str, code: int) -> None:

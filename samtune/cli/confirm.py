@@ -50,7 +50,7 @@ def confirm(
 ) -> None:
     """Retrain the best trials on the whole training set with new seeds, and test each once.
 
-    Run it again to go on with what was interrupted, or to see the result again.
+    Run it again to resume what was interrupted, or to see the result again.
     """
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer

@@ -53,7 +53,7 @@ def train(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
+    """Train one configuration, without a search, on the same machinery. The same --name resumes it where it stopped."""
     from samtune.config.space import SearchSpace
     from samtune.experiments.summary import json_summary
     from samtune.experiments.train import Training, default_name

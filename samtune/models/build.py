@@ -18,6 +18,7 @@ from samtune.config.model import (
     WideResNetConfig,
 )
 from samtune.errors import UsageError
+from samtune.user_code import resolve_function
 
 
 def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], seed: int) -> nn.Module:
@@ -79,6 +80,18 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
 
             return torchvision_model(config, num_classes, (channels, height, width))
         case OwnModelConfig():
-            from samtune.models.own import own_model
+            return _own_model(config, num_classes, input_shape)
 
-            return own_model(config, num_classes, input_shape)
+
+def _own_model(config: OwnModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    """What the function returns.
+
+    Raises:
+        UsageError: it cannot be imported, or does not return a module.
+    """
+    model = resolve_function(config.name, "model.name")(
+        num_classes=num_classes, input_shape=input_shape, **config.options
+    )
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model.name: {config.name} must return a torch.nn.Module (got {type(model).__name__})")
+    return model

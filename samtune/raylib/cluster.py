@@ -163,7 +163,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     wanted = address or os.environ.get("RAY_ADDRESS")
     found = _running_here() if wanted in (None, "auto") else wanted
     if found is None and wanted == "auto":
-        raise UsageError("--address auto: no Ray cluster runs on this machine")
+        raise UsageError("no Ray cluster runs on this machine", argument="address", value=wanted)
     address = found or "local"
     _check_reachable(address)
     options: dict[str, Any] = {
@@ -180,7 +180,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
+        raise UsageError(f"no Ray cluster answers: {_first_line(error)}", argument="address", value=address) from error
 
 
 def _running_here() -> str | None:
@@ -203,14 +203,18 @@ def _check_reachable(address: str) -> None:
     if address == "local":
         return
     if "://" in address:
-        raise UsageError(f"--address {address}: must be host:port, auto or local (Ray Client cannot run Ray Train)")
+        raise UsageError(
+            "must be host:port, auto or local (Ray Client cannot run Ray Train)", argument="address", value=address
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--address {address}: must be host:port, auto or local")
+        raise UsageError("must be host:port, auto or local", argument="address", value=address)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from error
+        raise UsageError(
+            f"no Ray cluster answers: {error.strerror or error}", argument="address", value=address
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -168,7 +168,7 @@ SCHEDULERS = (
     Undocumented(
         "ray.tune.schedulers:MedianStoppingRule._on_insufficient_samples",
         "the rule pauses trials to wait for others, which may never come",
-        "an option to go on instead",
+        "an option to continue instead",
         "(self, 1, 2, 3)",
         override="samtune.raylib.schedulers:Median._on_insufficient_samples",
     ),

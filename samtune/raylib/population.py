@@ -21,7 +21,7 @@ TakeOver = Callable[[str, str, int, dict[str, Any]], None]
 
 class _Population(Pausing):
     """What Tune's two schedulers lack here. They compare the whole population at the same epoch (`synch`): a trial's
-    epochs then go on from where it was, whosever weights it has.
+    epochs then continue from where it was, whosever weights it has.
 
     Args:
         population: how many trials there are in all.

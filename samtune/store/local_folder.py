@@ -65,4 +65,6 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--storage-path {folder.parent}: cannot be written: {error.strerror}") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", argument="storage_path", value=folder.parent
+        ) from error

@@ -90,4 +90,4 @@ class RemoteStudyFolder(StudyFolder):
             yield
         except OSError as error:
             reason = one_line(error, 300)
-            raise UsageError(f"--storage-path {self.storage}: cannot be used: {reason}") from error
+            raise UsageError(f"cannot be used: {reason}", argument="storage_path", value=self.storage) from error

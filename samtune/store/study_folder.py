@@ -39,7 +39,7 @@ def check_name(name: str) -> str:
     """
     if not is_name(name):
         rule = "letters, digits, '.', '_' and '-', at most 128, a letter or digit first"
-        raise UsageError(f"--name {name}: must be {rule}")
+        raise UsageError(f"must be {rule}", argument="name", value=name)
     return name
 
 
@@ -53,14 +53,16 @@ def absolute_storage(path: str | Path) -> str:
     if not is_remote(text):
         folder = Path(path).expanduser().absolute()
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--storage-path {path}: must be a folder, and is a file")
+            raise UsageError("must be a folder, and is a file", argument="storage_path", value=path)
         return str(folder)
     if "@" in urlsplit(text).netloc:  # it would be shown, logged and stored
-        raise UsageError("--storage-path: must not hold credentials; give them in the environment or a profile")
+        raise UsageError(
+            "must not hold credentials; give them in the environment or a profile", argument="storage_path"
+        )
     try:
         open_storage(text)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors where the URI itself is at fault
-        raise UsageError(f"--storage-path {text}: cannot be used: {one_line(error, 300)}") from error
+        raise UsageError(f"cannot be used: {one_line(error, 300)}", argument="storage_path", value=text) from error
     return text
 
 

@@ -10,8 +10,7 @@ from samtune.terminal.console import make_console, make_display
 from samtune.terminal.live import LiveDisplay
 from samtune.terminal.plain import PlainDisplay
 from samtune.terminal.plan import format_plan, print_plan
-from samtune.terminal.status import format_state, print_status
-from samtune.terminal.summary import print_summary
+from samtune.terminal.summary import format_state, print_status, print_summary
 from samtune.terminal.tables import leaderboard
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The end of a search, for people."""
+"""A study as it stands or has ended, for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 from samtune.experiments.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.formatting import set_arguments
-from samtune.study import Study
+from samtune.study import Study, TrialState
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
 
@@ -37,3 +37,23 @@ def print_summary(console: Console, study: Study) -> None:
     console.print("compare the trials in MLflow:", soft_wrap=True)
     for line in dict.fromkeys([ui_command(study), ui_page(study)]):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def format_state(study: Study, *, running: bool) -> str:
+    """`running: trial 7 is at epoch 3 of 12`, or what can be done about a study that is not."""
+    if running:
+        active = [t for t in study if t.state is TrialState.RUNNING]
+        where = ", ".join(f"trial {t.number} is at epoch {len(t.history)} of {t.num_epochs}" for t in active[:4])
+        return f"running{': ' + where if where else ''}{' …' if len(active) > 4 else ''}"
+    ended = study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+    if ended < study.num_trials:
+        return (
+            f"stopped after {ended} of {study.num_trials} trials; `samtune search --resume {study.name}` continues it"
+        )
+    return "complete"
+
+
+def print_status(console: Console, study: Study, *, running: bool) -> None:
+    """The state in a line, then what `print_summary` shows of an ended search."""
+    console.print(Text(f"{study.name}: {format_state(study, running=running)}"), soft_wrap=True)
+    print_summary(console, study)

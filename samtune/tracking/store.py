@@ -1,16 +1,13 @@
-"""The MLflow store of a search, and the few requests it makes: all that a search knows of mlflow."""
+"""The MLflow store of a search, and the few requests it makes."""
 
 from __future__ import annotations
 
 import getpass
 import json
 import os
-import socket
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from samtune.tracking.mlflow_names import (
     EXPERIMENT_KIND,
@@ -29,7 +26,6 @@ from samtune.tracking.mlflow_names import (
 os.environ.setdefault(TELEMETRY, "true")
 os.environ[PRINTED_URLS] = "true"
 
-from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -45,15 +41,20 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from samtune.errors import TrackingError
-from samtune.formatting import first_line
 from samtune.study import Study
+from samtune.tracking.connect import (
+    CONNECT_SECONDS,
+    alone,
+    check_reachable,
+    connect_error,
+    make_folder,
+    redacted_line,
+)
 from samtune.tracking.moved_artifacts import FOLDER, correct_addresses
-from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
+from samtune.tracking.uris import redact, sqlite_path, store_error
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
 
-CONNECT_SECONDS = 5
-LOCK_SECONDS = 60
 REQUEST_SECONDS = 30
 
 # What no repetition mends: the run was deleted, or the store does not take such a value.
@@ -97,11 +98,11 @@ class Store:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self._is_new = False
-        _make_folder(uri)
+        make_folder(uri)
         _set_http("connect")
         try:
-            with quiet(), _alone(uri):
-                _check_reachable(uri)
+            with quiet(), alone(uri):
+                check_reachable(uri)
                 if database := sqlite_path(uri):
                     correct_addresses(database)
                 self._client = MlflowClient(uri)
@@ -109,9 +110,9 @@ class Store:
         except TrackingError:
             raise
         except MlflowException as error:
-            raise _connect_error(uri, error) from error
+            raise connect_error(uri, error) from error
         except Exception as error:  # SQLAlchemy's and the database drivers' own
-            raise TrackingError(f"--tracking-uri {redact(uri)}: cannot be opened: {_one_line(error)}") from error
+            raise store_error(uri, f"cannot be opened: {redacted_line(error)}") from error
         _set_http("request")
 
     def _get_or_create(self, name: str) -> str:
@@ -130,8 +131,10 @@ class Store:
         assert isinstance(experiment, Experiment)
         if experiment.lifecycle_stage == LifecycleStage.DELETED:
             raise TrackingError(
-                f"--experiment {name}: was deleted in {redact(self.uri)}; choose another name, or restore it with "
-                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`"
+                f"was deleted in {redact(self.uri)}; choose another name, or restore it with "
+                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`",
+                argument="experiment",
+                value=name,
             )
         return str(experiment.experiment_id)
 
@@ -267,9 +270,9 @@ def _translated() -> Iterator[None]:
         with quiet():  # MLflow logs each failure with its traceback; the writer reports it once
             yield
     except MlflowException as error:
-        raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error
+        raise StoreError(redacted_line(error), refused=error.error_code in _REFUSED) from error
     except Exception as error:  # of artifact stores and database drivers: there is no common base
-        raise StoreError(_one_line(error), refused=False) from error
+        raise StoreError(redacted_line(error), refused=False) from error
 
 
 def log_files(study: Study, files: Mapping[str, str]) -> None:
@@ -284,7 +287,7 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             store.log_text(study.parent_run_id, text, name)
     except StoreError as error:
-        raise TrackingError(f"--tracking-uri {redact(study.tracking_uri)}: {error}") from error
+        raise store_error(study.tracking_uri, str(error)) from error
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -310,100 +313,6 @@ def used_by_mlflow(uri: str) -> Iterator[None]:
 def _set_http(phase: str) -> None:
     """MLflow's own defaults block a call for four minutes when a server is down. The user's settings are kept."""
     os.environ.update({name: str(value[phase]) for name, value in _HTTP_SETTINGS.items() if name not in _user_settings})
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Alone of all processes of this machine: two that create MLflow's tables in a sqlite file disturb each other."""
-    path = sqlite_path(uri)
-    if path is None:
-        yield
-        return
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
-    with suppress(Timeout):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make_folder(uri: str) -> None:
-    """Makes the folder of a sqlite file."""
-    if path := sqlite_path(uri):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(uri, path, error) from error
-        if not os.access(path.parent, os.W_OK):
-            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
-
-
-def _check_reachable(uri: str) -> None:
-    """Finds in time what MLflow would retry for 100 seconds: a database that cannot be opened."""
-    if path := sqlite_path(uri):
-        _check_sqlite(uri, path)
-    if address := database_address(uri):
-        try:
-            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            host, port = address
-            raise TrackingError(
-                f"--tracking-uri {redact(uri)}: no database answers at {host}:{port}: {error.strerror or error}"
-            ) from error
-
-
-def _check_sqlite(uri: str, path: Path) -> None:
-    try:
-        connection = sqlite3.connect(path, timeout=CONNECT_SECONDS)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.rollback()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise _unusable(uri, path, error) from error
-
-
-def _unusable(uri: str, path: Path, error: Exception) -> TrackingError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}")
-
-
-def _connect_error(uri: str, error: MlflowException) -> TrackingError:
-    where, text = f"--tracking-uri {redact(uri)}", str(error)
-    if "out-of-date database schema" in text or "Can't locate revision" in text:
-        return TrackingError(
-            f"{where}: was written by another version of MLflow; back it up, then run `mlflow db upgrade {redact(uri)}`"
-        )
-    if is_server(uri):
-        if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
-            return TrackingError(
-                f"{where}: the server refuses: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-                f"MLFLOW_TRACKING_TOKEN ({_one_line(error)})"
-            )
-        if "Failed to establish" in text or "NameResolution" in text or "timeout" in text.lower():
-            return TrackingError(f"{where}: no MLflow server answers: {_network_reason(text)}")
-        if error.error_code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
-            return TrackingError(f"{where}: what answers is not an MLflow tracking server; check the address")
-    return TrackingError(f"{where}: {_one_line(error)}")
-
-
-def _network_reason(text: str) -> str:
-    reasons = {
-        "Connection refused": "connection refused; is the server running, and is the port right?",
-        "NameResolution": "the host name is not known",
-        "Name or service not known": "the host name is not known",
-        "No route to host": "no route to the host",
-        "Network is unreachable": "the network is unreachable",
-        "timed out": f"nothing within {CONNECT_SECONDS} seconds",
-        "timeout": f"nothing within {CONNECT_SECONDS} seconds",
-    }
-    return next((reason for sign, reason in reasons.items() if sign in text), redact_text(first_line(text))[:200])
-
-
-def _one_line(error: BaseException) -> str:
-    return redact_text(first_line(str(error)))[:300] or type(error).__name__
 
 
 def _user() -> str:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from samtune.errors import TrackingError
 from samtune.formatting import trial_name
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
 from samtune.tracking.system import is_wanted, start_system_metrics
-from samtune.tracking.uris import redact
+from samtune.tracking.uris import redact, store_error
 
 if TYPE_CHECKING:
     from samtune.tracking.store import KnownRun, Store
@@ -116,7 +115,7 @@ class MlflowTracker(Callback):
                 self._store.set_running(run_id)
                 self._known = self._store.trial_runs(run_id)
         except StoreError as error:
-            raise TrackingError(f"--tracking-uri {redact(self.tracking_uri)}: {error}") from error
+            raise store_error(self.tracking_uri, str(error)) from error
         return self._store.experiment_id, run_id
 
     def on_study_start(self, study: Study) -> None:
@@ -280,7 +279,7 @@ class _StudyRun:
             store.log_text(self._run_id, content.best_yaml(study.best), "best.yaml")
         for digest, text in content.label_noise(study).items():
             store.log_text(self._run_id, text, f"label_noise/{digest}.json")
-        # At step 0 the UI draws a single value as a bar; the curve of the best goes on to the last trial.
+        # At step 0 the UI draws a single value as a bar; the curve of the best is drawn to the last trial.
         metrics = [(name, value, now, 0) for name, value in content.study_end_metrics(study).items()]
         if self._curve:
             name, value, _, _ = self._curve[-1]

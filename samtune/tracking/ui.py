@@ -90,7 +90,7 @@ def _free_port(wanted: int | None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise UsageError(f"--port {wanted}: is taken by another program")
+    raise UsageError("is taken by another program", argument="port", value=wanted)
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -> None:
@@ -98,8 +98,10 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -
     while time.monotonic() < until:
         if server.poll() is not None:
             log.seek(0)
-            said = [line for line in log.read().splitlines() if line.strip()]
-            raise RunError(f"MLflow's server ended at once: {redact_text(first_line(said[-1] if said else ''))[:300]}")
+            lines = [line for line in log.read().splitlines() if line.strip()]
+            raise RunError(
+                f"MLflow's server ended at once: {redact_text(first_line(lines[-1] if lines else ''))[:300]}"
+            )
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return

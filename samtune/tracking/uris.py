@@ -30,7 +30,9 @@ def default_tracking_uri(storage_path: str | Path) -> str:
     """
     if "://" in str(storage_path):
         raise TrackingError(
-            f"--storage-path {storage_path}: a remote folder cannot hold the MLflow store; give --tracking-uri"
+            "a remote folder cannot hold the MLflow store; give `tracking_uri`",
+            argument="storage_path",
+            value=storage_path,
         )
     return sqlite_uri(Path(storage_path) / "mlflow.db")
 
@@ -63,20 +65,18 @@ def resolve_tracking_uri(uri: str) -> str:
         return _resolve_path(uri)
     if scheme == "file":
         path = Path(unquote(urlsplit(uri).path) or "mlruns")
-        raise TrackingError(
-            f"--tracking-uri {uri}: MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}"
-        )
+        raise store_error(uri, f"MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}")
     if scheme == "sqlite":
         slashes, _, query = uri.partition("?")
         path_text = unquote(slashes.partition("///")[2])
         if not path_text or path_text == ":memory:":
-            raise TrackingError(f"--tracking-uri {uri}: must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
+            raise store_error(uri, f"must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
         return sqlite_uri(Path(path_text)) + (f"?{query}" if query else "")
     if scheme in _SERVERS and not _host(uri):
-        raise TrackingError(f"--tracking-uri {uri}: must have a host, e.g. http://127.0.0.1:5000")
+        raise store_error(uri, "must have a host, e.g. http://127.0.0.1:5000")
     if scheme.partition("+")[0] in (*_DATABASES, *_SERVERS, *_DATABRICKS):
         return uri.rstrip("/") if scheme in _SERVERS else uri
-    raise TrackingError(f"--tracking-uri {redact(uri)}: MLflow cannot keep runs at {scheme}: {_EXPECTED}")
+    raise store_error(uri, f"MLflow cannot keep runs at {scheme}: {_EXPECTED}")
 
 
 def _resolve_path(text: str) -> str:
@@ -86,11 +86,10 @@ def _resolve_path(text: str) -> str:
     if path.suffix in _SQLITE_SUFFIXES and not path.is_dir():
         return sqlite_uri(path)
     if not text or path.is_dir() or path.name == "mlruns":
-        raise TrackingError(
-            f"--tracking-uri {text or repr(text)}: MLflow no longer keeps runs in plain folders; "
-            f"use {sqlite_uri(path / 'mlflow.db')}"
+        raise store_error(
+            text or repr(text), f"MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}"
         )
-    raise TrackingError(f"--tracking-uri {text}: is neither a URI nor a .db file; {_EXPECTED}")
+    raise store_error(text, f"is neither a URI nor a .db file; {_EXPECTED}")
 
 
 def _scheme(uri: str) -> str | None:
@@ -134,6 +133,11 @@ def redact(uri: str) -> str:
     credentials, host = rest.rsplit("@", 1)
     user, colon, _ = credentials.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}@{host}"
+
+
+def store_error(uri: str, problem: str) -> TrackingError:
+    """What is wrong with an MLflow store, or with its URI."""
+    return TrackingError(problem, argument="tracking_uri", value=redact(uri))
 
 
 def ui_command(study: Study) -> str:

@@ -21,8 +21,7 @@ from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import evaluation_measures, training_loss
-from samtune.train.optimizers import base_optimizer
-from samtune.train.schedule import learning_rate
+from samtune.train.optimizers import base_optimizer, learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
 
@@ -35,7 +34,7 @@ class TrialRun(Resumable):
     """One trial on one rank. Everything is fresh but the data set, which stays loaded in the process.
 
     The result is a function of the spec (its seed included) and of m, not of the process, of what ran before it, or,
-    up to rounding, of the number of workers (METHODS section 1).
+    up to rounding, of the number of workers.
 
     Args:
         spec: what to train.
@@ -83,7 +82,7 @@ class TrialRun(Resumable):
         self._measures = evaluation_measures(training)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the trial goes on from after its last finished epoch; the same on all ranks."""
+        """Everything it takes to resume the trial after its last finished epoch; the same on all ranks."""
         state = {
             "model": self.model.state_dict(),
             "train_step": self.train_step.state_dict(),

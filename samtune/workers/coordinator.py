@@ -1,6 +1,6 @@
 """Who trains what: the one place where trials and worker groups meet.
 
-It holds state, never a queue of commands. A worker that starts anew asks what its group is to do *now* and is told
+It holds state, never a queue of commands. A worker that restarts asks what its group is to do *now* and is told
 the trial that was interrupted; a record that arrives twice is known by its epoch and dropped.
 """
 
@@ -157,7 +157,7 @@ class Coordinator:
         return group.leaving and not self._state.closed
 
     async def left(self, worker: WorkerId, number: int) -> None:
-        """The group has saved its trial in the middle of an epoch and is about to raise: it goes on elsewhere."""
+        """The group has saved its trial in the middle of an epoch and is about to raise: it continues elsewhere."""
         group = self._state.alive(worker)
         if group is not None and group.work is not None and group.work.number == number:
             self._state.take_back(group)
@@ -178,7 +178,7 @@ class Coordinator:
         """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
 
         Args:
-            restarts: whether the group will be replaced, because other ranks may wait in a collective for ever.
+            restarts: whether the group will be replaced, because other ranks may wait in a collective forever.
         """
         if (group := self._state.alive(worker)) is not None:
             group.dying = group.dying or restarts
@@ -198,7 +198,7 @@ class Coordinator:
         self._state.num_groups = num_groups
 
     async def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
-        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle.
+        """Nodes have died, or are about to be taken away. Trials on them continue in the next group that is idle.
 
         Args:
             gone: ids of nodes that are not there any more.

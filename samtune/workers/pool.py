@@ -34,7 +34,7 @@ class WorkerPool:
         num_groups: how many groups; the caller has checked that the cluster can hold them all.
         storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
         checkpoint: when trials are saved.
-        max_failures: how often a trial may lose its workers and go on.
+        max_failures: how often a trial may lose its workers before it fails.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
         parts: the user's own functions by their path (see `samtune.user_code`).
     """
@@ -88,7 +88,7 @@ class WorkerPool:
     def grow(self, num_groups: int) -> None:
         """Starts further groups, until there are so many: the cluster can hold them now, or will.
 
-        Groups that lost their nodes are not replaced: they wait for others, and go on there.
+        Groups that lost their nodes are not replaced: they wait for others, and continue there.
         """
         import ray
 

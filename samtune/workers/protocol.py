@@ -12,11 +12,11 @@ from samtune.study import EpochRecord
 class Reply(StrEnum):
     """What a worker is told."""
 
-    CONTINUE = "go on"
+    CONTINUE = "continue"
     END = "end"  # this trial is over; asked for an assignment: the search is over
     ASK_AGAIN = "ask again"  # nothing to say yet
     SAVE = "save"  # write a checkpoint of this epoch and ask again (rank 0 only)
-    RESTART = "start anew"  # the coordinator was lost and knows nothing of this group: its workers must be replaced
+    RESTART = "restart"  # the coordinator was lost and knows nothing of this group: its workers must be replaced
 
 
 class Outcome(StrEnum):
@@ -59,7 +59,7 @@ class WorkerId:
 class Assignment:
     """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
 
-    `key` names the trial's checkpoints; it stays the same when the trial goes on in a resumed search.
+    `key` names the trial's checkpoints; it stays the same in a resumed search.
     """
 
     number: int

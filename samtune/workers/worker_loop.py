@@ -45,15 +45,15 @@ class LoopConfig:
     parts: Any = None
 
 
-class GroupRestartError(Exception):
-    """The group must start anew, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
+class RestartGroupError(Exception):
+    """The group must restart, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Ends this process when its body takes longer: a rank that hangs holds the others in a collective for ever.
+    """Ends this process when its body takes longer: a rank that hangs holds the others in a collective forever.
 
-    Ray Train then replaces all workers of the group, and the trial goes on from its last checkpoint.
+    Ray Train then replaces all workers of the group, and the trial resumes from its last checkpoint.
     """
     if seconds is None:
         yield
@@ -83,7 +83,7 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
         if answer is Reply.END:
             return
         if answer is Reply.RESTART:
-            raise GroupRestartError
+            raise RestartGroupError
         if isinstance(answer, Assignment):
             _run(answer, loop, worker)
             settings.restore()
@@ -132,23 +132,20 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
         if worker.id.rank == 0:
             keep_changed_labels(run.dataset, assignment.spec, join(parent(loop.checkpoint_root), LABEL_NOISE))
         _train(run, assignment, loop, worker)
-    except DivergedError as error:  # seen by all ranks alike: the group goes on
-        ray.get(
-            loop.coordinator.trial_failed.remote(
-                worker.id, assignment.number, Failure(str(error), diverged=True), False
-            )
-        )
-    except GroupRestartError:
+    except DivergedError as error:  # seen by all ranks alike: the group stays
+        failure = Failure(str(error), diverged=True)
+        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure, False))
+    except RestartGroupError:
         raise
     except BaseException as error:  # sys.exit in a trial's code would end the worker without a word
         if is_about_a_peer(error):
             ray.get(loop.coordinator.peer_lost.remote(worker.id, assignment.number, failure_of(error).error))
             raise
-        # The other ranks may wait in a collective for ever: raising makes Ray Train replace them all.
+        # The other ranks may wait in a collective forever: raising makes Ray Train replace them all.
         alone = worker.num_workers == 1 and not ruins_the_device(error)
         ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure_of(error), not alone))
         if not alone:
-            raise GroupRestartError(one_line(error)) from None
+            raise RestartGroupError(one_line(error)) from None
 
 
 def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
@@ -180,7 +177,7 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
             question = loop.coordinator.epoch_done.remote(worker.id, assignment.number, epoch, records, saved)
             answer, records = ray.get(question), None
         if answer is Reply.RESTART:
-            raise GroupRestartError
+            raise RestartGroupError
         if answer is Reply.END:
             return
 
@@ -220,7 +217,7 @@ class _Saver:
         self.save()
         if request is Request.LEAVE:
             ray.get(self._loop.coordinator.left.remote(self._worker.id, self._number))
-            raise GroupRestartError
+            raise RestartGroupError
 
     def _request(self) -> Any:
         """Of the first rank. Never waits for the coordinator: its answer is seen the next time."""

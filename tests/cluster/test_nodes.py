@@ -136,7 +136,7 @@ def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_pat
     assert script.is_over
     assert "nodes were added: starting 1 more worker group" in script.said
     assert results.study.count(TrialState.COMPLETED) == 8, [trial.error for trial in results]
-    assert sum("lost its node; it starts anew where there is room" in line for line in script.said) == 1, script.said
+    assert sum("lost its node; it restarts where there is room" in line for line in script.said) == 1, script.said
     assert set().union(*(groups_of(trial) for trial in results)) == {0, 1, 2}
     assert any(len(groups_of(trial)) == 2 for trial in results)  # went on in another group
     assert placement_groups(cluster.address) <= {"REMOVED"}

@@ -101,7 +101,7 @@ def test_nothing_is_lost_while_the_server_is_away(
     assert tracker.unsent == []
     messages = [message for message in messages if not message.startswith("writing the last")]
     assert len(messages) == 2  # not one per attempt
-    assert messages[0].startswith("warning: MLflow does not answer; the search goes on and its records are kept")
+    assert messages[0].startswith("warning: MLflow does not answer; the search continues and its records are kept")
     assert messages[1].startswith("MLflow answers again")
 
 

@@ -72,5 +72,5 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"--port {port}: is taken"), serving(default_tracking_uri(tmp_path), port):
+        with pytest.raises(UsageError, match=f"^port {port}: is taken"), serving(default_tracking_uri(tmp_path), port):
             pass

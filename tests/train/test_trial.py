@@ -15,8 +15,7 @@ from samtune.config.training import TrainingConfig
 from samtune.errors import SpaceError
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import CheckpointFolder
-from samtune.train.optimizers import base_optimizer
-from samtune.train.schedule import learning_rate
+from samtune.train.optimizers import base_optimizer, learning_rate
 from samtune.train.trial import TrialRun
 
 Make = Callable[..., TrialRun]
