@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from samtune.sam import vectors
 from samtune.sam.randomness import make_generator
+from samtune.sam.running_state import SavedState
 from samtune.sam.subgroups import ascent_group
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class MGroup:
         self._step = step
         self._inputs, self._targets = inputs, targets
         self._index = index
+        self._state: SavedState | None = None
 
     # -- losses and gradients ----------------------------------------------------------------------------------------
 
@@ -113,6 +116,15 @@ class MGroup:
         """Moves the weights back to w."""
         self._step.weights.restore()
 
+    def settle(self) -> None:
+        """Puts running state back to what the group's first forward left: the examples count once.
+
+        Other forwards normalise with the batch's statistics too, but what they update is undone; and so is what a
+        backward updates that computes a checkpointed forward anew.
+        """
+        if self._state is not None:
+            self._state.restore()
+
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers for this group of this step: the same for all workers that share it, and for any P."""
         step = self._step
@@ -154,7 +166,7 @@ class MGroup:
         step = self._step
         step.noise.use_true_gradient(ascent)
         first = not self.losses
-        statistics = step.statistics.update(self._index, step.num_forwards) if first else step.statistics.frozen()
+        statistics = step.statistics.update(self._index, step.num_forwards) if first else nullcontext()
         layout = step.layout
         call, within = divmod(self._index, layout.num_micro_groups)
         forward = call * layout.num_workers * layout.num_micro_groups + layout.first_forward + within
@@ -163,6 +175,7 @@ class MGroup:
             outputs = module(self._inputs)
             loss: Tensor = step.loss_fn(outputs, self._targets)
         if first:
+            self._state = step.state.save()
             step.diagnostics.add_forward(outputs, self._targets, loss)
         if record:
             self.losses.append(loss.detach())

@@ -20,6 +20,7 @@ from samtune.sam.m_group import MGroup
 from samtune.sam.method import MethodLike
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
+from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -77,12 +78,15 @@ class TrainStep:
         self.layout = self._plain_layout
         self.weights = Weights(self.parameters)
         self.statistics = RunningStatistics(model)
+        self.state = RunningState(model.modules())
         self.noise = ModelNoise(self.device, model)
         self.diagnostics = Diagnostics(self.parameters, self.device)
         self.num_steps = 0
         """Steps of the optimizer so far, skipped ones included."""
         self._plain_rule = Rule(self.parameters, seed)
         self._method_rule = method.make_rule(self.parameters, seed)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._method_rule.names = [names.get(id(parameter), "") for parameter in self.parameters]
         self._method_rule.check(optimizer)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -133,7 +137,7 @@ class TrainStep:
         self.layout = self._plain_layout if plain else self._method_layout
         if self._calls == 0:
             self._clear_gradients()
-            self._statistics_before = self.statistics.flat()
+            self._state_before = self.state.save()
         size = self.layout.forward_size
         with self.noise.borrowed():
             if self._distributed is None and self.layout.num_workers > 1 and rule.ends_in_backward:
@@ -142,9 +146,12 @@ class TrainStep:
                 rows = slice(micro * size, (micro + 1) * size)
                 index = self._calls * self.layout.num_micro_groups + micro
                 group = MGroup(self, inputs[rows], targets[rows], index=index, rho=rho)
-                with self.weights.held():
-                    rule(group)
-                    self._diagnose(group, rule)
+                try:
+                    with self.weights.held():
+                        rule(group)
+                        self._diagnose(group, rule)
+                finally:
+                    group.settle()
         self._calls += 1
         if self._calls == self.accumulate:
             self._calls = 0
@@ -255,8 +262,10 @@ class TrainStep:
 
     def _wrap(self, inputs: Tensor, targets: Tensor) -> nn.parallel.DistributedDataParallel:
         """DistributedDataParallel around the model. It must be told if the loss does not depend on some parameter."""
-        with self.statistics.frozen(), self.autocast():
+        own = self.state.save()
+        with self.autocast():
             loss = self.loss_fn(self.model(inputs), targets)
+        own.restore()
         trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
         unused = not _depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
@@ -264,11 +273,10 @@ class TrainStep:
         # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
         renamed = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        own = self.statistics.flat()
         wrapped = nn.parallel.DistributedDataParallel(
             self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **options
         )
-        self.statistics.load(own)  # the first rank's were sent to all, and in the middle of an epoch they differ
+        own.restore()  # the first rank's were sent to all, and in the middle of an epoch they differ
         return wrapped
 
     @torch.no_grad()
@@ -288,7 +296,7 @@ class TrainStep:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         step_if(finite, self.optimizer)
-        self.statistics.restore_unless(finite, self._statistics_before)
+        self._state_before.restore_unless(finite)
         if self._scaler is not None:
             self._scaler.update()
         self.num_steps += 1
