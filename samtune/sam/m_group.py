@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.sam import vectors
+from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.running_state import SavedState
 from samtune.sam.subgroups import ascent_group
@@ -61,13 +62,13 @@ class MGroup:
         """H·v, H the Hessian of L_S at the present weights, averaged over the workers that share the group."""
         step = self._step
         loss = step.scaled(self._loss(step.model, record=False))
-        gradients = torch.autograd.grad(loss, step.parameters, allow_unused=True, create_graph=True)
+        gradients = gradients_of(loss, step.parameters, create_graph=True)
         # The gradient need not depend on the weights: a parameter unused, a loss linear in it.
         pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
         product = [torch.zeros_like(parameter) for parameter in step.parameters]
         if pairs:
             outputs, directions = zip(*pairs, strict=True)
-            product = list(
+            product = vectors.dense(
                 torch.autograd.grad(outputs, step.parameters, directions, allow_unused=True, materialize_grads=True)
             )
         step.count_pass(2.0)
@@ -183,7 +184,7 @@ class MGroup:
 
     def _local_gradient(self, loss: Tensor) -> list[Tensor]:
         step = self._step
-        gradients = torch.autograd.grad(step.scaled(loss), step.parameters, allow_unused=True)
+        gradients = gradients_of(step.scaled(loss), step.parameters)
         step.count_pass()
         step.note_used(gradients)
         return [

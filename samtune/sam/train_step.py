@@ -48,7 +48,8 @@ class TrainStep:
         accumulate: calls per step of the optimizer; the step is that of one batch of so many times the examples.
 
     Raises:
-        ValueError: the batch or m does not fit the workers, or the method does not fit the optimizer.
+        ValueError: the batch or m does not fit the workers, the method does not fit the optimizer, the model is
+            wrapped, or its parameters are sharded or complex.
     """
 
     def __init__(
@@ -68,6 +69,10 @@ class TrainStep:
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 (got {accumulate})")
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            raise ValueError(f"model must be the bare module, which the step wraps itself (got {type(model).__name__})")
+        if any(group.get("maximize") for group in optimizer.param_groups):
+            raise ValueError("optimizer must minimise (maximize is True): negate the loss instead")
         self.model, self.loss_fn, self.optimizer, self.method = model, loss_fn, optimizer, method
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
@@ -238,7 +243,7 @@ class TrainStep:
         """`.grad` += vector."""
         for parameter, used, part in zip(self.parameters, self._used, vector, strict=True):
             if used:
-                parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+                parameter.grad = part if parameter.grad is None else vectors.dense([parameter.grad])[0].add_(part)
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
@@ -281,6 +286,9 @@ class TrainStep:
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                parameter.grad = parameter.grad.to_dense()
         gradients = [parameter.grad for parameter in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
         if self.layout.num_workers > 1 and not rule.ends_in_backward:
@@ -296,6 +304,7 @@ class TrainStep:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         step_if(finite, self.optimizer)
+        torch.clear_autocast_cache()  # of a region around the step
         self._state_before.restore_unless(finite)
         if self._scaler is not None:
             self._scaler.update()
