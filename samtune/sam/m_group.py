@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from samtune.sam import vectors
 from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.running_state import SavedState
-from samtune.sam.subgroups import ascent_group
 
 if TYPE_CHECKING:
     from samtune.sam.train_step import TrainStep
@@ -202,3 +202,24 @@ class MGroup:
         if workers > 1:
             vectors.average_(gradients, workers, ascent_group(workers))
         return gradients
+
+
+# -- process sub-groups ------------------------------------------------------------------------------------------------
+
+# A worker process trains one trial after another in one process group; a sub-group costs a rendezvous and, with NCCL,
+# device memory, so it is made once and kept as long as the process group itself.
+_made: dict[int, dist.ProcessGroup] = {}
+_made_in: weakref.ref[dist.ProcessGroup] | None = None
+
+
+def ascent_group(num_workers: int) -> dist.ProcessGroup:
+    """This rank's block of `num_workers` neighbouring ranks. The first call for a number is a collective."""
+    global _made_in
+    world = dist.group.WORLD
+    assert world is not None, "torch.distributed is not initialised"
+    if _made_in is None or _made_in() is not world:
+        _made.clear()
+        _made_in = weakref.ref(world)
+    if num_workers not in _made:
+        _made[num_workers] = world if num_workers == dist.get_world_size() else dist.new_subgroups(num_workers)[0]
+    return _made[num_workers]

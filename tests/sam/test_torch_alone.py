@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import requires
+from pathlib import Path
+
+import samtune.sam
 
 BLOCKED = """
 import sys
@@ -90,3 +94,15 @@ def test_both_libraries_work_where_torch_is_all_there_is():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == 12
+
+
+def test_the_sources_keep_to_it_for_type_checkers_too():
+    """No import of another part of samtune, not even one that is never run; list operations in one module."""
+    root = Path(samtune.sam.__file__).parent.parent
+    for path in sorted([*(root / "sam").rglob("*.py"), *(root / "sharpness").rglob("*.py")]):
+        text = path.read_text(encoding="utf-8")
+        ours = re.findall(r"^\s*(?:from|import) (samtune[\w.]*)", text, flags=re.MULTILINE)
+        assert all(name.startswith(("samtune.sam", "samtune.sharpness", "samtune.errors")) for name in ours), path
+        if path.parts[-2] in ("sam", "rules"):
+            assert not any(name.startswith("samtune.sharpness") for name in ours), path
+        assert path.name == "vectors.py" or "_foreach_" not in text, path
