@@ -24,9 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from samtune.config.method import BaseOptimizerConfig, MethodConfig, SAMConfig
-from samtune.sam.collectives import all_reduce_sizes
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 
@@ -217,6 +217,14 @@ def count_collectives(setting: Setting) -> str:
         for rank in ranks:
             rank.join()
         return (Path(folder) / "table").read_text(encoding="utf-8")
+
+
+def all_reduce_sizes(function: Callable[[], object]) -> list[int]:
+    """The number of elements of every all-reduce over gloo that a function runs, in order."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        function()
+    events = [event for event in recorded.events() or () if event.name == "gloo:all_reduce"]
+    return [int(event.input_shapes[0][0]) for event in sorted(events, key=lambda event: event.time_range.start)]
 
 
 def _count_on_rank(rank: int, setting: Setting, folder: str) -> None:

@@ -171,6 +171,8 @@ class ASAMConfig(PerturbedConfig):
     """The norm that bounds the perturbation, 2 or inf."""
     eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Added to |w| so that weights near 0 are perturbed too."""
+    adaptive_biases: bool = True
+    """Whether biases scale their neighbourhood too; the authors' code scales parameters named `weight` alone."""
 
 
 class SparseConfig(PerturbedConfig):

@@ -60,7 +60,7 @@ class Confirmer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         if baseline not in BASELINES:
-            raise UsageError(f"--baseline {baseline}: unknown{did_you_mean(baseline, BASELINES)}")
+            raise UsageError(f"unknown{did_you_mean(baseline, BASELINES)}", argument="baseline", value=baseline)
         found = find_source(source, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
         baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
         self._run = CandidateRun(

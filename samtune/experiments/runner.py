@@ -250,8 +250,10 @@ class Runner:
     def _check_new(self) -> None:
         if self.earlier is None and self.folder.exists():
             raise UsageError(
-                f"--name {self.name}: a study of that name is in {self.folder.storage} already "
-                f"(--resume {self.name} goes on with it)"
+                f"a study of that name is in {self.folder.storage} already (`samtune search --resume {self.name}` or "
+                "`Tuner.resume` continues it)",
+                argument="name",
+                value=self.name,
             )
 
     def _runtime_env(self) -> dict[str, Any]:

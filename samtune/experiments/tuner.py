@@ -182,7 +182,8 @@ class Tuner:
             _check_same(name, stored, space)
         num_trials = study.num_trials if num_trials is None else num_trials
         if num_trials < study.num_trials:
-            raise UsageError(f"--num-trials {num_trials}: study {name} has {study.num_trials} trials; it can only grow")
+            problem = f"study {name} has {study.num_trials} trials; it can only grow"
+            raise UsageError(problem, argument="num_trials", value=num_trials)
         given = {"num_trials": num_trials, "max_concurrent": max_concurrent}
         changes = {key: value for key, value in given.items() if value is not None}
         tuner = cls.__new__(cls)
@@ -269,4 +270,5 @@ def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
         if old.get(key, "absent") != new.get(key, "absent")
     ]
     if different:
-        raise UsageError(f"--resume {name}: the space is not the study's: {'; '.join(different)}")
+        problem = f"the space is not the study's: {'; '.join(different)}"
+        raise UsageError(problem, argument="resume", value=name)

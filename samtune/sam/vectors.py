@@ -57,7 +57,7 @@ def _norm_of_norms(parts: Sequence[Tensor], q: float) -> Tensor:
 
 def _norms(vector: Vector, q: float) -> list[Tensor]:
     """The q-norms of the tensors that are not empty, in 32 or 64 bits."""
-    full = [tensor for tensor in vector if tensor.numel()]
+    full = [tensor for tensor in dense(vector) if tensor.numel()]
     norms: list[Tensor] = []
     for indices in _by_kind(full):
         norms += _norms_of_kind([full[index] for index in indices], q)
@@ -190,6 +190,27 @@ def copy_(target: Vector, source: Vector) -> None:
     """target = source, into target's own storage."""
     if target:
         torch._foreach_copy_(list(target), list(source))
+
+
+def dense(vector: Vector) -> list[Tensor]:
+    """The same vector without sparse tensors, which the gradients of embeddings may be."""
+    return [tensor if tensor.layout == torch.strided else tensor.to_dense() for tensor in vector]
+
+
+def copies(vector: Vector) -> list[Tensor]:
+    """Copies of all tensors, in one block of memory per dtype and device."""
+    result = list(vector)
+    for indices in _by_kind(vector):
+        flat = torch.cat([vector[index].detach().reshape(-1) for index in indices])
+        parts = torch.split(flat, [vector[index].numel() for index in indices])
+        for index, part in zip(indices, parts, strict=True):
+            result[index] = part.view(vector[index].shape)
+    return result
+
+
+def where(condition: Tensor, vector: Vector, other: Vector) -> list[Tensor]:
+    """vector if condition else other, new tensors. The condition is a boolean scalar tensor."""
+    return [torch.where(condition.to(a.device), a, b) for a, b in zip(vector, other, strict=True)]
 
 
 def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class TrialRun(Resumable):
         metrics, lr = self._train_steps(epoch, after_step)
         train_seconds = self._seconds_before + time.perf_counter() - self._started
         if not math.isfinite(metrics["train_loss"]):
-            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
+            before = _best_before(self.history)
+            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}{before}")
         self.train_step.average_running_statistics()
         if self.average is not None:
             self.average.average_over(self.num_workers)
@@ -251,6 +252,23 @@ class TrialRun(Resumable):
         if self.spec.training.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
+
+
+def _best_before(history: list[dict[str, float]]) -> str:
+    """What preceded a divergence: the epoch of the lowest loss, for the message.
+
+    SAM's ε̂ has the length rho however small the gradient is: where the loss was almost 0, the step is that of a point
+    at a fixed distance, which may be large.
+    """
+    if not history:
+        return ""
+    best = min(history, key=lambda record: record["train_loss"])
+    parts = [f"train_loss was {best['train_loss']:.2g} in epoch {best['epoch']:.0f}"]
+    if "gradient_norm" in best:
+        parts.append(f"the gradient's norm {best['gradient_norm']:.2g}")
+    if "relative_perturbation" in best:
+        parts.append(f"the perturbation {best['relative_perturbation']:.2%} of the weights")
+    return f" ({', '.join(parts)})"
 
 
 def compile_model(model: nn.Module, num_forwards: int) -> None:

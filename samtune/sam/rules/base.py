@@ -39,6 +39,8 @@ class Rule:
     def __init__(self, parameters: Sequence[Tensor], seed: int) -> None:
         self.parameters = list(parameters)
         self.seed = seed
+        self.names: Sequence[str] = ["weight"] * len(self.parameters)
+        """Of the parameters, as `TrainStep`'s model calls them."""
 
     def check(self, optimizer: Optimizer) -> None:
         """Raises ValueError if the method does not fit the base optimizer."""

@@ -106,28 +106,55 @@ class ASAMRule(SAMRule):
     Args:
         p: 2 or infinity.
         eta: η.
+        adaptive_biases: False is the rule of the authors' code, T = 1 but for parameters with `weight` in their name.
+            The paper's equation 3 has T = |w| of all weights, which is the default here.
     """
 
     name = "asam"
 
-    def __init__(self, parameters: Sequence[Tensor], seed: int, *, p: float = 2.0, eta: float = 0.01) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        p: float = 2.0,
+        eta: float = 0.01,
+        adaptive_biases: bool = True,
+    ) -> None:
         super().__init__(parameters, seed, p=p)
-        self.eta = eta
+        self.eta, self.adaptive_biases = eta, adaptive_biases
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         length = group.gradient_norm = vectors.norm(gradient)
+        adapts = None if self.adaptive_biases else ["weight" in name for name in self.names]
         with torch.no_grad():
-            perturbation = adaptive_perturbation(self.parameters, gradient, length, group.rho, p=self.p, eta=self.eta)
+            perturbation = adaptive_perturbation(
+                self.parameters, gradient, length, group.rho, p=self.p, eta=self.eta, adapts=adapts
+            )
         group.perturb(perturbation)
         group.descend()
 
 
 def adaptive_perturbation(
-    parameters: Sequence[Tensor], gradient: Sequence[Tensor], length: Tensor, rho: float, *, p: float, eta: float
+    parameters: Sequence[Tensor],
+    gradient: Sequence[Tensor],
+    length: Tensor,
+    rho: float,
+    *,
+    p: float,
+    eta: float,
+    adapts: Sequence[bool] | None = None,
 ) -> list[Tensor]:
-    """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite."""
+    """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite.
+
+    Args:
+        adapts: for each tensor whether T = |w| + eta, else T = 1; None: all do.
+    """
     scale = vectors.absolute(parameters, plus=eta)
+    for tensor, adapted in zip(scale, adapts or (), strict=False):
+        if not adapted:
+            tensor.fill_(1.0)
     if p == 2:
         perturbation = [tensor.clone() for tensor in gradient]
         vectors.multiply_(perturbation, scale)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.sam import vectors
+from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.rules.sam import SAMRule
 
@@ -135,7 +136,8 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _gradient(step: TrainStep, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> list[Tensor]:
     loss = step.loss_fn(step.model(inputs), targets)
-    return list(torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True))
+    gradients = gradients_of(loss, parameters)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
 
 
 @contextmanager
