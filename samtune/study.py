@@ -211,6 +211,7 @@ class Study:
         command: the command line that started it; `versions` of python, samtune and the libraries.
         usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
             (share of the groups' time, once ready, that they spent on trials).
+        is_own: whether this user began it on this machine, as far as its files tell (`samtune.store.ownership`).
         stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
@@ -227,6 +228,7 @@ class Study:
     kind: StudyKind = "search"
     trials: list[Trial] = field(default_factory=list)
     usage: dict[str, float] = field(default_factory=dict)
+    is_own: bool = False
     stopped_by: str | None = None
     experiment_id: str | None = None
     parent_run_id: str | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samtune.errors import UsageError
+from samtune.store.ownership import is_signed, sign
 from samtune.store.study_files import is_name, open_to_append, read_file
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
@@ -55,6 +56,7 @@ class Journal(Callback):
             **fields,
             objectives=[asdict(objective) for objective in study.objectives],
             versions=study.versions,
+            signature=sign(study.space_yaml, study.tracking_uri),
             experiment_id=study.experiment_id,
             parent_run_id=study.parent_run_id,
             started_at=study.started_at,
@@ -195,6 +197,7 @@ def _study(entry: dict[str, Any]) -> Study:
         **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
+        is_own=is_signed(entry.get("signature"), entry["space_yaml"], entry["tracking_uri"]),
         experiment_id=entry["experiment_id"],
         parent_run_id=entry["parent_run_id"],
         started_at=entry["started_at"],

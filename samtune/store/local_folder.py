@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from samtune.errors import UsageError
 from samtune.storage import join
+from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
 from samtune.store.study_files import check_links
 from samtune.study import Callback, Study
@@ -34,6 +36,7 @@ class StudyFolder:
         """The study as it stands. Raises UsageError where there is none."""
         study = read_journal(self.local)
         study.storage_path = self.uri  # not what the journal says: it may be a copy, or somebody else's
+        study.is_own = study.is_own and (self.local / JOURNAL).stat().st_uid == os.geteuid()
         return study
 
     def is_running(self) -> bool:
