@@ -212,6 +212,7 @@ class Study:
         usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
             (share of the groups' time, once ready, that they spent on trials).
         moved_from: the `storage_path` that it was begun in, where that is another.
+        is_own: whether this user began it on this machine, as far as its files tell (`samtune.store.ownership`).
         stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
@@ -228,6 +229,7 @@ class Study:
     kind: StudyKind = "search"
     trials: list[Trial] = field(default_factory=list)
     usage: dict[str, float] = field(default_factory=dict)
+    is_own: bool = False
     stopped_by: str | None = None
     experiment_id: str | None = None
     parent_run_id: str | None = None

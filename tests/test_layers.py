@@ -29,9 +29,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("sharpness",),
     ("sam",),
-    ("formatting",),
+    ("formatting", "user_source"),
     ("study", "user_code"),
-    ("errors", "storage", "undocumented", "lazy"),
+    ("errors", "storage", "undocumented", "lazy", "user_path"),
 )
 """From the top down. Packages of one layer do not import each other."""
 
@@ -56,6 +56,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "formatting": LIGHT,
     "study": LIGHT,
     "user_code": LIGHT,
+    "user_path": LIGHT,
+    "user_source": LIGHT,
     "errors": LIGHT,
     "storage": LIGHT,
 }

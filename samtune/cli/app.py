@@ -27,6 +27,7 @@ from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
 from samtune.errors import SamtuneError, UsageError, one_line
+from samtune.user_path import add_user_folders
 
 app = typer.Typer(
     name="samtune",
@@ -65,7 +66,7 @@ def main() -> None:
     # The interpreter would look through all objects of Ray, MLflow and torch for cycles before it ends: for a second.
     atexit.register(gc.freeze)
     with suppress(OSError):  # a working directory that was deleted
-        sys.path.append(os.getcwd())  # modules of the user's that a space names; last, to shadow nothing installed
+        add_user_folders([os.getcwd()])  # modules of the user's that a space names
     try:
         app(standalone_mode=True)
     except SamtuneError as error:

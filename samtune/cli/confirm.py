@@ -18,10 +18,12 @@ from samtune.cli.options import (
     Sets,
     StoragePath,
     TrackingUri,
+    Trust,
     answer,
     option,
     stdout_for_json,
 )
+from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
 
@@ -45,6 +47,7 @@ def confirm(
     register: Annotated[
         str | None, option(OUTPUT, "Register the best model in MLflow under this name.", "--register", metavar="NAME")
     ] = None,
+    trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -60,16 +63,23 @@ def confirm(
     is_space = source.endswith((".yaml", ".yml"))
     if set_ and not is_space:
         raise UsageError(f"--set {set_[0]}: changes a space, and {source} is a study or a run")
-    confirmer = Confirmer(
-        SearchSpace.from_yaml(source, set_ or []) if is_space else source,
-        storage_path=storage_path,
-        tracking_uri=tracking_uri,
-        top=top,
-        replicas=replicas,
-        baseline=baseline,
-        address=address,
-        callbacks=[make_display(console)],
-    )
+    chosen = SearchSpace.from_yaml(source, set_ or []) if is_space else source
+
+    def make(trust: bool) -> Confirmer:
+        return Confirmer(
+            chosen,
+            storage_path=storage_path,
+            tracking_uri=tracking_uri,
+            top=top,
+            replicas=replicas,
+            baseline=baseline,
+            address=address,
+            callbacks=[make_display(console)],
+            trust=trust,
+        )
+
+    confirmer = ask_to_trust(make, trust)
+    say_imports(console, confirmer.candidates.model_dump())
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
     with answer():

@@ -67,6 +67,14 @@ SystemMetrics = Annotated[
 Address = Annotated[
     str | None, option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
 ]
+Trust = Annotated[
+    bool,
+    option(
+        WHERE,
+        "Do not ask before functions are imported that a study or file of somebody else names.",
+        "--trust",
+    ),
+]
 DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
 Estimate = Annotated[
     bool, option(OUTPUT, "With the plan, the seconds that a few timed steps on this machine make likely.", "--estimate")

@@ -28,9 +28,11 @@ from samtune.cli.options import (
     StoragePath,
     SystemMetrics,
     TrackingUri,
+    Trust,
     answer,
     stdout_for_json,
 )
+from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def search(
     experiment: Experiment = None,
     address: Address = None,
     system_metrics: SystemMetrics = False,
+    trust: Trust = False,
     dry_run: DryRun = False,
     estimate: Estimate = False,
     json_: Json = False,
@@ -78,26 +81,29 @@ def search(
             given.append("--set")
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
-        tuner = Tuner.resume(resume, space=loaded, retry_failed=retry_failed, **changes, **where)
+        only_looks = dry_run and not estimate  # which imports nothing
+        options = {"space": loaded, "retry_failed": retry_failed, **changes, **where}
+        tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)
     else:
         if retry_failed:
             raise UsageError("--retry-failed: goes with --resume NAME")
         assert loaded is not None
         tuner = Tuner(loaded, **changes, **where, **fixed)
     if dry_run or estimate:
-        _dry_run(tuner, estimate, json_)
+        _dry_run(tuner, estimate, json_, trust)
     else:
         _search(tuner, json_)
 
 
-def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
+def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> None:
     from samtune.terminal import print_plan
 
-    plan = tuner.plan()
+    plan = tuner.plan(import_code=False)
     estimated = None
     if with_estimate:
-        from samtune.experiments.estimate import estimate
+        from samtune.experiments.estimate import estimate, plan_to_estimate
 
+        plan = ask_to_trust(lambda trust: plan_to_estimate(tuner, trust=trust), trust)
         estimated = estimate(tuner.space, plan)
     if as_json:
         print(json.dumps(plan.to_dict() | ({"estimate": asdict(estimated)} if estimated else {})))
@@ -113,6 +119,7 @@ def _search(tuner: Tuner, as_json: bool) -> None:
     from samtune.terminal import make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)
+    say_imports(console, tuner.space.model_dump())
     tuner.callbacks.append(make_display(console))
     failure: SearchFailedError | None = None
     try:

@@ -25,6 +25,7 @@ from samtune.cli.options import (
     option,
     stdout_for_json,
 )
+from samtune.cli.trust import say_imports
 
 
 def train(
@@ -68,6 +69,8 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = SearchSpace.from_yaml(space, set_ or []).replace(changes, OPTIONS)
     name = name or default_name(chosen)
+
+    say_imports(console, chosen.model_dump())
 
     def run(chosen: SearchSpace, name: str, register: str | None) -> Study:
         training = Training(

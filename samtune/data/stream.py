@@ -10,7 +10,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from samtune.data.counter_rng import fold
 from samtune.data.images import ImageSource, joined
 from samtune.data.sources.decode import DamagedImageError
 from samtune.errors import DatasetError
+from samtune.user_path import add_user_folders, importing_user_code, user_folders
 
 NUM_SUBSTITUTES = 8
 """Images that are tried, one after another, in place of a damaged one."""
@@ -202,3 +203,29 @@ class OwnExamples(Reader):
     def read(self, row: int, crop: int | None) -> Tensor:
         with keyed_randomness(0 if crop is None else crop, row):
             return torch.as_tensor(self.dataset[row][0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In this order: the class of the data set may be in a module of the user's.
+        return _rebuild, (_UserFolders(user_folders()), self.dataset)
+
+
+class _UserFolders:
+    """Unpickled before an object of the user's: what that needs is then importable."""
+
+    def __init__(self, folders: list[str]) -> None:
+        self.folders = folders
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _begin_import, (self.folders,)
+
+
+def _begin_import(folders: list[str]) -> AbstractContextManager[None]:
+    add_user_folders(folders)
+    importing = importing_user_code()
+    importing.__enter__()
+    return importing
+
+
+def _rebuild(importing: AbstractContextManager[None], dataset: Any) -> OwnExamples:
+    importing.__exit__(None, None, None)
+    return OwnExamples(dataset)

@@ -9,11 +9,12 @@ from typing import Self
 from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
-from samtune.experiments.candidates import BASELINES, add_baseline, list_candidates
+from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import Confirmation, confirmation_of
 from samtune.experiments.fixed_trials import CandidateRun, stored_candidates
 from samtune.experiments.runner import all_done
+from samtune.experiments.trust import check_trust
 from samtune.storage import parent
 from samtune.store.study_folder import StudyFolder, study_folder
 from samtune.study import Callback, Study
@@ -37,10 +38,11 @@ class Confirmer:
         baseline: `sgd` adds plain SGD for as many epochs and for as many passes as the best trial (see
             `add_baseline`), `none` nothing.
         address, callbacks: as of `Tuner`.
+        trust: confirm trials of a study although somebody else began it: what it names is imported.
 
     Raises:
         UsageError: there is no such study or run, it has no completed trial, or the confirmation that has begun under
-            its name is of other trials or settings.
+            its name is of other trials or settings. (UntrustedError, a UsageError) the study is not this user's own.
 
     Example:
         >>> confirmation = Confirmer("digits-1", top=1, replicas=5).run()
@@ -58,10 +60,13 @@ class Confirmer:
         baseline: str = "sgd",
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> None:
         if baseline not in BASELINES:
             raise UsageError(f"unknown{did_you_mean(baseline, BASELINES)}", argument="baseline", value=baseline)
         found = find_source(source, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
+        if found.study is not None:
+            check_trust(found.study, found.space.model_dump(), trust=trust)
         baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
         self._run = CandidateRun(
             list_candidates(found.space, found.chosen, replicas=replicas, baselines=baselines),
@@ -72,6 +77,7 @@ class Confirmer:
             experiment=found.study.experiment if found.study else found.name,
             address=address,
             callbacks=callbacks,
+            trust=trust,
         )
 
     @classmethod
@@ -82,6 +88,7 @@ class Confirmer:
         storage_path: str | Path | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> Self:
         """A confirmer that resumes a confirmation with the candidates it was started with; call `run` on it.
 
@@ -93,7 +100,13 @@ class Confirmer:
         """
         confirmer = cls.__new__(cls)
         confirmer._run = CandidateRun(
-            None, kind="confirmation", name=name, storage_path=storage_path, address=address, callbacks=callbacks
+            None,
+            kind="confirmation",
+            name=name,
+            storage_path=storage_path,
+            address=address,
+            callbacks=callbacks,
+            trust=trust,
         )
         return confirmer
 
@@ -106,6 +119,11 @@ class Confirmer:
     def folder(self) -> StudyFolder:
         """Where the confirmation's study is kept."""
         return self._run.folder
+
+    @property
+    def candidates(self) -> CandidateList:
+        """What is trained."""
+        return self._run.candidates
 
     @property
     def interrupted_by(self) -> int | None:

@@ -13,6 +13,7 @@ from samtune.experiments.candidates import CandidateList
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
+from samtune.experiments.trust import check_trust
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
 from samtune.store.moved import new_place
 from samtune.store.study_files import check_links
@@ -46,6 +47,7 @@ class CandidateRun:
     Args:
         candidates: what is trained; None: what the study of this name was started with.
         kind, name, storage_path, tracking_uri, experiment, address, callbacks: as of `Runner`.
+        trust: as of `Tuner.resume`.
 
     Raises:
         UsageError: the study that has begun under this name has other candidates, or there is none to resume.
@@ -62,6 +64,7 @@ class CandidateRun:
         experiment: str | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> None:
         folder = study_folder(storage_path, name)
         begun = folder.read() if candidates is None or folder.exists() else None
@@ -75,6 +78,7 @@ class CandidateRun:
         if candidates is None:
             assert begun is not None  # `read` raises where there is none
             candidates = stored_candidates(begun)
+            check_trust(begun, candidates.model_dump(), trust=trust)
         self.candidates = candidates
         self.runner = Runner(
             CandidateTrials(candidates),

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from samtune.config.data import DataConfig
+from samtune.config.data import DataConfig, OwnDataConfig
+from samtune.config.model import OwnModelConfig
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.data import check_dataset, dataset_info
+from samtune.data.info import DatasetInfo
 from samtune.errors import SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.study import Scalar
+from samtune.user_code import PREFIX
+from samtune.user_source import look_up, named_functions
 
 _MAX_VARIANTS = 1000
 
@@ -40,6 +44,7 @@ class Layout(Protocol):
     def resources(self) -> ResourcesConfig: ...
     @property
     def objectives(self) -> tuple[ObjectiveConfig, ...]: ...
+    def model_dump(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Plan:
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
+        num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
+        functions: of the user's, by import path, that the search imports: key, path and file.
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
         passes_per_step: forward+backward passes of the whole batch per step.
         passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
@@ -78,8 +85,8 @@ class Plan:
     cpus_per_worker: float
     gpus_per_worker: float
     data: str
-    num_train: int
-    num_validation: int
+    num_train: int | None
+    num_validation: int | None
     model: str
     method: str
     batch_size: tuple[int, int]
@@ -87,7 +94,7 @@ class Plan:
     group_size: str
     repeats: int
     epochs: tuple[int, int]
-    steps_per_epoch: tuple[int, int]
+    steps_per_epoch: tuple[int, int] | None
     passes_per_step: tuple[float, float]
     passes_per_trial: tuple[float, float]
     total_passes: tuple[float, float]
@@ -97,19 +104,27 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    functions: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def make_plan(
-    layout: Layout, variants: Sequence[TrialSpec], summary: Summary, nodes: list[Node], addable: Sequence[Node] = ()
+    layout: Layout,
+    variants: Sequence[TrialSpec],
+    summary: Summary,
+    nodes: list[Node],
+    addable: Sequence[Node] = (),
+    *,
+    import_code: bool = True,
 ) -> Plan:
     """Resolves a study against a cluster's nodes.
 
     Args:
         variants: trials at the ends of all that decides about the shape or the cost of one.
         addable: nodes that the cluster does not have yet and starts when they are asked for.
+        import_code: whether the user's functions may be imported, and that of the data be called.
 
     Raises:
         DatasetError: the data are not there or malformed.
@@ -118,18 +133,11 @@ def make_plan(
         SpaceError: a batch is larger than the training set.
     """
     datasets = _datasets(variants)
-    _check_files(datasets)
-    infos = {key: dataset_info(config) for key, config in datasets.items()}
+    _check_files(datasets, import_code)
+    infos = {key: dataset_info(config) for key, config in datasets.items() if import_code or not _must_run(config)}
     for variant in variants:
-        info = infos[variant.data.model_dump_json()]
-        check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
-        check_training(variant.training)
-        if variant.training.batch_size > info.num_train:
-            raise SpaceError(
-                f"{layout.source_name}: training.batch_size: must not exceed the training examples "
-                f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
-            )
-    info = next(iter(infos.values()))
+        _check_variant(layout, variant, infos.get(variant.data.model_dump_json()), import_code)
+    info = next(infos.get(key) for key in datasets)
     every = [*nodes, *addable]
     gpus = gpus_per_worker(layout.resources, every)
     capacity = group_capacity(layout.resources, every)
@@ -146,8 +154,8 @@ def make_plan(
         cpus_per_worker=layout.resources.cpus_per_worker,
         gpus_per_worker=gpus,
         data=", ".join(dict.fromkeys(v.data.name for v in variants)),
-        num_train=info.num_train,
-        num_validation=info.num_validation,
+        num_train=info.num_train if info else None,
+        num_validation=info.num_validation if info else None,
         model=", ".join(dict.fromkeys(v.model.name for v in variants)),
         method=", ".join(dict.fromkeys(v.method.name for v in variants)),
         batch_size=_range(v.training.batch_size for v in variants),
@@ -155,7 +163,7 @@ def make_plan(
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
         repeats=summary.repeats,
         epochs=_range(v.num_epochs for v in variants),
-        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
+        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants) if info else None,
         passes_per_step=_range(v.passes_per_step for v in variants),
         passes_per_trial=passes,
         total_passes=(passes[0] * layout.num_trials, passes[1] * layout.num_trials),
@@ -165,12 +173,33 @@ def make_plan(
         searched=summary.searched,
         initial=summary.initial,
         seed=layout.seed,
+        functions=[str(function) for function in named_functions(layout.model_dump())],
     )
 
 
 def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
     """The plan of a search; see `make_plan`."""
     return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable)
+
+
+def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
+    """Whether a trial's parts fit each other; without `info`, as far as that can be known."""
+    check_training(variant.training, import_code=import_code)
+    if info is None:
+        if isinstance(variant.model, OwnModelConfig):
+            check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
+        return
+    check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
+    if variant.training.batch_size > info.num_train:
+        raise SpaceError(
+            f"{layout.source_name}: training.batch_size: must not exceed the training examples "
+            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+        )
+
+
+def _must_run(config: DataConfig) -> bool:
+    """Whether nothing is known of a data set before a function by import path is called."""
+    return isinstance(config, OwnDataConfig) and not config.name.startswith(PREFIX)
 
 
 def _group_size(spec: TrialSpec) -> str:
@@ -201,9 +230,12 @@ def check_files_of(variants: Iterable[TrialSpec]) -> None:
     _check_files(_datasets(variants))
 
 
-def _check_files(datasets: Mapping[str, DataConfig]) -> None:
+def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -> None:
     for config in datasets.values():
-        check_dataset(config)
+        if import_code or not _must_run(config):
+            check_dataset(config)
+        elif isinstance(config, OwnDataConfig):
+            look_up(config.name, "data.name", **config.options)
         check_relabel(config.relabel)
 
 

@@ -132,10 +132,14 @@ class Runner:
         self._started: list[Callback] = []
         self._pool: WorkerPool | None = None
 
-    def plan(self) -> Plan:
-        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
+    def plan(self, *, import_code: bool = False) -> Plan:
+        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work.
+
+        Args:
+            import_code: as of `make_plan`.
+        """
         self._check_new()
-        return self._make_plan([local_node()])
+        return self._make_plan([local_node()], import_code=import_code)
 
     def run(self) -> Study:
         """Runs what the study still lacks.
@@ -243,9 +247,10 @@ class Runner:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
+    def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), *, import_code: bool = True) -> Plan:
         trials = self.trials
-        return make_plan(trials.definition, list(trials.variants()), trials.summary(), nodes, addable)
+        variants = list(trials.variants())
+        return make_plan(trials.definition, variants, trials.summary(), nodes, addable, import_code=import_code)
 
     def _check_new(self) -> None:
         if self.earlier is None and self.folder.exists():

@@ -68,6 +68,7 @@ class Training:
         storage_path: str | Path | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> Self:
         """A training that resumes the study of that name with the settings it was started with; call `run` on it.
 
@@ -76,7 +77,13 @@ class Training:
         """
         training = cls.__new__(cls)
         training._run = CandidateRun(
-            None, kind="training", name=name, storage_path=storage_path, address=address, callbacks=callbacks
+            None,
+            kind="training",
+            name=name,
+            storage_path=storage_path,
+            address=address,
+            callbacks=callbacks,
+            trust=trust,
         )
         return training
 

@@ -13,6 +13,7 @@ from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
 from samtune.experiments.results import Results, raise_if_failed
 from samtune.experiments.runner import Runner
+from samtune.experiments.trust import check_trust
 from samtune.store.study_folder import StudyFolder, located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.trial_source import TrialSource
@@ -128,9 +129,14 @@ class Tuner:
         """The number of the signal that ended the search (Ctrl-C: `signal.SIGINT`); None where none did."""
         return self._runner.ending.signal
 
-    def plan(self) -> Plan:
-        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work."""
-        plan, runner = self._runner.plan(), self._runner
+    def plan(self, *, import_code: bool = False) -> Plan:
+        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work.
+
+        Args:
+            import_code: whether functions by import path may be imported, and that of the data be called, as `fit`
+                does; else only their source is read, and the number of examples of their data is not known.
+        """
+        plan, runner = self._runner.plan(import_code=import_code), self._runner
         if runner.earlier is None:
             self._trials.check(runner.folder.storage, runner.tracking_uri)
         return plan
@@ -152,6 +158,7 @@ class Tuner:
         retry_failed: bool = False,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> Self:
         """A tuner that resumes a study whose driver has ended, however it ended; call `fit` on it.
 
@@ -164,9 +171,10 @@ class Tuner:
             space: must be the study's own (but for num_trials); default: the stored one.
             tracking_uri: another MLflow store than before, to which all trials are written again.
             retry_failed: runs the failed trials again.
+            trust: resume it although somebody else began it, or on another machine: what it names is imported.
 
         Raises:
-            UsageError: there is no such study, it is not a search, or the space is another.
+            UsageError: there is no such study, it is not a search, the space is another, or it is not trusted.
         """
         folder = study_folder(storage_path, name)
         study = folder.read()
@@ -180,6 +188,7 @@ class Tuner:
         stored = stored_space(study, folder.uri)
         if space is not None:
             _check_same(name, stored, space)
+        check_trust(study, stored.model_dump(), trust=trust or space is not None)
         num_trials = study.num_trials if num_trials is None else num_trials
         if num_trials < study.num_trials:
             problem = f"study {name} has {study.num_trials} trials; it can only grow"

@@ -18,6 +18,7 @@ from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, UsageError
 from samtune.formatting import first_line
 from samtune.raylib.environment import search_environment
+from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
 
@@ -172,6 +173,10 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         "include_dashboard": False,
         "configure_logging": True,
     }
+    if not is_beside_user_code():
+        from samtune.raylib.job_config import IsolatedJobConfig
+
+        options["job_config"] = IsolatedJobConfig()
     environment = code() if address != "local" else {}
     if environment:
         options["runtime_env"] = environment

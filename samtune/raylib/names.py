@@ -42,8 +42,15 @@ CLUSTER = (
         "Tune's light actors stay on the head node without taking a CPU",
         "a label selector in tune.PlacementGroupFactory",
     ),
+    Undocumented(
+        "ray.job_config:JobConfig._runtime_env_has_working_dir",
+        "the driver's working directory stays off the workers' path, where libraries would import from it",
+        "an option of ray.init for the folders on the workers' path",
+        "(self)",
+        override="samtune.raylib.job_config:IsolatedJobConfig._runtime_env_has_working_dir",
+    ),
 )
-"""Used by `samtune.raylib.cluster`; the last by `samtune.raylib.environment`."""
+"""Used by `samtune.raylib.cluster`; the last two by `samtune.raylib.environment` and `samtune.raylib.job_config`."""
 
 _LOSS = "a callback of ray.init for a cluster that is lost"
 

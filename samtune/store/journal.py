@@ -19,6 +19,7 @@ from typing import IO, Any
 from samtune.errors import RunError, UsageError
 from samtune.formatting import format_bytes
 from samtune.store.checksums import DamagedLineError, from_line, to_line
+from samtune.store.ownership import is_signed, sign
 from samtune.store.study_files import is_name, open_to_append, read_file
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
@@ -59,6 +60,7 @@ class Journal(Callback):
             **fields,
             objectives=[asdict(objective) for objective in study.objectives],
             versions=study.versions,
+            signature=sign(study.space_yaml, study.tracking_uri),
             experiment_id=study.experiment_id,
             parent_run_id=study.parent_run_id,
             started_at=study.started_at,
@@ -206,6 +208,7 @@ def _study(entry: dict[str, Any]) -> Study:
         **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
+        is_own=is_signed(entry.get("signature"), entry["space_yaml"], entry["tracking_uri"]),
         experiment_id=entry["experiment_id"],
         parent_run_id=entry["parent_run_id"],
         started_at=entry["started_at"],

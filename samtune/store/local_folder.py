@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from samtune.errors import UsageError
 from samtune.storage import join
+from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
 from samtune.store.moved import found_at
 from samtune.store.study_files import check_links
@@ -33,7 +35,9 @@ class StudyFolder:
 
     def read(self) -> Study:
         """The study as it stands. Raises UsageError where there is none."""
-        return found_at(read_journal(self.local), self.name, self.uri)
+        study = found_at(read_journal(self.local), self.name, self.uri)
+        study.is_own = study.is_own and (self.local / JOURNAL).stat().st_uid == os.geteuid()
+        return study
 
     def is_running(self) -> bool:
         """Whether a driver has it."""

@@ -13,6 +13,7 @@ from samtune.errors import one_line
 from samtune.raylib.cluster import Node, count_workers
 from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
+from samtune.user_path import user_folders
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Failure
 from samtune.workers.worker_loop import LoopConfig, worker_loop
@@ -130,6 +131,7 @@ class WorkerPool:
             checkpoint=self._checkpoint,
             timeout=self._timeout,
             parts=self._parts,
+            user_folders=tuple(user_folders()),
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         failures, trainer = 0, None

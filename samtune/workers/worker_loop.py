@@ -17,6 +17,7 @@ from samtune.errors import one_line
 from samtune.raylib.environment import GROUP_GENERATION
 from samtune.storage import join, parent
 from samtune.user_code import accept_functions
+from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
 from samtune.workers.torch_globals import TorchGlobals
 from samtune.workers.trial_errors import failure_of, is_about_a_peer, ruins_the_device
@@ -34,6 +35,7 @@ class LoopConfig:
         checkpoint: when to save.
         timeout: seconds that an epoch may take; None: any.
         parts: reference to the user's own functions (see `samtune.user_code`), by path.
+        user_folders: of the driver, that the user's own modules are in (see `samtune.user_path`).
     """
 
     coordinator: Any
@@ -43,6 +45,7 @@ class LoopConfig:
     checkpoint: CheckpointConfig
     timeout: float | None
     parts: Any = None
+    user_folders: tuple[str, ...] = ()
 
 
 class RestartGroupError(Exception):
@@ -107,8 +110,10 @@ def _start(loop: LoopConfig) -> _Worker:
 
     import samtune.train.repeats  # noqa: F401  # paid for here, once
 
+    add_user_folders(loop.user_folders)
     if loop.parts is not None:
-        accept_functions(ray.get(loop.parts))
+        with importing_user_code():  # to unpickle them
+            accept_functions(ray.get(loop.parts))
     torch.set_num_threads(loop.threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
