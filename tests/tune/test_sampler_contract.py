@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_what_breaks_a_constraint_is_told_as_that_and_counts_as_no_trial(tmp_pat
 def test_a_constraint_that_no_proposal_satisfies_ends_the_search_with_a_line(tmp_path: Path) -> None:
     space = make_space({"name": "gp"}, constraints=["lr <= 0.011"])
     searcher = make_searcher(space, tmp_path)
-    object.__setattr__(space, "conditions", [type(space.conditions[0])("lr <= 0.01 / 2")])
+    space._resolver = replace(space._resolver, constraints=(type(space.conditions[0])("lr <= 0.01 / 2"),))
     with pytest.raises(RunError, match=r"no configuration was found that satisfies lr <= 0\.011"):
         searcher.suggest("t")
 
