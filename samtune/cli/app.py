@@ -100,5 +100,6 @@ def option_of(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"samtune: error: {message}", file=sys.stderr)
+    for line in message.splitlines() or [""]:  # a search space has a line for each problem
+        print(f"samtune: error: {line}", file=sys.stderr)
     sys.exit(code)

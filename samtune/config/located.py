@@ -34,7 +34,7 @@ class Place:
 
     def inside(self, part: str | int, line: int | None = None) -> Place:
         """The place of a key or an item of the value that is here."""
-        return replace(self, key=join(self.key, str(part)), line=line or self.line)
+        return replace(self, key=join(self.key, str(part) or "''"), line=line or self.line)
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +56,17 @@ class Resolver:
         root = self.sections(config)
         return self.validate(root), root
 
+    def first_trial(self, configs: Iterable[Mapping[str, Scalar]]) -> TrialSpec:
+        """The trial of the first of some configurations that is valid; raises as `trial` does of the first."""
+        refused: RefusedError | None = None
+        for config in configs:
+            try:
+                return self.trial(config)[0]
+            except RefusedError as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
     def validate(self, sections: Located) -> TrialSpec:
         """The trial of resolved sections. Raises RefusedError where they break rules."""
         try:
@@ -101,7 +112,7 @@ class _Values:
         *path, last = key.split(".")
         holder = self.root.at(path)
         node = holder.child(last) if holder is not None else None
-        if node is None or holder is None:
+        if node is None or holder is None or (node.value is None and key == "training.epochs"):
             return self._default(key)
         if not isinstance(node.value, Expr):
             return node.plain()

@@ -198,14 +198,15 @@ class SearchSpace(Config):
         """The trial that a configuration stands for: this space with the searched keys set.
 
         Args:
-            config: dotted key -> value, for searched keys.
+            config: dotted key -> value, for searched keys. One that is left out has the value that is written beside
+                the search, or its default; where no trial can have that, its first value, or its last.
 
         Raises:
             SpaceError: the combination breaks a rule.
         """
         where = f"{self.source_name}: trial {dict(config)}"
         try:
-            trial, _ = self._resolve.trial(config)
+            trial = self._resolve.first_trial(self._tree.completions(config))
             trial.layout(self.resources.num_workers)
         except RefusedError as error:
             problems = "; ".join(f"{problem.place.label}: {problem.text}" for problem in error.problems)

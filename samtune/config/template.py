@@ -205,6 +205,19 @@ class Template:
                 return
             path[-1] += 1
 
+    def completions(self, config: Mapping[str, Scalar]) -> Iterator[Mapping[str, Scalar]]:
+        """A part of a configuration as it is, and with the other keys at their first and at their last values."""
+        yield config
+        params = self.encode(config)
+        for end in (0, -1):
+
+            def suggest(name: str, key: str, node: Distribution, end: int = end) -> Any:
+                return params.get(name, node.extremes()[end])
+
+            complete = self.draw(suggest)
+            if config.items() <= complete.items():
+                yield complete
+
     # -- one trial ---------------------------------------------------------------------------------------------------
 
     def resolve(self, config: Mapping[str, Scalar]) -> Located:

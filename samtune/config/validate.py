@@ -82,7 +82,7 @@ class Validation:
         What is computed may have no valid value at the values that are tried: `draws` looks at it.
         """
         found: list[Problem] = []
-        for complete in self._completions(config):
+        for complete in self.template.completions(config):
             try:
                 sections = self.resolver.sections(complete)
             except RefusedError as error:
@@ -104,13 +104,6 @@ class Validation:
             return error.problems
         return []
 
-    def _completions(self, config: Mapping[str, Scalar]) -> Iterator[Mapping[str, Scalar]]:
-        """A part of a configuration with other keys left out, and at their first and last values."""
-        yield config
-        params = self.template.encode(config)
-        for end in (0, -1):
-            yield self.template.draw(lambda name, key, node, end=end: params.get(name, node.extremes()[end]))  # type: ignore[misc]
-
     def example(self) -> TrialSpec:
         """A trial of the space, with what is written beside the search where that is valid.
 
@@ -120,14 +113,7 @@ class Validation:
         rng = random.Random(0)
         random_ones = (self.template.draw(lambda name, key, node: node.random(rng)) for _ in range(_NUM_DRAWS))
         drawn = itertools.islice((c for c in random_ones if not self._broken(c)), _NUM_FEASIBLE)
-        refused: RefusedError | None = None
-        for config in itertools.chain(self._completions({}), drawn):
-            try:
-                return self.resolver.trial(config)[0]
-            except RefusedError as error:
-                refused = refused or error
-        assert refused is not None
-        raise refused
+        return self.resolver.first_trial(itertools.chain(self.template.completions({}), drawn))
 
     # -- initial points ----------------------------------------------------------------------------------------------
 
@@ -234,5 +220,7 @@ class Validation:
         nodes: dict[Place, Leaf] = {leaf.place: leaf for leaf in self._leaves if isinstance(leaf.node, Expr)}
         for problem in self._problems(self.resolver.sections(config)):
             if leaf := nodes.get(problem.place):
-                drawn = f", with {dict(config)}" if config else ""
-                yield Problem(leaf.place, f"{leaf.node}: {problem.text}{drawn}", kind=problem.kind)
+                used = {self.resolver.names[name] for name in leaf.node.expression.names}  # type: ignore[union-attr]
+                drawn = {key: value for key, value in config.items() if key in used}
+                suffix = f", with {drawn}" if drawn else ""
+                yield Problem(leaf.place, f"{leaf.node}: {problem.text}{suffix}", kind=problem.kind)
