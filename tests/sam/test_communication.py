@@ -111,7 +111,8 @@ def directions(rank: int, num_ranks: int, recipe: str) -> torch.Tensor:
         averaged_by_accident = [p.grad.clone() for p in model.parameters()]
         sam._perturb(averaged_by_accident)
         closure()
-        sam.second_step()
+        sam._weights.restore()
+        sam.base_optimizer.step()
     assert wrapped.require_backward_grad_sync
     return before - flat_weights(model)
 
