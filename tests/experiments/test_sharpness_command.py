@@ -181,7 +181,7 @@ def test_what_is_not_there_is_said(studies, text, message):
 
 def test_options_that_cannot_work(studies):
     for arguments, message in (
-        (["--measures", "eigenvalue"], "--measures eigenvalue: .*eigenvalues"),
+        (["--measures", "eigenvalue"], "measures eigenvalue: .*eigenvalues"),
         (["--m", "1;2"], "--m 1;2: must be whole numbers"),
         (["--data", "training"], "--data training: must be train, val or test"),
     ):
