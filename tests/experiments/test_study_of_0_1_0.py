@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import sqlite3
 import tarfile
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.command import run_samtune
+from mlflow import MlflowClient
 
 from samtune import Results, TrialState
 from samtune.store.journal import read_journal
+from samtune.study import Study
 
 ARCHIVE = Path(__file__).parent / "study-0.1.0.tar.gz"
-WRITTEN_IN = "/tmp/samtune-0.1.0"
+WRITTEN_IN = Path("/tmp/samtune-0.1.0")
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """The folder where samtune 0.1.0 ran `search --space old.yaml --name old`; its driver was killed in trial 1."""
+    """The folder where samtune 0.1.0 ran `search --space old.yaml --name old`; its driver was killed in trial 1.
+
+    It has moved since, with its MLflow store and its working directory.
+    """
+    assert not WRITTEN_IN.exists()
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
-    for name in ("journal.jsonl", "space.yaml"):
-        file = tmp_path / "samtune-results" / "old" / name
-        file.write_text(file.read_text().replace(WRITTEN_IN, str(tmp_path)))
-    with closing(sqlite3.connect(tmp_path / "samtune-results" / "mlflow.db")) as store, store:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (WRITTEN_IN, str(tmp_path)))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_written_to_the_old_place() -> Iterator[None]:
+    yield
+    assert not WRITTEN_IN.exists()
 
 
 def test_its_journal_reads_as_it_was_written(study: Path) -> None:
@@ -52,10 +57,17 @@ def test_it_reports_and_exports(study: Path) -> None:
     assert Results.load("old", study / "samtune-results").to_arrow().num_rows == 5
 
 
-@pytest.mark.slow
-def test_it_resumes(study: Path) -> None:
-    from mlflow import MlflowClient
+def runs_of(study: Study) -> dict[str, str]:
+    """Trial id -> status of its one run in MLflow."""
+    client = MlflowClient(tracking_uri=study.tracking_uri)
+    runs = client.search_runs([str(study.experiment_id)], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
+    found = {run.data.tags["samtune.trial_id"]: run.info.status for run in runs}
+    assert len(found) == len(runs)
+    return found
 
+
+@pytest.mark.slow
+def test_it_resumes_where_it_is_now(study: Path) -> None:
     before = read_journal(study / "samtune-results" / "old")
     done = run_samtune("search", "--resume", "old", "--trust", cwd=study)
     assert done.returncode == 0, done.stderr
@@ -63,7 +75,30 @@ def test_it_resumes(study: Path) -> None:
     assert [trial.state for trial in after] == [TrialState.COMPLETED] * 4
     assert after.trials[0].history == before.trials[0].history
     assert list(after.trials[1].history)[:2] == list(before.trials[1].history)  # from its checkpoint
+    assert after.parent_run_id == before.parent_run_id
+    assert after.tracking_uri == f"sqlite:///{study}/samtune-results/mlflow.db"
+    assert runs_of(after) == {trial.id: "FINISHED" for trial in after}
     client = MlflowClient(tracking_uri=after.tracking_uri)
-    runs = client.search_runs([str(after.experiment_id)], f"tags.`mlflow.parentRunId` = '{after.parent_run_id}'")
-    assert sorted(run.data.tags["samtune.trial_id"] for run in runs) == sorted(trial.id for trial in after)
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    space = Path(client.download_artifacts(str(after.parent_run_id), "space.yaml", str(study)))
+    assert space.read_text() == after.space_yaml
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["run", "store"])
+def test_what_mlflow_has_lost_is_written_again(study: Path, lost: str) -> None:
+    before = Results.load("old", study / "samtune-results").study
+    if lost == "run":
+        MlflowClient(tracking_uri=before.tracking_uri).delete_run(str(before.parent_run_id))
+    else:
+        (study / "samtune-results" / "mlflow.db").unlink()
+    done = run_samtune("search", "--resume", "old", "--trust", cwd=study)
+    assert done.returncode == 0, done.stderr
+    assert "the study's run is no longer in MLflow: writing all 2 trials again" in done.stdout
+    after = read_journal(study / "samtune-results" / "old")
+    assert after.parent_run_id != before.parent_run_id
+    assert runs_of(after) == {trial.id: "FINISHED" for trial in after}
+    run = MlflowClient(tracking_uri=after.tracking_uri).search_runs(
+        [str(after.experiment_id)], f"tags.`samtune.trial_id` = '{after.trials[0].id}'", max_results=5
+    )[0]
+    history = MlflowClient(tracking_uri=after.tracking_uri).get_metric_history(run.info.run_id, "val_accuracy")
+    assert [point.step for point in history] == [1, 2, 3]
