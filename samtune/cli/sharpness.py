@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, option
+from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, Trust, option
+from samtune.cli.trust import ask_to_trust
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def sharpness(
     plot_format: Annotated[Literal["png", "svg"], option(OUTPUT, "Of figures.")] = "png",
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
+    trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -73,7 +75,7 @@ def sharpness(
 
     from samtune.experiments.sharpness.measures import Settings, check_measures, measure
     from samtune.experiments.sharpness.plots import write_plots
-    from samtune.experiments.sharpness.subjects import load_subject
+    from samtune.experiments.sharpness.subjects import Subject, load_subject
 
     settings = Settings(
         measures=check_measures([name.strip() for name in measures.split(",")]),
@@ -88,7 +90,11 @@ def sharpness(
     with Console(stderr=True).status("") as status:
         for text in subjects:
             status.update(text)
-            subject = load_subject(text, storage_path, tracking_uri)
+
+            def load(trust: bool, text: str = text) -> Subject:
+                return load_subject(text, storage_path, tracking_uri, trust=trust)
+
+            subject = ask_to_trust(load, trust)
             batches = subject.sample(data, num_examples, seed=seed)  # type: ignore[arg-type]
 
             def report(name: str, answer: str, subject_name: str = subject.name) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -20,13 +22,21 @@ from samtune.config.model import (
 from samtune.errors import UsageError
 
 
-def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], seed: int) -> nn.Module:
+def build_model(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    seed: int,
+    function: Callable[..., nn.Module] | None = None,
+) -> nn.Module:
     """A freshly initialised network on the CPU.
 
     Args:
         config: which network.
         num_classes: outputs of its last layer.
         input_shape: (channels, height, width) of an input.
+        function: of a network of the user's; default: what the configuration names, which is imported.
         seed: the initialisation is a function of this alone; the caller's random state is left as it was.
 
     Returns:
@@ -38,11 +48,15 @@ def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
     # Not torch.manual_seed: that would seed the accelerators' generators too.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        if isinstance(config, OwnModelConfig):
+            from samtune.models.own import own_model
+
+            return own_model(config, num_classes, input_shape, function)
         return _build(config, num_classes, input_shape)
 
 
 def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    if not isinstance(config, MlpConfig | OwnModelConfig) and len(input_shape) != 3:
+    if not isinstance(config, MlpConfig) and len(input_shape) != 3:
         raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
     channels, height, width = input_shape if len(input_shape) == 3 else (0, 0, 0)
     match config:
@@ -79,6 +93,4 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
 
             return torchvision_model(config, num_classes, (channels, height, width))
         case OwnModelConfig():
-            from samtune.models.own import own_model
-
-            return own_model(config, num_classes, input_shape)
+            raise AssertionError("built by its function")

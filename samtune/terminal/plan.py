@@ -51,7 +51,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console = console or Console(highlight=False, markup=False)
     grid = Table.grid(padding=(0, 2, 0, 0))
     for what, value in format_plan(plan):
-        grid.add_row(Text(what, style="bold"), Text(value))
+        grid.add_row(Text(what, style="bold"), Text(value, overflow="fold"))
     console.print(grid)
 
 
