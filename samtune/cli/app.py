@@ -86,5 +86,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"samtune: error: {message}", file=sys.stderr)
+    from samtune.tracking.credentials import redact_text
+
+    print(f"samtune: error: {redact_text(message)}", file=sys.stderr)
     sys.exit(code)

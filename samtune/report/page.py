@@ -19,7 +19,7 @@ from samtune.formatting import (
 )
 from samtune.report.figures import Figure, figures
 from samtune.study import Study, Trial, TrialState
-from samtune.tracking.uris import redact_text
+from samtune.tracking.credentials import shown_command
 
 LEADERBOARD = 50
 
@@ -47,7 +47,7 @@ def render(results: Results) -> str:
         figures=[figure for figure in drawn if isinstance(figure, Figure)],
         missing=[reason for reason in drawn if isinstance(reason, str)],
         json_of=_json,
-        command=redact_text(study.command),
+        command=shown_command(study.command),
         commands=_commands(study),
         written=time.strftime("%Y-%m-%d %H:%M"),
         plotly=get_plotlyjs(),

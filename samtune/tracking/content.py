@@ -22,7 +22,7 @@ from samtune.formatting import (
 )
 from samtune.storage import join, read_bytes
 from samtune.study import Scalar, Study, Trial, TrialState
-from samtune.tracking.uris import redact_text
+from samtune.tracking.credentials import shown_command
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
 DESCRIBED_TRIALS = 10
@@ -112,7 +112,7 @@ def study_tags(study: Study) -> dict[str, str]:
         "samtune.study": study.name,
         "samtune.kind": study.kind,
         "samtune.state": str(TrialState.RUNNING),
-        "samtune.command": redact_text(study.command)[:MAX_TAG],
+        "samtune.command": shown_command(study.command)[:MAX_TAG],
         "samtune.objective": study.goal,
         "samtune.storage_path": study.storage_path,
         "samtune.version": study.versions.get("samtune", ""),
@@ -211,7 +211,7 @@ def description(study: Study) -> str:
         ]
     if study.trials:
         lines += [*_markdown_table(study), ""]
-    lines += ["Command:", "", "```", redact_text(study.command), "```", ""]
+    lines += ["Command:", "", "```", shown_command(study.command), "```", ""]
     lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in study.versions.items()))
     return "\n".join(lines)[:MAX_TAG]
 

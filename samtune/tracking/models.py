@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
+from samtune.tracking.credentials import redact
 from samtune.tracking.store import used_by_mlflow
-from samtune.tracking.uris import redact
 
 if TYPE_CHECKING:
     from torch import nn

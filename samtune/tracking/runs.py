@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samtune.errors import TrackingError, one_line
-from samtune.tracking.uris import redact
+from samtune.tracking.credentials import redact
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 

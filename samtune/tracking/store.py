@@ -47,7 +47,8 @@ from mlflow.exceptions import MlflowException
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
 from samtune.study import Study
-from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
+from samtune.tracking.credentials import redact, redact_text, with_credentials
+from samtune.tracking.uris import database_address, is_server, sqlite_path
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
 
@@ -94,14 +95,15 @@ class Store:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri
+        self.uri = uri  # for messages: without a password
         self._is_new = False
         _make_folder(uri)
         _set_http("connect")
         try:
             with quiet(), _alone(uri):
-                _check_reachable(uri)
-                self._client = MlflowClient(uri)
+                address = with_credentials(uri)
+                _check_reachable(address)
+                self._client = MlflowClient(address)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
             raise
@@ -271,7 +273,7 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
 def client_of(uri: str) -> MlflowClient:
     """MLflow's client of a store, with our limits on how long it waits."""
     _set_http("request")
-    return MlflowClient(uri)
+    return MlflowClient(with_credentials(uri))
 
 
 @contextmanager
@@ -281,7 +283,7 @@ def used_by_mlflow(uri: str) -> Iterator[None]:
 
     _set_http("request")
     before = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps it here too
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(with_credentials(uri))
     try:
         yield
     finally:

@@ -12,8 +12,8 @@ from samtune.errors import TrackingError
 from samtune.formatting import trial_name
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
+from samtune.tracking.credentials import redact
 from samtune.tracking.system import is_wanted, start_system_metrics
-from samtune.tracking.uris import redact
 
 if TYPE_CHECKING:
     from samtune.tracking.store import KnownRun, Store

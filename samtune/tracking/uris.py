@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -11,6 +10,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.study import Study
+from samtune.tracking.credentials import redact
 from samtune.tracking.mlflow_names import PARENT_RUN_ID
 
 UI_PORT = 5000
@@ -73,7 +73,7 @@ def resolve_tracking_uri(uri: str) -> str:
             raise TrackingError(f"--tracking-uri {uri}: must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
         return sqlite_uri(Path(path_text)) + (f"?{query}" if query else "")
     if scheme in _SERVERS and not _host(uri):
-        raise TrackingError(f"--tracking-uri {uri}: must have a host, e.g. http://127.0.0.1:5000")
+        raise TrackingError(f"--tracking-uri {redact(uri)}: must have a host, e.g. http://127.0.0.1:5000")
     if scheme.partition("+")[0] in (*_DATABASES, *_SERVERS, *_DATABRICKS):
         return uri.rstrip("/") if scheme in _SERVERS else uri
     raise TrackingError(f"--tracking-uri {redact(uri)}: MLflow cannot keep runs at {scheme}: {_EXPECTED}")
@@ -119,21 +119,6 @@ def database_address(uri: str) -> tuple[str, int] | None:
     if scheme not in _DATABASES or not (host := _host(uri)):
         return None
     return host, urlsplit(uri).port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[scheme]
-
-
-def redact_text(text: str) -> str:
-    """A command line or a message, without the passwords of the URIs in it."""
-    return re.sub(r"(://[^/\s:@'\"]*):[^@\s'\"]*@", r"\1:***@", text)
-
-
-def redact(uri: str) -> str:
-    """The URI for messages: without its password."""
-    if "@" not in uri or "://" not in uri:
-        return uri
-    scheme, rest = uri.split("://", 1)
-    credentials, host = rest.rsplit("@", 1)
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{':***' if colon else ''}@{host}"
 
 
 def ui_command(study: Study) -> str:
