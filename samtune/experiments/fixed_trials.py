@@ -78,6 +78,8 @@ class CandidateRun:
             assert begun is not None  # `read` raises where there is none
             candidates = stored_candidates(begun)
             check_trust(begun, candidates.model_dump(), trust=trust)
+        elif begun is not None:
+            check_trust(begun, {}, trust=trust)  # its candidates are the user's own, but not its tracking server
         self.candidates = candidates
         self.runner = Runner(
             CandidateTrials(candidates),

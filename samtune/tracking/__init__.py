@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from samtune.tracking.ui import comparison_page, serving, top_runs
     from samtune.tracking.uris import (
         default_tracking_uri,
+        is_configured,
         is_server,
         resolve_tracking_uri,
         sqlite_path,
@@ -37,6 +38,7 @@ __all__ = [
     "default_tracking_uri",
     "finished_runs",
     "hide_credentials",
+    "is_configured",
     "is_run_id",
     "is_server",
     "log_files",
@@ -67,6 +69,7 @@ __getattr__ = lazy_exports(
         "serving": ".ui",
         "top_runs": ".ui",
         "default_tracking_uri": ".uris",
+        "is_configured": ".uris",
         "is_server": ".uris",
         "hide_credentials": ".credentials",
         "redact_command": ".credentials",

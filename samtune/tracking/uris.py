@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -10,7 +11,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.study import Study
-from samtune.tracking.credentials import redact
+from samtune.tracking.credentials import hide_credentials, redact
 from samtune.tracking.mlflow_names import PARENT_RUN_ID
 
 UI_PORT = 5000
@@ -77,6 +78,19 @@ def resolve_tracking_uri(uri: str) -> str:
     if scheme.partition("+")[0] in (*_DATABASES, *_SERVERS, *_DATABRICKS):
         return uri.rstrip("/") if scheme in _SERVERS else uri
     raise TrackingError(f"--tracking-uri {redact(uri)}: MLflow cannot keep runs at {scheme}: {_EXPECTED}")
+
+
+def is_configured(uri: str, storage: str) -> bool:
+    """Whether a study's store is one that this user has set up here, and not only the study's own word.
+
+    Args:
+        uri: of the store, without credentials.
+        storage: the folder of all studies: a sqlite file in it is the default.
+    """
+    if path := sqlite_path(uri):
+        return path.resolve().is_relative_to(Path(storage).resolve())
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return bool(configured) and hide_credentials(configured.rstrip("/")) == uri
 
 
 def _resolve_path(text: str) -> str:
