@@ -13,6 +13,8 @@ from samtune.formatting import format_config, format_number
 if TYPE_CHECKING:
     from samtune.experiments.plan import Plan
 
+_MAX_FILES = 20
+
 
 def format_plan(plan: Plan) -> list[tuple[str, str]]:
     """The plan as (what, value) lines."""
@@ -37,6 +39,9 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
     lines += [("tried first" if i == 0 else "", format_config(point)) for i, point in enumerate(plan.initial)]
     lines += [("imports" if i == 0 else "", function) for i, function in enumerate(plan.functions)]
+    lines += [("to a cluster" if i == 0 else "", file) for i, file in enumerate(plan.files[:_MAX_FILES])]
+    if len(plan.files) > _MAX_FILES:
+        lines.append(("", f"and {len(plan.files) - _MAX_FILES} more files (--json names them)"))
     return lines
 
 
