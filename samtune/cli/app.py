@@ -86,7 +86,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    from samtune.formatting import printable
     from samtune.tracking.credentials import redact_text
 
-    print(f"samtune: error: {redact_text(message)}", file=sys.stderr)
+    print(f"samtune: error: {printable(redact_text(message))}", file=sys.stderr)
     sys.exit(code)

@@ -30,6 +30,7 @@ def report(
 ) -> None:
     """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
     from samtune.experiments.results import Results
+    from samtune.formatting import printable
     from samtune.report import render
     from samtune.storage import parent
     from samtune.tracking import is_configured
@@ -46,7 +47,10 @@ def report(
         return
     known = results.study.is_own or is_configured(results.study.tracking_uri, parent(results.study.storage_path))
     if log is None and not known:
-        typer.echo(f"not logged to {results.study.tracking_uri}, which is not configured here (--log does)", err=True)
+        typer.echo(
+            f"not logged to {printable(results.study.tracking_uri)}, which is not configured here (--log does)",
+            err=True,
+        )
     elif log is not False:
         from samtune.report import all_plots
         from samtune.tracking.store import log_files

@@ -13,6 +13,7 @@ from samtune.formatting import (
     format_number,
     format_seconds,
     format_value,
+    printable,
     searched_keys,
     set_arguments,
     short_names,
@@ -33,7 +34,7 @@ def render(results: Results) -> str:
     from plotly.offline import get_plotlyjs
 
     study, drawn = results.study, list(figures(results))
-    templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
     page = templates.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
         study=study,
@@ -52,6 +53,11 @@ def render(results: Results) -> str:
         written=time.strftime("%Y-%m-%d %H:%M"),
         plotly=get_plotlyjs(),
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a stranger's text says, but not what it would do; what is safe already stays."""
+    return printable(value) if type(value) is str else value
 
 
 def _json(figure: Any) -> str:

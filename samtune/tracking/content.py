@@ -16,6 +16,8 @@ from samtune.formatting import (
     format_metric,
     format_seconds,
     format_value,
+    markdown_cell,
+    printable,
     searched_keys,
     set_arguments,
     short_names,
@@ -205,15 +207,22 @@ def description(study: Study) -> str:
             f"Best: `{study.objective.metric}` **{format_metric(study.objective.value(best))}** (trial {best.number})",
             "",
             "```",
-            set_arguments(best.config),
+            _code(set_arguments(best.config)),
             "```",
             "",
         ]
     if study.trials:
         lines += [*_markdown_table(study), ""]
-    lines += ["Command:", "", "```", shown_command(study.command), "```", ""]
-    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in study.versions.items()))
+    lines += ["Command:", "", "```", _code(shown_command(study.command)), "```", ""]
+    lines.append(
+        "Versions: " + ", ".join(markdown_cell(f"{name} {version}") for name, version in study.versions.items())
+    )
     return "\n".join(lines)[:MAX_TAG]
+
+
+def _code(text: str) -> str:
+    """A text within a fence, which it does not end."""
+    return printable(text).replace("```", "'''")
 
 
 def _progress(study: Study) -> str:
@@ -239,4 +248,5 @@ def _markdown_table(study: Study) -> list[str]:
         ]
         for rank, trial in enumerate(ranked, start=1)
     ]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    shown = [[markdown_cell(cell) for cell in cells] for cells in (header, *rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in (shown[0], ["---"] * len(header), *shown[1:])]
