@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 
 from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial
+
+# Controls but for line break and tab, those of the direction of writing, line separators, and lone surrogates.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def format_number(value: float, digits: int = 3) -> str:
@@ -117,6 +121,24 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal or a browser would obey written as its escape: `\\x1b`, `\\u202e`.
+
+    Names, values and errors may be a stranger's. Line breaks and tabs stay.
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def markdown_cell(text: str) -> str:
+    """A text as it is, in a cell of a Markdown table."""
+    return re.sub(r"([\\`*\[\]<|&])", r"\\\1", " ".join(printable(text).split()))
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def first_line(text: str | None) -> str:

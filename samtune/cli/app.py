@@ -100,6 +100,8 @@ def option_of(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    for line in message.splitlines() or [""]:  # a search space has a line for each problem
+    from samtune.tracking.credentials import redact_text
+
+    for line in redact_text(message).splitlines() or [""]:  # a search space has a line for each problem
         print(f"samtune: error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from typing import Annotated
 
@@ -58,6 +57,7 @@ def confirm(
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer
     from samtune.terminal import make_console, make_display, print_confirmation
+    from samtune.tracking import redact_command
 
     console = make_console(stderr=json_)
     is_space = source.endswith((".yaml", ".yml"))
@@ -83,7 +83,7 @@ def confirm(
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
     with answer():
-        print_confirmation(console, confirmation, again=shlex.join(["samtune", *sys.argv[1:]]))
+        print_confirmation(console, confirmation, again=redact_command(["samtune", *sys.argv[1:]]))
         if json_:
             print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samtune.cli.options import Debug, StoragePath
 from samtune.errors import UsageError
+from samtune.formatting import spreadsheet_cell
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def export(
@@ -31,7 +35,20 @@ def export(
         else:
             from pyarrow import csv
 
-            csv.write_csv(table, file)
+            csv.write_csv(_for_spreadsheets(table), file)
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error}") from error
     typer.echo(f"{file}: {table.num_rows} rows, {table.num_columns} columns")
+
+
+def _for_spreadsheets(table: pa.Table) -> pa.Table:
+    """The table with no text in it that a spreadsheet would take for a formula."""
+    import pyarrow as pa
+
+    columns = [
+        pa.array([cell and spreadsheet_cell(cell) for cell in column.to_pylist()], pa.string())
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, [spreadsheet_cell(name) for name in table.column_names])

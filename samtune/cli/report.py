@@ -18,13 +18,22 @@ def report(
     ] = None,
     storage_path: StoragePath = None,
     log: Annotated[
-        bool, option(OUTPUT, "Also log the page and its figures to the study's MLflow run (default).", "--log/--no-log")
-    ] = True,
+        bool | None,
+        option(
+            OUTPUT,
+            "Also log the page and its figures to the study's MLflow run. Default: if its store is in the storage "
+            "path, is the server of MLFLOW_TRACKING_URI, or this user began the study here.",
+            "--log/--no-log",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
     from samtune.experiments.results import Results
+    from samtune.formatting import printable
     from samtune.report import render
+    from samtune.storage import parent
+    from samtune.tracking import is_configured
 
     results = Results.load(name, storage_path)
     target = output or Path(f"{name}.html")
@@ -34,7 +43,15 @@ def report(
     except OSError as error:
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
     typer.echo(str(target.absolute()))
-    if log and results.study.parent_run_id is not None:
+    if results.study.parent_run_id is None:
+        return
+    known = results.study.is_own or is_configured(results.study.tracking_uri, parent(results.study.storage_path))
+    if log is None and not known:
+        typer.echo(
+            f"not logged to {printable(results.study.tracking_uri)}, which is not configured here (--log does)",
+            err=True,
+        )
+    elif log is not False:
         from samtune.report import all_plots
         from samtune.tracking.store import log_files
 

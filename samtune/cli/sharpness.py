@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, option
+from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, Trust, option
+from samtune.cli.trust import ask_to_trust
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def sharpness(
     plot_format: Annotated[Literal["png", "svg"], option(OUTPUT, "Of figures.")] = "png",
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
+    trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -69,11 +71,12 @@ def sharpness(
     sizes = [int(size) for size in m.split(",") if size.strip().isdecimal()]
     if not sizes or len(sizes) != len(m.split(",")):
         raise UsageError(f"--m {m}: must be whole numbers with commas, e.g. 16,64")
-    from rich.console import Console
+    from rich.markup import escape
 
     from samtune.experiments.sharpness.measures import Settings, check_measures, measure
     from samtune.experiments.sharpness.plots import write_plots
-    from samtune.experiments.sharpness.subjects import load_subject
+    from samtune.experiments.sharpness.subjects import Subject, load_subject
+    from samtune.terminal import make_console
 
     settings = Settings(
         measures=check_measures([name.strip() for name in measures.split(",")]),
@@ -85,14 +88,18 @@ def sharpness(
         seed=seed,
     )
     found: list[Measured] = []
-    with Console(stderr=True).status("") as status:
+    with make_console(stderr=True).status("") as status:
         for text in subjects:
-            status.update(text)
-            subject = load_subject(text, storage_path, tracking_uri)
+            status.update(escape(text))
+
+            def load(trust: bool, text: str = text) -> Subject:
+                return load_subject(text, storage_path, tracking_uri, trust=trust)
+
+            subject = ask_to_trust(load, trust)
             batches = subject.sample(data, num_examples, seed=seed)  # type: ignore[arg-type]
 
             def report(name: str, answer: str, subject_name: str = subject.name) -> None:
-                status.update(f"{subject_name}: {name} {answer}")
+                status.update(escape(f"{subject_name}: {name} {answer}"))
 
             found.append(measure(subject, batches, settings, report))
     files = write_plots(found, plots, plot_format)
@@ -113,11 +120,11 @@ def sharpness(
 def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: bool) -> None:
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from samtune.experiments.sharpness.gap import Interval, relations, write_plot
     from samtune.store.study_folder import study_folder
+    from samtune.terminal import make_console
 
     if len(names) != 1:
         raise UsageError(f"--study-of-m: takes the name of one study (got {len(names)})")
@@ -134,16 +141,16 @@ def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: b
     table = Table("measure", "Kendall's tau with the gap", "bits about its order", "trials", box=None, pad_edge=False)
     for relation in found:
         table.add_row(relation.measure, cell(relation.tau), cell(relation.information), str(relation.num_trials))
-    Console().print(table)
+    make_console().print(table)
     typer.echo("in brackets: 95% bootstrap intervals over the trials; the gap is train_accuracy - val_accuracy")
     typer.echo(str(file))
 
 
 def _print_table(found: list[Measured], data: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from samtune.formatting import format_metric, format_number
+    from samtune.terminal import make_console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(f"on {found[0].num_examples} {data} examples")
@@ -161,7 +168,7 @@ def _print_table(found: list[Measured], data: str) -> None:
             error = f" ± {format_number(estimate.standard_error, 2)}" if known else ""
             cells.append(format_number(estimate.value, 4) + error)
         table.add_row(name, *cells, format_number(found[0].numbers[name].passes))
-    Console().print(table)
+    make_console().print(table)
     if found[0].bound:
         typer.echo("the bound holds if:")
         for assumption in found[0].bound.assumptions:

@@ -24,13 +24,14 @@ def ask_to_trust(do: Callable[[bool], _T], trust: bool) -> _T:
         UntrustedError: there is nobody to ask, or the answer is no.
     """
     from samtune.experiments.trust import UntrustedError
+    from samtune.formatting import printable
 
     try:
         return do(trust)
     except UntrustedError as error:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        typer.echo("\n  ".join([f"{error.what}. It", *error.reasons]), err=True)
+        typer.echo(printable("\n  ".join([f"{error.what}. It", *error.reasons])), err=True)
         if not typer.confirm("Go on?", err=True):
             raise
         return do(True)

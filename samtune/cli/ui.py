@@ -20,8 +20,9 @@ def ui(
 ) -> None:
     """Start MLflow's UI on the studies of a storage path, for this machine alone; Ctrl-C ends it."""
     from samtune.errors import UsageError
+    from samtune.storage import parent
     from samtune.store.study_folder import DEFAULT_STORAGE, absolute_storage, study_folder
-    from samtune.tracking import default_tracking_uri
+    from samtune.tracking import default_tracking_uri, is_configured
     from samtune.tracking.ui import comparison_page, serving, top_runs
     from samtune.tracking.uris import is_server, sqlite_path, ui_page
 
@@ -30,7 +31,10 @@ def ui(
     if study is None and (store := sqlite_path(uri)) and not store.exists():
         storage = storage_path or DEFAULT_STORAGE
         raise UsageError(f"--storage-path {storage}: no search has logged anything there ({store} is not there)")
-    runs = top_runs(study) if study else []
+    known = study is not None and (study.is_own or is_configured(uri, parent(study.storage_path)))
+    if study is not None and not known and not is_server(uri):
+        raise UsageError(f"study {study.name}: its store {uri} is not in the storage path, and not this user's own")
+    runs = top_runs(study) if study and known else []  # asked with the credentials of this environment
 
     def show(base: str) -> None:
         if study is not None and study.experiment_id is not None and runs:

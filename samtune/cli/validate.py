@@ -22,6 +22,7 @@ def validate(
     Nothing of that code is run.
     """
     from samtune.config.space import SearchSpace
+    from samtune.formatting import printable
     from samtune.user_source import check_named, named_functions
 
     try:
@@ -38,11 +39,9 @@ def validate(
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
         print(json.dumps({**report, "constraints": loaded.constraints, "imports": imports}))
         return
-    print(f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys")
+    lines = [f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys"]
     width = max(map(len, searched), default=0)
-    for key, text in searched.items():
-        print(f"  {key:<{width}}  {text}")
-    for constraint in loaded.constraints:
-        print(f"  where {constraint}")
-    for function in imports:
-        print(f"  imports {function}")
+    lines += [f"  {key:<{width}}  {text}" for key, text in searched.items()]
+    lines += [f"  where {constraint}" for constraint in loaded.constraints]
+    lines += [f"  imports {function}" for function in imports]
+    print("\n".join(map(printable, lines)))

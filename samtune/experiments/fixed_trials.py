@@ -79,6 +79,8 @@ class CandidateRun:
             assert begun is not None  # `read` raises where there is none
             candidates = stored_candidates(begun)
             check_trust(begun, candidates.model_dump(), trust=trust)
+        elif begun is not None:
+            check_trust(begun, {}, trust=trust)  # its candidates are the user's own, but not its tracking server
         self.candidates = candidates
         self.runner = Runner(
             CandidateTrials(candidates),
@@ -130,13 +132,15 @@ class CandidateRun:
         delete_folder(weights)  # last: while they are there, this is not done
 
     def _log_model(self, study: Study, register: str | None) -> None:
-        from samtune.models.saved import load_model, saved_input_shape
+        from samtune.models.saved import function_of, load_model, saved_input_shape
         from samtune.tracking.models import log_model
 
         weights, run_id = weights_file(study), study.parent_run_id
         assert run_id is not None
         shape = saved_input_shape(weights)
-        log_model(self.runner.tracking_uri, run_id, load_model(weights), shape, registered_name=register)
+        function = function_of(weights, (spec.model for spec in self.candidates.candidates.values()))
+        model = load_model(weights, model=function)
+        log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)
 
 
 def stored_candidates(study: Study) -> CandidateList:

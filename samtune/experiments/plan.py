@@ -12,12 +12,13 @@ from samtune.config.model import OwnModelConfig
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
-from samtune.config.trial import TrialSpec
+from samtune.config.trial import TrialSpec, flatten
 from samtune.data import check_dataset, dataset_info
 from samtune.data.info import DatasetInfo
 from samtune.errors import SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
+from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
 from samtune.user_code import PREFIX
 from samtune.user_source import look_up, named_functions
@@ -72,6 +73,7 @@ class Plan:
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
         num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
         functions: of the user's, by import path, that the search imports: key, path and file.
+        files: what travels to the nodes of a cluster for them.
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
         passes_per_step: forward+backward passes of the whole batch per step.
         passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
@@ -105,6 +107,7 @@ class Plan:
     initial: list[dict[str, Scalar]]
     seed: int
     functions: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -174,6 +177,7 @@ def make_plan(
         initial=summary.initial,
         seed=layout.seed,
         functions=[str(function) for function in named_functions(layout.model_dump())],
+        files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from samtune.storage import parent
 from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
-from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
+from samtune.tracking import MlflowTracker, default_tracking_uri, hide_credentials, redact_command, resolve_tracking_uri
 from samtune.tune.ending import Ending
 from samtune.tune.objectives import objectives_of
 from samtune.tune.trial_source import Definition, TrialSource
@@ -121,7 +120,9 @@ class Runner:
         if earlier is not None:
             tracking_uri, experiment = tracking_uri or earlier.tracking_uri, earlier.experiment
         self.tracking_uri = (
-            resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(self.folder.storage)
+            hide_credentials(resolve_tracking_uri(tracking_uri))
+            if tracking_uri
+            else default_tracking_uri(self.folder.storage)
         )
         self.experiment, self.address = experiment, address
         if wrong := [callback for callback in callbacks if not isinstance(callback, Callback)]:
@@ -347,7 +348,7 @@ def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
 def _command_line() -> str:
     """What started this process, to be pasted into a shell."""
     program = Path(sys.argv[0]).name
-    return shlex.join(["samtune", *sys.argv[1:]] if program in ("samtune", "__main__.py") else sys.argv)
+    return redact_command(["samtune", *sys.argv[1:]] if program in ("samtune", "__main__.py") else sys.argv)
 
 
 def _versions() -> dict[str, str]:

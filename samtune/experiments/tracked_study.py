@@ -38,10 +38,11 @@ def study_of_run(run_id: str, storage_path: str | Path | None = None, tracking_u
         UsageError: it is not a run of samtune, or its study or trial is not there.
         TrackingError: the tracking server does not answer or has no such run.
     """
-    from samtune.tracking import default_tracking_uri, resolve_tracking_uri
+    from samtune.tracking import default_tracking_uri, hide_credentials, resolve_tracking_uri
 
     default = default_tracking_uri(str(storage_path or DEFAULT_STORAGE))
-    run = TrackedRun.open(resolve_tracking_uri(tracking_uri) if tracking_uri else default, run_id)
+    uri = hide_credentials(resolve_tracking_uri(tracking_uri)) if tracking_uri else default
+    run = TrackedRun.open(uri, run_id)
     name, trial_id = run.tags.get("samtune.study"), run.tags.get("samtune.trial_id")
     if name is None:
         raise UsageError(f"{run_id}: is not a run of samtune")

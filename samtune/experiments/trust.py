@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from samtune.errors import UsageError
+from samtune.storage import parent
 from samtune.study import Study
+from samtune.tracking import is_configured
 from samtune.user_source import UserFunction, named_functions
 
 
@@ -30,11 +32,14 @@ def check_trust(study: Study, tree: Mapping[str, Any], *, trust: bool) -> None:
         trust: the user has said that it may.
 
     Raises:
-        UntrustedError: it is somebody else's, and names functions that would be imported.
+        UntrustedError: it is somebody else's, and names functions that would be imported, or a tracking server that is
+            not the one configured here.
     """
     if trust or study.is_own:
         return
     reasons = [f"imports {each}" for each in functions_of(study, tree)]
+    if not is_configured(study.tracking_uri, parent(study.storage_path)):
+        reasons.append(f"logs to {study.tracking_uri}, with the credentials of this environment")
     if reasons:
         raise UntrustedError(f"study {study.name} was not begun by this user on this machine", reasons)
 

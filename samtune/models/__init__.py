@@ -11,10 +11,11 @@ from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from samtune.models.build import build_model
-    from samtune.models.saved import load_model, read_saved, save_weights, saved_input_shape
+    from samtune.models.saved import function_of, load_model, read_saved, save_weights, saved_input_shape
 
 __all__ = [
     "build_model",
+    "function_of",
     "load_model",
     "read_saved",
     "save_weights",
@@ -25,6 +26,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "build_model": ".build",
+        "function_of": ".saved",
         "load_model": ".saved",
         "read_saved": ".saved",
         "save_weights": ".saved",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -21,13 +23,21 @@ from samtune.errors import UsageError
 from samtune.user_code import resolve_function
 
 
-def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], seed: int) -> nn.Module:
+def build_model(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    seed: int,
+    function: Callable[..., nn.Module] | None = None,
+) -> nn.Module:
     """A freshly initialised network on the CPU.
 
     Args:
         config: which network.
         num_classes: outputs of its last layer.
         input_shape: (channels, height, width) of an input.
+        function: of a network of the user's; default: what the configuration names, which is imported.
         seed: the initialisation is a function of this alone; the caller's random state is left as it was.
 
     Returns:
@@ -39,11 +49,13 @@ def build_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
     # Not torch.manual_seed: that would seed the accelerators' generators too.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        if isinstance(config, OwnModelConfig):
+            return _own_model(config, num_classes, input_shape, function)
         return _build(config, num_classes, input_shape)
 
 
 def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    if not isinstance(config, MlpConfig | OwnModelConfig) and len(input_shape) != 3:
+    if not isinstance(config, MlpConfig) and len(input_shape) != 3:
         raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
     channels, height, width = input_shape if len(input_shape) == 3 else (0, 0, 0)
     match config:
@@ -80,18 +92,25 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
 
             return torchvision_model(config, num_classes, (channels, height, width))
         case OwnModelConfig():
-            return _own_model(config, num_classes, input_shape)
+            raise AssertionError("built by its function")
 
 
-def _own_model(config: OwnModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+def _own_model(
+    config: OwnModelConfig,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    function: Callable[..., nn.Module] | None,
+) -> nn.Module:
     """What the function returns.
+
+    Args:
+        function: None: what the configuration names, which is imported.
 
     Raises:
         UsageError: it cannot be imported, or does not return a module.
     """
-    model = resolve_function(config.name, "model.name")(
-        num_classes=num_classes, input_shape=input_shape, **config.options
-    )
+    function = function or resolve_function(config.name, "model.name")
+    model = function(num_classes=num_classes, input_shape=input_shape, **config.options)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name: {config.name} must return a torch.nn.Module (got {type(model).__name__})")
     return model

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from samtune.config.model import ModelConfig, OwnModelConfig
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError, one_line
 from samtune.models.build import build_model
 from samtune.storage import read_bytes, write_bytes
+from samtune.user_code import resolve_function
 
 
 class InputFacts(Protocol):
@@ -54,12 +57,16 @@ def save_weights(
     write_bytes(uri, save(tensors, metadata))
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", *, model: Callable[..., nn.Module] | None = None
+) -> nn.Module:
     """A trained network, ready to be asked.
 
     Args:
         path: of a file that `samtune confirm` or `samtune train` wrote; a path or URI.
         device: where the network shall be.
+        model: the function that made the network, where it is one of the user's: a file is data, and what it names is
+            not imported.
 
     Returns:
         A module in evaluation mode that maps images, float32 [N, C, H, W] with values in [0, 1], to logits
@@ -67,7 +74,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
         Inputs of one's own that are no images are taken as they were in training.
 
     Raises:
-        UsageError: the file is not there or is no such file.
+        UsageError: the file is not there or is no such file, or its network is made by a function that was not given.
 
     Example:
         >>> from samtune import load_model
@@ -78,16 +85,36 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Modul
     config = spec.model
     if hasattr(config, "weights"):  # a file to start from, which need not be here
         config = config.model_copy(update={"weights": None})
+    if isinstance(config, OwnModelConfig) and model is None:
+        raise UsageError(
+            f"{path}: its network is made by {config.name}, a function that is not samtune's and is not imported: "
+            "give it, load_model(…, model=…)"
+        )
     network = build_model(
         config,
         num_classes=metadata["num_classes"],
         input_shape=tuple(metadata["input_shape"]),
         seed=spec.seed,
+        function=model,
     )
     network.load_state_dict(tensors)
     are_images = len(metadata["mean"]) == metadata["input_shape"][0] and any(metadata["std"])
     normalise = _normalise(metadata["mean"], metadata["std"]) if are_images else nn.Identity()
     return nn.Sequential(normalise, network).eval().requires_grad_(False).to(device)
+
+
+def function_of(path: str | Path, own: Iterable[ModelConfig]) -> Callable[..., nn.Module] | None:
+    """The function that made a saved network, if it is one that the user names as well; else None.
+
+    Args:
+        own: configurations of the user's.
+
+    Raises:
+        UsageError: as `load_model` does, or the function cannot be imported.
+    """
+    name = read_saved(path)[2].model.name
+    named = any(isinstance(config, OwnModelConfig) and config.name == name for config in own)
+    return resolve_function(name, "model.name") if named else None
 
 
 def _normalise(mean: list[float], std: list[float]) -> nn.Module:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import re
-import site
+import shutil
 import sys
-import sysconfig
+import tempfile
+import tomllib
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 from samtune.raylib.environment import is_ray_job
 from samtune.user_code import IMPORT_PATH, given_functions
+from samtune.user_path import find_module, is_installed
 
 MAX_MEGABYTES = 100
 
@@ -23,29 +25,87 @@ def own_modules(values: Iterable[Any]) -> list[str]:
     """What must be on every node for these values: the Python modules and packages beside those that they name.
 
     A module may import its neighbours, so all of its folder's travel, but nothing else of it: data and results stay.
-    What is installed (with pip) is expected on the nodes.
+    What is installed (with pip) is expected on the nodes. Of a package travel its Python files, and what
+    `package-data` names (see `own_files`): no keys, configurations and data that happen to lie in its folder.
 
     Args:
         values: of a space; import paths `package.module:function` among them name modules.
 
     Returns:
-        Paths of files and packages, for Ray's `py_modules`.
+        Paths of files and packages, for Ray's `py_modules`; of a package that holds more than what travels, a copy.
 
     Raises:
         UsageError: together they are too large to travel.
     """
+    entries = _entries(values)
+    travel = {entry: _files_of(entry) for entry in entries}
+    size = sum(_size(file) for files in travel.values() for file in files)
+    if size > MAX_MEGABYTES * 2**20:
+        folders = sorted({str(entry.parent) for entry in entries})
+        raise UsageError(
+            f"{', '.join(folders)}: the Python code beside the space's own parts must travel to "
+            f"the cluster, and is larger than {MAX_MEGABYTES} MB: keep it in a folder of its own, or install it there"
+        )
+    return [str(_only(entry, files)) for entry, files in travel.items()]
+
+
+def own_files(values: Iterable[Any]) -> list[Path]:
+    """Every file that travels for these values: Python files, and what a `pyproject.toml` names.
+
+    That is `package-data` in its table `tool.samtune` or `tool.setuptools`: patterns of files in a package, by the
+    package's name, or by "*" for all; it is looked for beside the package and in the folder above.
+
+    Raises:
+        UsageError: such a file is damaged.
+    """
+    return [file for entry in _entries(values) for file in _files_of(entry)]
+
+
+def _entries(values: Iterable[Any]) -> list[Path]:
+    """The modules and packages."""
     words = {word for value in values if isinstance(value, str) for word in value.split(", ")}
     modules = {re.split("[.:]", word)[0] for word in words if re.fullmatch(IMPORT_PATH, word)}
     modules |= {_module_of(part) for part in given_functions(words).values()}
     folders = {folder for module in modules if (folder := _folder_of(module))}
-    found = sorted(entry for folder in folders for entry in folder.iterdir() if _is_imported_from_here(entry))
-    size = sum(_size(file) for entry in found for file in (entry.rglob("*") if entry.is_dir() else [entry]))
-    if size > MAX_MEGABYTES * 2**20:
-        raise UsageError(
-            f"{', '.join(map(str, sorted(folders)))}: the Python code beside the space's own parts must travel to "
-            f"the cluster, and is larger than {MAX_MEGABYTES} MB: keep it in a folder of its own, or install it there"
-        )
-    return [str(path) for path in found]
+    return sorted(entry for folder in folders for entry in folder.iterdir() if _is_imported_from_here(entry))
+
+
+def _files_of(entry: Path) -> list[Path]:
+    """What travels of a module or package. A link that leads out of its folder does not."""
+    if not entry.is_dir():
+        return [entry]
+    patterns = ["**/*.py", *_package_data(entry)]
+    found = {file for pattern in patterns for file in entry.glob(pattern) if file.is_file()}
+    home = entry.parent.resolve()
+    return sorted(file for file in found if file.resolve().is_relative_to(home))
+
+
+def _package_data(package: Path) -> list[str]:
+    for folder in (package.parent, package.parent.parent):
+        file = folder / "pyproject.toml"
+        try:
+            tools = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {})
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file}: cannot be read: {one_line(error)}") from error
+        tables = [tools.get(tool, {}).get("package-data", {}) for tool in ("samtune", "setuptools")]
+        named = [pattern for table in tables for name in (package.name, "*") for pattern in table.get(name, [])]
+        return [pattern for pattern in named if not Path(pattern).is_absolute() and ".." not in Path(pattern).parts]
+    return []
+
+
+def _only(entry: Path, files: list[Path]) -> Path:
+    """A package as it is where all of it travels, else a copy of what does, which this process removes at its end."""
+    if not entry.is_dir() or {*entry.rglob("*")} <= {*files, *(parent for file in files for parent in file.parents)}:
+        return entry
+    copies = Path(tempfile.mkdtemp(prefix="samtune-code-"))
+    atexit.register(shutil.rmtree, copies, ignore_errors=True)
+    for file in files:
+        target = copies / file.relative_to(entry.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    return copies / entry.name
 
 
 def _module_of(part: Any) -> str:
@@ -61,13 +121,12 @@ def _folder_of(module: str) -> Path | None:
         file = getattr(sys.modules["__main__"], "__file__", None)
         folder = Path(file).absolute().parent if file else None
     else:
-        spec = find_spec(module)
+        spec = find_module(module)
         if spec is None or not spec.has_location or spec.origin is None:  # built in, or without __init__.py
             return None
         path = Path(spec.origin)
         folder = (path.parent if spec.submodule_search_locations else path).parent
-    installed = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values()]
-    return None if folder is None or any(folder.is_relative_to(place) for place in installed) else folder
+    return None if folder is None or is_installed(str(folder)) else folder
 
 
 def _is_imported_from_here(entry: Path) -> bool:
@@ -76,7 +135,7 @@ def _is_imported_from_here(entry: Path) -> bool:
         file = entry if entry.suffix == ".py" else entry / "__init__.py"
         if not file.is_file() or not entry.stem.isidentifier():
             return False
-        spec = find_spec(entry.stem)
+        spec = find_module(entry.stem)
         return spec is not None and spec.origin is not None and Path(spec.origin).samefile(file)
     except (OSError, ValueError, ImportError):  # not readable, no module, or one that is half imported
         return False

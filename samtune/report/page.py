@@ -13,13 +13,14 @@ from samtune.formatting import (
     format_number,
     format_seconds,
     format_value,
+    printable,
     searched_keys,
     set_arguments,
     short_names,
 )
 from samtune.report.figures import Figure, figures
 from samtune.study import Study, Trial, TrialState
-from samtune.tracking.uris import redact_text
+from samtune.tracking.credentials import shown_command
 
 LEADERBOARD = 50
 
@@ -33,7 +34,7 @@ def render(results: Results) -> str:
     from plotly.offline import get_plotlyjs
 
     study, drawn = results.study, list(figures(results))
-    templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
     page = templates.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
         study=study,
@@ -47,11 +48,16 @@ def render(results: Results) -> str:
         figures=[figure for figure in drawn if isinstance(figure, Figure)],
         missing=[reason for reason in drawn if isinstance(reason, str)],
         json_of=_json,
-        command=redact_text(study.command),
+        command=shown_command(study.command),
         commands=_commands(study),
         written=time.strftime("%Y-%m-%d %H:%M"),
         plotly=get_plotlyjs(),
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a stranger's text says, but not what it would do; what is safe already stays."""
+    return printable(value) if type(value) is str else value
 
 
 def _json(figure: Any) -> str:

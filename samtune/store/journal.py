@@ -22,6 +22,7 @@ from samtune.store.checksums import DamagedLineError, from_line, to_line
 from samtune.store.ownership import is_signed, sign
 from samtune.store.study_files import is_name, open_to_append, read_file
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
+from samtune.tracking.credentials import hide_credentials, shown_command
 
 FILE_NAME = "journal.jsonl"
 
@@ -204,7 +205,7 @@ def _checked(name: Any, of: str) -> str:
 
 def _study(entry: dict[str, Any]) -> Study:
     _checked(entry["name"], "name of a study")
-    return Study(
+    study = Study(
         **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
@@ -213,6 +214,9 @@ def _study(entry: dict[str, Any]) -> Study:
         parent_run_id=entry["parent_run_id"],
         started_at=entry["started_at"],
     )
+    study.tracking_uri = hide_credentials(study.tracking_uri)  # journals of samtune 0.1.0 hold them
+    study.command = shown_command(study.command)
+    return study
 
 
 def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def print_loading(console: Console, weights: str) -> None:
     """The three lines of Python that a trained network takes."""
     console.print("  from samtune import load_model", soft_wrap=True)
-    console.print(f'  model = load_model("{weights}")', soft_wrap=True)
+    console.print(f"  model = load_model({json.dumps(weights, ensure_ascii=False)})", soft_wrap=True)
     console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
 
 

@@ -9,9 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from samtune.formatting import format_config, format_number
+from samtune.terminal.console import make_console
 
 if TYPE_CHECKING:
     from samtune.experiments.plan import Plan
+
+_MAX_FILES = 20
 
 
 def format_plan(plan: Plan) -> list[tuple[str, str]]:
@@ -37,6 +40,9 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
     lines += [("tried first" if i == 0 else "", format_config(point)) for i, point in enumerate(plan.initial)]
     lines += [("imports" if i == 0 else "", function) for i, function in enumerate(plan.functions)]
+    lines += [("to a cluster" if i == 0 else "", file) for i, file in enumerate(plan.files[:_MAX_FILES])]
+    if len(plan.files) > _MAX_FILES:
+        lines.append(("", f"and {len(plan.files) - _MAX_FILES} more files (--json names them)"))
     return lines
 
 
@@ -48,7 +54,7 @@ def _data(plan: Plan) -> str:
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints the plan."""
-    console = console or Console(highlight=False, markup=False)
+    console = console or make_console()
     grid = Table.grid(padding=(0, 2, 0, 0))
     for what, value in format_plan(plan):
         grid.add_row(Text(what, style="bold"), Text(value, overflow="fold"))

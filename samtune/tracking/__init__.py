@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from samtune.tracking.credentials import hide_credentials, redact_command, redact_text, shown_command
     from samtune.tracking.history import check_experiment, finished_runs
     from samtune.tracking.models import log_model
     from samtune.tracking.runs import TrackedRun, is_run_id
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from samtune.tracking.ui import comparison_page, serving, top_runs
     from samtune.tracking.uris import (
         default_tracking_uri,
+        is_configured,
         is_server,
-        redact_text,
         resolve_tracking_uri,
         sqlite_path,
         ui_command,
@@ -36,13 +37,17 @@ __all__ = [
     "comparison_page",
     "default_tracking_uri",
     "finished_runs",
+    "hide_credentials",
+    "is_configured",
     "is_run_id",
     "is_server",
     "log_files",
     "log_model",
+    "redact_command",
     "redact_text",
     "resolve_tracking_uri",
     "serving",
+    "shown_command",
     "sqlite_path",
     "top_runs",
     "ui_command",
@@ -64,8 +69,12 @@ __getattr__ = lazy_exports(
         "serving": ".ui",
         "top_runs": ".ui",
         "default_tracking_uri": ".uris",
+        "is_configured": ".uris",
         "is_server": ".uris",
-        "redact_text": ".uris",
+        "hide_credentials": ".credentials",
+        "redact_command": ".credentials",
+        "redact_text": ".credentials",
+        "shown_command": ".credentials",
         "resolve_tracking_uri": ".uris",
         "sqlite_path": ".uris",
         "ui_command": ".uris",

@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 
 from samtune.errors import TrackingError
 from samtune.formatting import first_line
-from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path, store_error
+from samtune.tracking.credentials import redact, redact_text
+from samtune.tracking.uris import database_address, is_server, sqlite_path, store_error
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException

@@ -16,13 +16,15 @@ from samtune.formatting import (
     format_metric,
     format_seconds,
     format_value,
+    markdown_cell,
+    printable,
     searched_keys,
     set_arguments,
     short_names,
 )
 from samtune.storage import join, read_bytes
 from samtune.study import Scalar, Study, Trial, TrialState
-from samtune.tracking.uris import redact_text
+from samtune.tracking.credentials import shown_command
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
 DESCRIBED_TRIALS = 10
@@ -112,7 +114,7 @@ def study_tags(study: Study) -> dict[str, str]:
         "samtune.study": study.name,
         "samtune.kind": study.kind,
         "samtune.state": str(TrialState.RUNNING),
-        "samtune.command": redact_text(study.command)[:MAX_TAG],
+        "samtune.command": shown_command(study.command)[:MAX_TAG],
         "samtune.objective": study.goal,
         "samtune.storage_path": study.storage_path,
         "samtune.version": study.versions.get("samtune", ""),
@@ -205,15 +207,22 @@ def description(study: Study) -> str:
             f"Best: `{study.objective.metric}` **{format_metric(study.objective.value(best))}** (trial {best.number})",
             "",
             "```",
-            set_arguments(best.config),
+            _code(set_arguments(best.config)),
             "```",
             "",
         ]
     if study.trials:
         lines += [*_markdown_table(study), ""]
-    lines += ["Command:", "", "```", redact_text(study.command), "```", ""]
-    lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in study.versions.items()))
+    lines += ["Command:", "", "```", _code(shown_command(study.command)), "```", ""]
+    lines.append(
+        "Versions: " + ", ".join(markdown_cell(f"{name} {version}") for name, version in study.versions.items())
+    )
     return "\n".join(lines)[:MAX_TAG]
+
+
+def _code(text: str) -> str:
+    """A text within a fence, which it does not end."""
+    return printable(text).replace("```", "'''")
 
 
 def _progress(study: Study) -> str:
@@ -239,4 +248,5 @@ def _markdown_table(study: Study) -> list[str]:
         ]
         for rank, trial in enumerate(ranked, start=1)
     ]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    shown = [[markdown_cell(cell) for cell in cells] for cells in (header, *rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in (shown[0], ["---"] * len(header), *shown[1:])]

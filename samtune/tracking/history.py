@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from samtune.errors import UsageError, one_line
 from samtune.study import EpochLog, Trial, TrialState
+from samtune.tracking.credentials import redact
 from samtune.tracking.store import client_of
-from samtune.tracking.uris import redact, sqlite_path
+from samtune.tracking.uris import sqlite_path
 
 _MAX_RUNS = 10_000
 

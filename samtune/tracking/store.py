@@ -50,8 +50,9 @@ from samtune.tracking.connect import (
     make_folder,
     redacted_line,
 )
+from samtune.tracking.credentials import redact, with_credentials
 from samtune.tracking.moved_artifacts import FOLDER, correct_addresses
-from samtune.tracking.uris import redact, sqlite_path, store_error
+from samtune.tracking.uris import sqlite_path, store_error
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
 
@@ -96,16 +97,17 @@ class Store:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri
+        self.uri = uri  # for messages: without a password
         self._is_new = False
         make_folder(uri)
         _set_http("connect")
         try:
             with quiet(), alone(uri):
-                check_reachable(uri)
+                address = with_credentials(uri)
+                check_reachable(address)
                 if database := sqlite_path(uri):
                     correct_addresses(database)
-                self._client = MlflowClient(uri)
+                self._client = MlflowClient(address)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
             raise
@@ -293,7 +295,7 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
 def client_of(uri: str) -> MlflowClient:
     """MLflow's client of a store, with our limits on how long it waits."""
     _set_http("request")
-    return MlflowClient(uri)
+    return MlflowClient(with_credentials(uri))
 
 
 @contextmanager
@@ -303,7 +305,7 @@ def used_by_mlflow(uri: str) -> Iterator[None]:
 
     _set_http("request")
     before = os.environ.get("MLFLOW_TRACKING_URI")  # MLflow keeps it here too
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(with_credentials(uri))
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from samtune.tracking.credentials import with_credentials
 from samtune.tracking.mlflow_names import system_metrics_monitor
 
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own
@@ -21,7 +22,7 @@ def start_system_metrics(tracking_uri: str, run_id: str) -> Callable[[], None]:
     Returns:
         What ends it.
     """
-    monitor = system_metrics_monitor(run_id, tracking_uri)
+    monitor = system_metrics_monitor(run_id, with_credentials(tracking_uri))
     monitor.start()
     stop: Callable[[], None] = monitor.finish
     return stop

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from samtune.formatting import trial_name
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
+from samtune.tracking.credentials import redact
 from samtune.tracking.system import is_wanted, start_system_metrics
-from samtune.tracking.uris import redact, store_error
+from samtune.tracking.uris import store_error
 
 if TYPE_CHECKING:
     from samtune.tracking.store import KnownRun, Store

@@ -19,11 +19,15 @@ from urllib.parse import quote, urlencode
 from samtune.errors import RunError, UsageError
 from samtune.formatting import first_line
 from samtune.study import Study
+from samtune.tracking.credentials import redact_text, with_credentials
 from samtune.tracking.mlflow_names import JOB_RUNNERS, TELEMETRY
-from samtune.tracking.uris import UI_PORT, redact_text
+from samtune.tracking.uris import UI_PORT
 
 COMPARED = 6
 """Trials selected on the comparison page: more lines than colours help nobody."""
+
+BACKEND_STORE = "MLFLOW_BACKEND_STORE_URI"
+"""Of MLflow's server, as its option --backend-store-uri."""
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
@@ -67,9 +71,9 @@ def serving(tracking_uri: str, port: int | None = None) -> Iterator[str]:
     """
     port = _free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", tracking_uri]
     # Without the job runners of evaluations, it is two processes instead of nine.
     environment = {JOB_RUNNERS: "false", TELEMETRY: "true", **os.environ}
+    environment[BACKEND_STORE] = with_credentials(tracking_uri)  # every user of the machine sees the arguments
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C is for this process, which then ends the server and all that it has started.
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

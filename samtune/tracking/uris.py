@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import shlex
 import shutil
 import sys
@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.study import Study
+from samtune.tracking.credentials import hide_credentials, redact
 from samtune.tracking.mlflow_names import PARENT_RUN_ID
 
 UI_PORT = 5000
@@ -79,6 +80,19 @@ def resolve_tracking_uri(uri: str) -> str:
     raise store_error(uri, f"MLflow cannot keep runs at {scheme}: {_EXPECTED}")
 
 
+def is_configured(uri: str, storage: str) -> bool:
+    """Whether a study's store is one that this user has set up here, and not only the study's own word.
+
+    Args:
+        uri: of the store, without credentials.
+        storage: the folder of all studies: a sqlite file in it is the default.
+    """
+    if path := sqlite_path(uri):
+        return path.resolve().is_relative_to(Path(storage).resolve())
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return bool(configured) and hide_credentials(configured.rstrip("/")) == uri
+
+
 def _resolve_path(text: str) -> str:
     if text in _DATABRICKS:
         return text
@@ -118,21 +132,6 @@ def database_address(uri: str) -> tuple[str, int] | None:
     if scheme not in _DATABASES or not (host := _host(uri)):
         return None
     return host, urlsplit(uri).port or {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[scheme]
-
-
-def redact_text(text: str) -> str:
-    """A command line or a message, without the passwords of the URIs in it."""
-    return re.sub(r"(://[^/\s:@'\"]*):[^@\s'\"]*@", r"\1:***@", text)
-
-
-def redact(uri: str) -> str:
-    """The URI for messages: without its password."""
-    if "@" not in uri or "://" not in uri:
-        return uri
-    scheme, rest = uri.split("://", 1)
-    credentials, host = rest.rsplit("@", 1)
-    user, colon, _ = credentials.partition(":")
-    return f"{scheme}://{user}{':***' if colon else ''}@{host}"
 
 
 def store_error(uri: str, problem: str) -> TrackingError:

@@ -8,17 +8,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.config.model import ModelConfig
 from samtune.config.trial import TrialSpec, data_digest
 from samtune.data import Dataset
 from samtune.errors import UsageError
-from samtune.models.saved import load_model
+from samtune.models.saved import function_of, load_model
 from samtune.storage import is_file, join, write_bytes
 
 BATCH_SIZE = 1024
 
 
 @torch.no_grad()
-def relabelled(dataset: Dataset, network: str, *, rank: int, num_workers: int, device: torch.device) -> Dataset:
+def relabelled(
+    dataset: Dataset, network: str, own: ModelConfig, *, rank: int, num_workers: int, device: torch.device
+) -> Dataset:
     """The data set with the classes that a trained network predicts for the training examples, as they are.
 
     Every rank predicts its share. An image that cannot be read keeps its label. Foret et al. 2021, section 3.3
@@ -26,12 +29,13 @@ def relabelled(dataset: Dataset, network: str, *, rank: int, num_workers: int, d
 
     Args:
         network: path or URI of what `samtune.models.saved.save_weights` wrote.
+        own: the trial's network: a function of the user's that it names may have made the other one too.
 
     Raises:
-        UsageError: there is no such network, or it tells other classes apart.
+        UsageError: there is no such network, it tells other classes apart, or another function made it.
     """
     split = dataset.train
-    model = load_model(network, device)
+    model = load_model(network, device, model=function_of(network, [own]))
     labels = torch.full((len(split),), -1, device=device)
     start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
     requests = [torch.arange(first, min(first + BATCH_SIZE, stop)) for first in range(start, stop, BATCH_SIZE)]

@@ -51,7 +51,7 @@ class TrialRun(Resumable):
         self.dataset = load_dataset(spec.data)
         if spec.data.relabel is not None:
             self.dataset = relabelled(
-                self.dataset, spec.data.relabel, rank=rank, num_workers=num_workers, device=device
+                self.dataset, spec.data.relabel, spec.model, rank=rank, num_workers=num_workers, device=device
             )
         self.evaluated = "val" if len(self.dataset.validation) else "test"
         """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""

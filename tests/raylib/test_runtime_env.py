@@ -12,7 +12,7 @@ import pytest
 
 from samtune.errors import UsageError
 from samtune.raylib import runtime_env as code
-from samtune.raylib.runtime_env import own_modules, runtime_env
+from samtune.raylib.runtime_env import own_files, own_modules, runtime_env
 from samtune.user_code import name_function
 
 
@@ -45,9 +45,29 @@ def test_what_is_installed_built_in_or_unknown_does_not_travel(folder: Path) -> 
 
 def test_code_that_is_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "MAX_MEGABYTES", 1)
-    (folder / "my_travelling_package" / "blob").write_bytes(bytes(2**20 + 1))
+    (folder / "my_travelling_package" / "blob.py").write_bytes(bytes(2**20 + 1))
     with pytest.raises(UsageError, match="larger than 1 MB: keep it in a folder of its own"):
         own_modules(["my_travelling_nets:make"])
+
+
+def test_of_a_package_travel_its_python_files_and_what_package_data_names(folder: Path) -> None:
+    package = folder / "my_travelling_package"
+    (folder / "secret").write_text("key")
+    for name in (".env", "id_rsa", "train.bin", "labels.json", "inner/deep.py", "inner/.git/config", "inner/words.txt"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("x")
+    (package / "linked.py").symlink_to("/etc/passwd")
+    (folder / "pyproject.toml").write_text(
+        '[tool.setuptools.package-data]\nmy_travelling_package = ["labels.json", "../secret"]\n'
+        '[tool.samtune.package-data]\n"*" = ["inner/*.txt"]\n'
+    )
+    names = ["__init__.py", "inner/deep.py", "inner/words.txt", "labels.json"]
+    expected = [folder / "my_travelling_nets.py", *(package / name for name in names)]
+    assert own_files(["my_travelling_nets:make"]) == expected
+    module, copy = own_modules(["my_travelling_nets:make"])
+    assert module == str(folder / "my_travelling_nets.py")
+    assert Path(copy).name == package.name
+    assert sorted(str(file.relative_to(copy)) for file in Path(copy).rglob("*") if file.is_file()) == names
 
 
 def test_functions_that_are_given_bring_their_module(folder: Path) -> None:

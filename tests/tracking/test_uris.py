@@ -11,7 +11,8 @@ from helpers.simulated import make_study
 
 from samtune.errors import TrackingError
 from samtune.tracking import default_tracking_uri, resolve_tracking_uri, ui_command, ui_page
-from samtune.tracking.uris import database_address, redact, redact_text, sqlite_path
+from samtune.tracking.credentials import redact, redact_text, shown_command
+from samtune.tracking.uris import database_address, sqlite_path
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
@@ -92,7 +93,7 @@ def test_passwords_are_not_shown() -> None:
     assert redact("postgresql://me:s3cr:et@db:5432/mlflow") == "postgresql://me:***@db:5432/mlflow"
     assert redact("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
     command = "samtune search --tracking-uri 'https://me:s3cr/et@host:5000/x' --set training.lr=0.1"
-    assert redact_text(command) == command.replace("s3cr/et", "***")
+    assert shown_command(command) == command.replace("s3cr/et", "***")
     assert redact_text("see http://host:5000/a and me@host") == "see http://host:5000/a and me@host"
     with pytest.raises(TrackingError) as caught:
         resolve_tracking_uri("ftp://me:secret@host")

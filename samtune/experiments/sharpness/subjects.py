@@ -16,6 +16,7 @@ from samtune.data import Dataset, load_dataset
 from samtune.data.sample import Sample
 from samtune.errors import UsageError, one_line
 from samtune.experiments.tracked_study import study_of_run
+from samtune.experiments.trust import UntrustedError, check_trust
 from samtune.models import build_model
 from samtune.storage import is_remote, join
 from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder, weights_file
@@ -23,6 +24,7 @@ from samtune.study import Study, Trial
 from samtune.tracking.runs import TrackedRun, is_run_id
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.loss import Measure, evaluation_measures
+from samtune.user_source import named_functions
 
 SplitName = Literal["train", "val", "test"]
 
@@ -86,7 +88,9 @@ def subject_from_state(
     return Subject(name, spec, model.to(device), dataset, metrics or {}, run)
 
 
-def load_subject(text: str, storage_path: str | None = None, tracking_uri: str | None = None) -> Subject:
+def load_subject(
+    text: str, storage_path: str | None = None, tracking_uri: str | None = None, *, trust: bool = False
+) -> Subject:
     """Finds what the user wrote.
 
     Args:
@@ -94,23 +98,26 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
             number; or the id of a trial's MLflow run.
         storage_path: of studies; default ./samtune-results, and for a run where it says.
         tracking_uri: where runs are looked for; default the store in the storage path.
+        trust: whether functions may be imported that a file, or a study of somebody else, names.
 
     Raises:
         UsageError: there is no such thing, or its weights were not kept.
+        UntrustedError: it names such functions.
     """
     if text.endswith(".safetensors"):
         path = Path(text)
-        return _from_weights(text, path.stem if path.name != BEST_WEIGHTS else path.absolute().parent.name)
+        name = path.stem if path.name != BEST_WEIGHTS else path.absolute().parent.name
+        return _from_weights(text, name, trust=trust)
     if is_run_id(text):
         tracked = study_of_run(text, storage_path, tracking_uri)
         if tracked.trial is None:
             raise UsageError(
                 f"{text}: is the run of a whole study; give the run of a trial, or {tracked.study.name}/TRIAL"
             )
-        return _from_trial(tracked.study, tracked.trial, run=tracked.run)
+        return _from_trial(tracked.study, tracked.trial, run=tracked.run, trust=trust)
     path = Path(text).expanduser()
     if path.exists() and (path.suffix == ".pt" or path.is_dir()):
-        return _from_checkpoint(path)
+        return _from_checkpoint(path, trust)
     study, _, number = text.rpartition("/")
     if not study or not number.isdecimal():
         raise UsageError(
@@ -121,17 +128,20 @@ def load_subject(text: str, storage_path: str | None = None, tracking_uri: str |
     trial = next((trial for trial in found.trials if trial.number == int(number)), None)
     if trial is None:
         raise UsageError(f"{text}: study {study} has no trial {number} (it has {len(found.trials)})")
-    return _from_trial(found, trial)
+    return _from_trial(found, trial, trust=trust)
 
 
-def _from_weights(path: str, name: str, run: TrackedRun | None = None) -> Subject:
+def _from_weights(path: str, name: str, run: TrackedRun | None = None, *, trust: bool) -> Subject:
     from samtune.models.saved import read_saved
 
     tensors, metadata, spec = read_saved(path)
+    reasons = [f"imports {each}" for each in named_functions(spec.model_dump())]
+    if reasons and not trust:
+        raise UntrustedError(f"{path}: is data, which may be somebody else's", reasons)
     return subject_from_state(name, spec, tensors, metrics=metadata["metrics"], run=run)
 
 
-def _from_checkpoint(path: Path) -> Subject:
+def _from_checkpoint(path: Path, trust: bool) -> Subject:
     """`STUDY/checkpoints/TRIAL-ID` or a file in it: the study knows the trial, the file the weights."""
     folder = path.absolute().parent if path.suffix == ".pt" else path.absolute()
     study_path = folder.parent.parent
@@ -142,23 +152,28 @@ def _from_checkpoint(path: Path) -> Subject:
     if trial is None:
         raise UsageError(f"{path}: study {study.name} has no trial {folder.name}")
     if path.suffix != ".pt":
-        return _from_trial(study, trial, checkpoint_only=True)
+        return _from_trial(study, trial, checkpoint_only=True, trust=trust)
     epoch = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
     if epoch is None:
         raise UsageError(f"{path}: must be called epoch-NNNNNN.pt (of the end of an epoch)")
-    return _with_state(study, trial, CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1])))
+    state = CheckpointFolder(str(folder)).load(torch.device("cpu"), epoch=int(epoch[1]))
+    return _with_state(study, trial, state, trust=trust)
 
 
-def _from_trial(study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False) -> Subject:
+def _from_trial(
+    study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False, trust: bool
+) -> Subject:
     own = join(study.storage_path, "weights", f"{trial.id}.safetensors")
     weights = weights_file(study) if study.kind == "training" else own
     if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
-        return _from_weights(weights, f"{study.name}/{trial.number}", run)
+        return _from_weights(weights, f"{study.name}/{trial.number}", run, trust=trust or study.is_own)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
-    return _with_state(study, trial, folder.load(torch.device("cpu"), whole_epochs=True), run)
+    return _with_state(study, trial, folder.load(torch.device("cpu"), whole_epochs=True), run, trust=trust)
 
 
-def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: TrackedRun | None = None) -> Subject:
+def _with_state(
+    study: Study, trial: Trial, state: dict[str, Any] | None, run: TrackedRun | None = None, *, trust: bool
+) -> Subject:
     name = f"{study.name}/{trial.number}"
     if state is None:
         raise UsageError(
@@ -166,5 +181,6 @@ def _with_state(study: Study, trial: Trial, state: dict[str, Any] | None, run: T
             "way; samtune confirm and samtune train keep theirs, as best.safetensors"
         )
     spec = stored_space(study, study.storage_path).trial(trial.config)
+    check_trust(study, spec.model_dump(), trust=trust)
     own = state.get("average", state["model"])  # what was evaluated
     return subject_from_state(name, spec, own, metrics=state["history"][-1], run=run)

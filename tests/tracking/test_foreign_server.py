@@ -1,0 +1,83 @@
+"""No token goes to a server that only a study names."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from helpers.studies import make_study
+from typer.testing import CliRunner
+
+from samtune.cli.app import app
+from samtune.experiments.trust import UntrustedError, check_trust
+from samtune.store.journal import FILE_NAME
+from samtune.store.study_folder import StudyFolder
+from samtune.tracking import is_configured
+
+TOKEN = "token-of-this-environment"
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a stranger's server hears; a study in `tmp_path` names it."""
+    found: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.append(str(self.headers))
+            self.send_response(500)
+            self.end_headers()
+
+        do_POST = do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    study = make_study(tmp_path)
+    journal = tmp_path / study.name / FILE_NAME
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines[0] |= {"tracking_uri": f"http://127.0.0.1:{server.server_port}", "parent_run_id": "f" * 32}
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", TOKEN)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_report_goes_to_a_file_alone(heard: list[str], tmp_path: Path) -> None:
+    arguments = ["report", "digits-1", "--storage-path", str(tmp_path), "-o", str(tmp_path / "page.html")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert "which is not configured here (--log does)" in done.output
+    assert heard == []
+
+
+def test_a_word_from_the_user_sends_it(heard: list[str], tmp_path: Path) -> None:
+    arguments = ["report", "digits-1", "--storage-path", str(tmp_path), "-o", str(tmp_path / "page.html"), "--log"]
+    CliRunner().invoke(app, arguments)
+    assert any(TOKEN in each for each in heard)
+
+
+def test_a_stranger_s_study_is_not_resumed_on_its_server(heard: list[str], tmp_path: Path) -> None:
+    study = StudyFolder(str(tmp_path), "digits-1").read()
+    assert not study.is_own
+    with pytest.raises(UntrustedError, match=r"it logs to http://127\.0\.0\.1:\d+, with the credentials of this"):
+        check_trust(study, {}, trust=False)
+    assert heard == []
+
+
+def test_which_stores_are_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_configured(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path))
+    assert not is_configured(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "other"))
+    assert not is_configured(f"sqlite:///{tmp_path}/a/../../mlflow.db", str(tmp_path))
+    assert not is_configured("https://host/x", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:s3cret@host/x/")
+    assert is_configured("https://me:***@host/x", str(tmp_path))
+    assert not is_configured("https://elsewhere/x", str(tmp_path))
