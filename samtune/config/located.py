@@ -133,8 +133,9 @@ class RefusedError(ValueError):
         super().__init__("; ".join(map(str, self.problems)))
 
     def space_error(self) -> SpaceError:
-        """The same for the user: a line for each problem."""
-        return SpaceError("\n".join(dict.fromkeys(map(str, self.problems))))
+        """The same for the user: a line for each problem, in the order of the file."""
+        problems = sorted(self.problems, key=lambda problem: problem.place.line or 0)
+        return SpaceError("\n".join(dict.fromkeys(map(str, problems))))
 
 
 def locate(value: Any, place: Place) -> Located:

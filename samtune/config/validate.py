@@ -46,6 +46,7 @@ class Validation:
         """What every branch fixes must be valid, and so must every end of every distribution."""
         selectors = {leaf.name for leaf in self._leaves if leaf.selects}
         leaves = {leaf.name: leaf for leaf in self._leaves}
+        ends = {leaf.place for leaf in self._leaves if not leaf.selects}
         checked: set[str] = set()
         drawn: list[str] = []
 
@@ -55,7 +56,7 @@ class Validation:
 
         for skeleton in itertools.islice(self.template.enumerate(values), _MAX_COMBINATIONS):
             refused = self._refusal(skeleton)
-            yield from refused
+            yield from (problem for problem in refused if problem.place not in ends)
             for name in drawn:
                 if name not in selectors and name not in checked:
                     checked.add(name)
@@ -75,6 +76,7 @@ class Validation:
                 is_value = problem.kind == "value" or not own
                 suffix = f" (a bound or choice is {value!r})" if is_value else ""
                 yield Problem(leaf.place, problem.rule + suffix, kind=problem.kind)
+                return
 
     def _refusal(self, config: Mapping[str, Scalar]) -> list[Problem]:
         """Why no trial can have the values of a part of a configuration; empty where one that is tried can.
