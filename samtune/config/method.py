@@ -95,8 +95,9 @@ class SAMConfig(PerturbedConfig):
     """Steps of projected gradient ascent (appendix C.6)."""
     step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Length of an ascent step; none: rho."""
-    second_order: bool = False
-    """Add the gradient through the perturbation itself, by a Hessian-vector product (appendix C.4). 4 passes."""
+    second_order: bool | Literal["observe"] = False
+    """Add the gradient through the perturbation itself, by a Hessian-vector product (appendix C.4). 4 passes.
+    `observe` computes it too, for the metric second_order_cosine, and takes the step without it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

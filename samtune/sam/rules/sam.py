@@ -71,7 +71,7 @@ class SAMRule(Rule):
         curvature = group.hessian_vector_product(list(vector))
         full = list(torch._foreach_add(adversarial, curvature))
         group.observe("second_order_cosine", vectors.cosine(adversarial, full))
-        group.contribute(full)
+        group.contribute(adversarial if self.config.second_order == "observe" else full)
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
         """L(w + ε̂) - L(w) at the end of the ascent, which stands for the maximum over the ball."""
