@@ -35,7 +35,7 @@ class TrialRun(Resumable):
     """One trial on one rank. Everything is fresh but the data set, which stays loaded in the process.
 
     The result is a function of the spec (its seed included) and of m, not of the process, of what ran before it, or,
-    up to rounding, of the number of workers (METHODS section 1).
+    up to rounding, of the number of workers.
 
     Args:
         spec: what to train.
@@ -49,7 +49,7 @@ class TrialRun(Resumable):
         self._steps_done, self._seconds_before = 0, 0.0
         torch.manual_seed(spec.seed)
         training = spec.training
-        self.dataset = load_dataset(spec.data)
+        self.dataset = load_dataset(spec.examples)
         if spec.data.relabel is not None:
             self.dataset = relabelled(
                 self.dataset, spec.data.relabel, rank=rank, num_workers=num_workers, device=device
