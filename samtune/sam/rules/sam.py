@@ -81,7 +81,8 @@ class SAMRule(Rule):
 class ASAMRule(SAMRule):
     """Adaptive SAM (Kwon et al., ICML 2021): with T = |w| + η elementwise, ‖ε̂/T‖_p = rho.
 
-    p = 2: `ε̂ = rho·T²g/‖Tg‖₂`; p = infinity: `ε̂ = rho·T·sign(g)`.
+    p = 2: `ε̂ = rho·T²g/‖Tg‖₂`; p = infinity: `ε̂ = rho·T·sign(g)`. All parameters are scaled, biases too; SamsungLabs'
+    code has T = 1 for those without "weight" in their name.
     """
 
     def __call__(self, group: MGroup) -> None:
