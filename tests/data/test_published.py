@@ -152,3 +152,30 @@ def test_methods_of_the_universal_spaces_are_the_papers(name: str) -> None:
     assert [method.name for method in confirmed] == ["frob_sam", "trace_sam", "det_sam"]
     assert [method.lam for method in confirmed] == [float(value) for value in lambdas]
     assert [method.rho for method in confirmed] == [float(rhos[0]), 0.01, 1.0]
+
+
+def test_the_one_file_of_table_9_has_the_settings_of_table_6() -> None:
+    """All 60 cells: those of the files of table 1, with rho 0.05."""
+    space = SearchSpace.from_yaml(SPACES["sam/table9_rho_0_05.yaml"])
+    configs = space.tree.enumerate(lambda name, key, node: node.values())
+    specs = [space.trial(config) for config in configs if not any(space.violations(config))]
+    assert len(specs) == 60
+    kinds = {"wide_resnet": "wrn_28_10", "shake_shake": "shake_shake", "pyramidnet": "pyramidnet"}
+    for spec in specs:
+        long = "_1800" if spec.model.name == "wide_resnet" and spec.training.passes == 3600 else ""
+        drop = "_shakedrop" if getattr(spec.model, "shake_drop", 0.0) else ""
+        settings = FACTS["settings"][f"sam/table1_{spec.data.name}_{kinds[spec.model.name]}{long}{drop}.yaml"]
+        assert spec.training.lr == settings["training.lr"]
+        assert spec.training.weight_decay == settings["training.weight_decay"]
+        assert spec.method.name == "sgd" or (spec.method.rho, spec.method.m) == (0.05, 32)
+
+
+def test_the_one_file_of_table_10_takes_5000_steps_of_sam() -> None:
+    space = SearchSpace.from_yaml(SPACES["sam/table10_rho_0_05.yaml"])
+    sizes = {"fgvc_aircraft": 6667, "flowers102": 2040, "oxford_pets": 3680, "stanford_cars": 8144, "birdsnap": 47_386}
+    sizes |= {"food101": 75_750, "parquet": 50_000}
+    specs = [space.trial(config) for config in space.tree.enumerate(lambda name, key, node: node.values())]
+    assert len(specs) == 16
+    for spec in specs:
+        steps = sizes[spec.data.name] // 1024
+        assert abs(spec.num_epochs * steps - (5000 if spec.method.name == "sam" else 10_000)) <= steps
