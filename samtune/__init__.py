@@ -6,8 +6,9 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from samtune.config.space import SearchSpace as SearchSpace
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
     from samtune.study import Callback as Callback
     from samtune.study import Trial as Trial
     from samtune.study import TrialState as TrialState
-
-_HOMES = {
-    "Callback": "samtune.study",
-    "Confirmer": "samtune.experiments.confirm",
-    "Results": "samtune.experiments.results",
-    "RunError": "samtune.errors",
-    "SamtuneError": "samtune.errors",
-    "SearchSpace": "samtune.config.space",
-    "Training": "samtune.experiments.train",
-    "Trial": "samtune.study",
-    "TrialState": "samtune.study",
-    "Tuner": "samtune.experiments.tuner",
-    "UsageError": "samtune.errors",
-    "load_model": "samtune.models.saved",
-}
 
 __all__ = [
     "Callback",
@@ -53,11 +39,23 @@ __all__ = [
     "load_model",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'samtune' has no attribute {name!r}")
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Callback": "samtune.study",
+        "Confirmer": "samtune.experiments.confirm",
+        "Results": "samtune.experiments.results",
+        "RunError": "samtune.errors",
+        "SamtuneError": "samtune.errors",
+        "SearchSpace": "samtune.config.space",
+        "Training": "samtune.experiments.train",
+        "Trial": "samtune.study",
+        "TrialState": "samtune.study",
+        "Tuner": "samtune.experiments.tuner",
+        "UsageError": "samtune.errors",
+        "load_model": "samtune.models.saved",
+    },
+)
 
 
 def __dir__() -> list[str]:

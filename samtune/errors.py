@@ -7,8 +7,6 @@
     │   ├── ResourceError          more workers than the cluster can ever place
     │   └── TrackingError          the MLflow tracking server does not answer or refuses
     └── RunError (RuntimeError)    exit code 1: a failure while a search was running
-        ├── TrialError             one trial failed; carries its traceback
-        └── WorkerGroupError       a worker group is broken and cannot be restarted
 
 Errors of libraries are translated where they enter (`raise ... from error`); nothing else is caught.
 """
@@ -23,9 +21,25 @@ class SamtuneError(Exception):
 
 
 class UsageError(SamtuneError, ValueError):
-    """What was asked for cannot work; nothing has been started."""
+    """What was asked for cannot work; nothing has been started.
+
+    Args:
+        problem: what is wrong, and what to do.
+        argument: of the library's function that it is about, e.g. `storage_path`. The message then is
+            `storage_path VALUE: PROBLEM`, and on the command line, which knows it as an option,
+            `--storage-path VALUE: PROBLEM`.
+        value: that the argument has; None: it is not shown.
+    """
 
     exit_code = 2
+
+    def __init__(self, problem: str, *, argument: str | None = None, value: object = None) -> None:
+        self.problem, self.argument, self.value = problem, argument, value
+        super().__init__(problem if argument is None else self.named(argument))
+
+    def named(self, argument: str) -> str:
+        """The message with another name of the argument."""
+        return f"{argument}: {self.problem}" if self.value is None else f"{argument} {self.value}: {self.problem}"
 
 
 class SpaceError(UsageError):
@@ -48,21 +62,19 @@ class RunError(SamtuneError, RuntimeError):
     """Something failed while it was running."""
 
 
-class TrialError(RunError):
-    """One trial failed. `traceback` is the worker's, as text."""
-
-    def __init__(self, message: str, traceback: str = "") -> None:
-        super().__init__(message)
-        self.traceback = traceback
-
-    def __reduce__(self) -> tuple[type[TrialError], tuple[str, str]]:
-        return (type(self), (str(self), self.traceback))
-
-
-class WorkerGroupError(RunError):
-    """A worker group could not be started or kept alive."""
-
-
 def one_line(error: object, limit: int | None = None) -> str:
     """An error's text in one line, at most so many characters of it."""
-    return " ".join(str(error).split())[:limit]
+    return " ".join(safe_text(error).split())[:limit]
+
+
+def safe_text(value: object) -> str:
+    """The text of any object, as text that can be written as UTF-8.
+
+    A file name with bytes that are not UTF-8 puts lone surrogates into an error's text, which no file and no message
+    takes; a class of the user's may fail in its own `__str__`.
+    """
+    try:
+        text = str(value)
+    except Exception as error:
+        text = f"<{type(value).__name__} whose text cannot be had: {type(error).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -53,6 +53,15 @@ def format_clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def format_bytes(count: float) -> str:
+    """A size on disk: 0 bytes, 12 kB, 3.4 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """The last part of each dotted key, with as many parts before it as it takes to be the only one of its name.
 

@@ -11,6 +11,7 @@ from samtune.config.training import TrainingConfig
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_file
 from samtune.user_code import check_function
+from samtune.user_source import look_up
 
 _SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
 """Sides in pixels below which nothing is left of an image in these networks of torchvision."""
@@ -32,14 +33,20 @@ def check_relabel(network: str | None) -> None:
         raise UsageError(f"data.relabel: {network} is not there: `samtune train` leaves it as best.safetensors")
 
 
-def check_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...]) -> None:
+def check_model(
+    config: ModelConfig, *, num_classes: int, input_shape: tuple[int, ...], import_code: bool = True
+) -> None:
     """Makes sure that inputs of this shape suit the network, and that its weights or its function are there.
+
+    Args:
+        import_code: whether a function of the user's may be imported; else only its source is read.
 
     Raises:
         UsageError: they do not, or are not.
     """
     if isinstance(config, OwnModelConfig):
-        check_function(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
+        check = check_function if import_code else look_up
+        check(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
         return
     if isinstance(config, MlpConfig):
         return
@@ -54,16 +61,20 @@ def check_model(config: ModelConfig, *, num_classes: int, input_shape: tuple[int
             check_weights(Path(config.weights).expanduser().absolute())
 
 
-def check_training(config: TrainingConfig) -> None:
+def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
     """Makes sure that the user's loss and metrics are there and take (outputs, targets).
+
+    Args:
+        import_code: as of `check_model`.
 
     Raises:
         UsageError: one is not, or does not.
     """
+    check = check_function if import_code else look_up
     if config.loss != "cross_entropy":
-        check_function(config.loss, "training.loss", None, None)
+        check(config.loss, "training.loss", None, None)
     for index, path in enumerate(config.metrics):
-        check_function(path, f"training.metrics.{index}", None, None)
+        check(path, f"training.metrics.{index}", None, None)
 
 
 def check_images(config: TorchvisionConfig, channels: int, height: int, width: int) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow.fs as pafs
+
+
+def cache_folder() -> Path:
+    """This machine's cache of decoded images and remote files: `SAMTUNE_CACHE`, or `~/.cache/samtune`."""
+    return Path(os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune").expanduser().absolute()
 
 
 def is_remote(uri: str | Path) -> bool:

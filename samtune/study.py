@@ -1,22 +1,96 @@
-"""What a search knows of its trials, and the callbacks that are told of every change.
+"""A study, its trials, and the callbacks that hear of every change.
 
-One `Study` per search and one `Trial` per configuration. The driver alone changes them; the tracker, the
-terminal and the user's callbacks read them.
+One `Study` per search and one `Trial` per configuration. Only the driver changes them; the tracker, the terminal and
+the user's callbacks read them.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 Scalar = float | int | str | bool | None
 
+StudyKind = Literal["search", "confirmation", "training"]
+
 CANDIDATE, REPLICA = "candidate", "replica"
-"""Keys of a trial's configuration in a study that confirms: which of the chosen it is, and the how-manieth of it."""
+"""Keys of a trial's configuration in a study with a fixed list of trials: the candidate's label, and the replica."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one finished epoch of a trial measured.
+
+    Attributes:
+        metrics: by name; holds `epoch`, counted from 1.
+        group: the worker group that trained it; None where that is not known.
+        ended_at: seconds since 1970.
+    """
+
+    metrics: dict[str, float]
+    group: int | None = field(default=None, compare=False)
+    ended_at: float | None = field(default=None, compare=False)
+
+    @property
+    def epoch(self) -> int:
+        return int(self.metrics["epoch"])
+
+
+class EpochLog(Sequence[dict[str, float]]):
+    """The finished epochs of a trial, in order: a sequence of their metrics, to which epochs are only ever appended.
+
+    A trial that resumes from a checkpoint repeats epochs, and a message may arrive twice. Whether an epoch is new is
+    decided here and nowhere else.
+
+    Attributes:
+        records: the same epochs with where and when each was trained.
+    """
+
+    def __init__(self, epochs: Iterable[EpochRecord | dict[str, float]] = ()) -> None:
+        self.records: list[EpochRecord] = []
+        for epoch in epochs:
+            self.append(epoch)
+
+    def append(self, epoch: EpochRecord | dict[str, float]) -> bool:
+        """Appends an epoch, unless it or a later one is here already. Returns whether it was new."""
+        record = epoch if isinstance(epoch, EpochRecord) else EpochRecord(epoch)
+        if record.epoch <= self.last:
+            return False
+        self.records.append(record)
+        return True
+
+    def after(self, epoch: int) -> list[EpochRecord]:
+        """The records of the epochs after this one."""
+        return [record for record in self.records if record.epoch > epoch]
+
+    @property
+    def last(self) -> int:
+        """The number of the last epoch; 0 before the first."""
+        return self.records[-1].epoch if self.records else 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, float]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, float]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, float] | list[dict[str, float]]:
+        if isinstance(index, slice):
+            return [record.metrics for record in self.records[index]]
+        return self.records[index].metrics
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"EpochLog({list(self)!r})"
 
 
 class TrialState(StrEnum):
@@ -44,9 +118,10 @@ class Trial:
         config: the searched dotted keys only, e.g. `{"method.rho": 0.05, "training.lr": 0.1}`.
         params: every key of the resolved trial, flat, e.g. `{"model.depth": 28, "method.rho": 0.05, …}`.
         num_epochs: how many epochs the trial has when nothing stops it.
-        history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1).
-        places: where and when each epoch of `history` was trained: the worker group, and the end in seconds since 1970.
+        history: one dict of metrics per finished epoch, in order; each holds `epoch` (counted from 1). Its `records`
+            also say which worker group trained the epoch, and when.
         error: one line, when the state is FAILED or INTERRUPTED; `traceback` the worker's text, if any.
+        diverged: whether it failed because its training loss was not finite.
         perturbations: where population based training replaced its weights by another trial's: after which `epoch`
             of that trial, its number (`source`), and the configuration and params `before`; `config` and `params` are
             those since the last of them.
@@ -58,10 +133,10 @@ class Trial:
     params: dict[str, Scalar]
     num_epochs: int
     state: TrialState = TrialState.WAITING
-    history: list[dict[str, float]] = field(default_factory=list)
-    places: list[tuple[int, float]] = field(default_factory=list)
+    history: EpochLog = field(default_factory=EpochLog)
     error: str | None = None
     traceback: str | None = None
+    diverged: bool = False
     started_at: float | None = None  # seconds since 1970
     ended_at: float | None = None
     perturbations: list[dict[str, Any]] = field(default_factory=list)
@@ -69,7 +144,7 @@ class Trial:
     @property
     def epoch(self) -> int:
         """The last finished epoch; 0 before the first."""
-        return int(self.history[-1]["epoch"]) if self.history else 0
+        return self.history.last
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -136,6 +211,8 @@ class Study:
         command: the command line that started it; `versions` of python, samtune and the libraries.
         usage: at the end `startup_seconds` (from the start to the first group that was ready) and `busy_fraction`
             (share of the groups' time, once ready, that they spent on trials).
+        moved_from: the `storage_path` that it was begun in, where that is another.
+        is_own: whether this user began it on this machine, as far as its files tell (`samtune.store.ownership`).
         stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
@@ -149,14 +226,16 @@ class Study:
     experiment: str
     command: str
     versions: dict[str, str]
-    kind: Literal["search", "confirmation", "training"] = "search"
+    kind: StudyKind = "search"
     trials: list[Trial] = field(default_factory=list)
     usage: dict[str, float] = field(default_factory=dict)
+    is_own: bool = False
     stopped_by: str | None = None
     experiment_id: str | None = None
     parent_run_id: str | None = None
     started_at: float = field(default_factory=time.time)
     ended_at: float | None = None
+    moved_from: str | None = None
 
     def count(self, *states: TrialState) -> int:
         return sum(trial.state in states for trial in self.trials)
@@ -223,8 +302,16 @@ class Study:
         return iter(self.trials)
 
 
+def is_over(trial: Trial) -> bool:
+    """Whether a trial need not be run again when its study is resumed."""
+    return trial.state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+
+
 class Callback:
-    """Told of every change of a study, on the driver, in order. Override what is of interest; must return quickly."""
+    """Hears of every change of a study, on the driver, in order. Override the hooks you need; they must return quickly.
+
+    A callback reads the study and does not change it.
+    """
 
     def on_study_start(self, study: Study) -> None: ...
 

@@ -7,13 +7,19 @@ and travel to the workers as Ray pickles them; a study that is resumed must be g
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
 from samtune.errors import UsageError
+from samtune.user_path import importing_user_code
 
-_PREFIX = "given:"
+IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+"""How a function is named, `package.module:function`, as a regular expression."""
+
+PREFIX = "given:"
+"""Begins the path of an object that this process was given."""
 _given: dict[str, Callable[..., Any]] = {}
 
 
@@ -29,7 +35,7 @@ def name_function(part: Any, kind: str) -> str:
     """
     function = part if callable(part) else lambda: part
     name = getattr(part, "__name__", kind)
-    path = _PREFIX + (name if name.isidentifier() else kind)
+    path = PREFIX + (name if name.isidentifier() else kind)
     _given[path] = function
     return path
 
@@ -56,6 +62,25 @@ def given_functions(values: Iterable[Any]) -> dict[str, Callable[..., Any]]:
     return {path: part for path, part in _given.items() if path in words}
 
 
+def functions_in(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """The import paths among nested keys and values, each once with the first dotted key that names it.
+
+    An object that this process was given is no import path.
+    """
+    if isinstance(tree, Mapping):
+        inner = [pair for key, value in tree.items() for pair in functions_in(value, f"{prefix}.{key}".lstrip("."))]
+    elif isinstance(tree, list | tuple):
+        inner = [pair for index, value in enumerate(tree) for pair in functions_in(value, f"{prefix}.{index}")]
+    else:
+        is_path = isinstance(tree, str) and re.fullmatch(IMPORT_PATH, tree) and not tree.startswith(PREFIX)
+        # A source of `warm_start` looks like one: mlflow:EXPERIMENT.
+        return [(prefix, tree)] if is_path and not prefix.startswith("warm_start") else []
+    first: dict[str, str] = {}
+    for key, path in inner:
+        first.setdefault(path, key)
+    return [(key, path) for path, key in first.items()]
+
+
 def accept_functions(parts: Mapping[str, Callable[..., Any]]) -> None:
     """Remembers what another process has named."""
     _given.update(parts)
@@ -73,10 +98,11 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
     """
     if path in _given:
         return _given[path]
-    if path.startswith(_PREFIX):
+    if path.startswith(PREFIX):
         raise UsageError(f"{key}: {path} is a Python object of the process that began the study; give it again")
     try:
-        part = resolve_name(path)
+        with importing_user_code(path):
+            part = resolve_name(path)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key}: {path} cannot be imported: {error}; is its folder on the path (PYTHONPATH)?"

@@ -1,5 +1,4 @@
-"""What a search costs beside its training: `python -m samtune.benchmarks`.
+"""What samtune costs, against the physical limit and against others: `python -m samtune.benchmarks NAME`.
 
-`documented` is the pattern of Ray's guide, a new trainer in every trial; `warm` the same trials with samtune; `noop` a
-search whose trials take no time, so that only the driver's own work is left.
+Knows every other package, which none of them knows of it.
 """

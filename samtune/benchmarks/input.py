@@ -1,4 +1,4 @@
-"""Times the input against torchvision's transforms in a DataLoader: `python -m samtune.benchmarks.input`.
+"""Times the input against torchvision's transforms in a DataLoader: `python -m samtune.benchmarks input`.
 
 All contestants make the same batches (crop, flip, normalised float32 on the device) of the same pixels, in turn, in one
 run; a ratio compares times of one round. The memory is what the data set adds to all worker processes together.
@@ -188,9 +188,9 @@ def write_synthetic(root: Path, count: int = 60_000) -> None:
     write_idx(root / "FashionMNIST" / "raw", count, np.random.default_rng(0))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks.input", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks input", description=__doc__)
     parser.add_argument("--cifar10", metavar="FOLDER", help="CIFAR-10's files; default: random 28x28 pixels")
     parser.add_argument("--batch-size", type=int, default=128, help="images per batch (default 128)")
     parser.add_argument("--processes", type=int, nargs="+", default=[0, 2], help="of the DataLoader (default 0 2)")
@@ -264,7 +264,3 @@ def photograph_contestants(folder: Path, count: int, processes: int, device: tor
             Photographs(folder / "train"), size, processes, device
         ),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 from samtune.config.space import SearchSpace
 from samtune.experiments.plan import Plan
 from samtune.experiments.tuner import Tuner
+from samtune.raylib.cluster import Node
 from samtune.storage import join
 from samtune.study import Callback, Study, Trial
 from samtune.workers.coordinator import Coordinator
@@ -40,6 +42,7 @@ class NoopPool:
     """A `WorkerPool` of such groups."""
 
     def __init__(self, num_groups: int, study: Study) -> None:
+        self.num_groups = num_groups
         self.checkpoint_root = join(study.storage_path, "checkpoints")
         self.coordinator: Any = (
             ray.remote(Coordinator).options(num_cpus=0, max_concurrency=100_000).remote(1, num_groups=num_groups)
@@ -48,6 +51,9 @@ class NoopPool:
 
     def start(self) -> None:
         self._running = [group.run.remote(self.coordinator, index) for index, group in enumerate(self._groups)]
+
+    def capacity(self, nodes: Iterable[Node]) -> int:
+        return self.num_groups
 
     def usage(self, started_at: float) -> dict[str, float]:
         return {}

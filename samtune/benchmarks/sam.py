@@ -1,4 +1,4 @@
-"""Times SAM against its physical limit and against other implementations: `python -m samtune.benchmarks.sam`.
+"""Times SAM against its physical limit and against other implementations: `python -m samtune.benchmarks sam`.
 
 All contestants take their steps in turn, in one process, on the same batch; a ratio compares the two times of a round.
 The limit is what no SAM can beat: two forwards and backwards and one step of SGD.
@@ -24,9 +24,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from samtune.config.method import BaseOptimizerConfig, MethodConfig, SAMConfig
-from samtune.sam.collectives import all_reduce_sizes
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 
@@ -219,6 +219,14 @@ def count_collectives(setting: Setting) -> str:
         return (Path(folder) / "table").read_text(encoding="utf-8")
 
 
+def all_reduce_sizes(function: Callable[[], object]) -> list[int]:
+    """The number of elements of every all-reduce over gloo that a function runs, in order."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        function()
+    events = [event for event in recorded.events() or () if event.name == "gloo:all_reduce"]
+    return [int(event.input_shapes[0][0]) for event in sorted(events, key=lambda event: event.time_range.start)]
+
+
 def _count_on_rank(rank: int, setting: Setting, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     counts = collectives_per_step(rank, 2, setting)
@@ -263,7 +271,8 @@ def installed_peers() -> list[str]:
     for package, path in KNOWN_PEERS.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                for category in (UserWarning, DeprecationWarning, FutureWarning, SyntaxWarning):
+                    warnings.simplefilter("ignore", category)
                 resolve_name(path)
             found.append(path)
         except (ImportError, AttributeError) as error:
@@ -271,9 +280,9 @@ def installed_peers() -> list[str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks.sam", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks sam", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names, or module:factory for 224x224 images")
     parser.add_argument("--batch-size", type=int, default=128, help="examples per step (default 128)")
     parser.add_argument("--groups", nargs="+", type=int, default=[1, 4, 8], help="m-groups per batch (default 1 4 8)")
@@ -300,7 +309,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(format_table(measure(steps, rounds=options.rounds, warm_up=3, device=device, cpu_time=options.cpu_time)))
         if not options.no_collectives and name in MODELS:
             print(f"over two gloo ranks, per step:\n{count_collectives(setting)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""How long samplers take to propose, and how good what they find is: `python -m samtune.benchmarks.samplers`.
+"""How long samplers take to propose, and how good what they find is: `python -m samtune.benchmarks samplers`.
 
 Prints two Markdown tables. The quality is measured on a cheap surrogate of a real objective: a Gaussian process fitted
 to trials of `digits.yaml` (4 epochs) that are trained for it.
@@ -13,16 +13,17 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState, create_trial
 
 from samtune.config.space import SearchSpace
-from samtune.study import Scalar
+from samtune.study import Scalar, Trial
+from samtune.study import TrialState as State
 from samtune.tune.optuna_params import distributions_of
-from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+from samtune.tune.optuna_trials import OptunaTrials, open_study
 
 SAMPLERS = ("random", "qmc", "tpe", "cmaes", "nsgaii", "gp")
 SIZES = (10, 100, 1000, 3000)
@@ -55,12 +56,12 @@ def fit_surrogate(num_trials: int) -> tuple[Objective, float]:
         Configuration -> expected val_loss, and R² of the process on trials that it was not fitted to.
     """
     import torch
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     from sklearn.model_selection import cross_val_score
 
-    from samtune.errors import RunError
-    from samtune.train.trial import TrialRun
+    from samtune.train.trial import DivergedError, TrialRun
 
     space, rng = make_space("random"), random.Random(0)
     inputs: list[list[float]] = []
@@ -71,13 +72,13 @@ def fit_surrogate(num_trials: int) -> tuple[Objective, float]:
         try:
             for epoch in range(1, space.trial(config).num_epochs + 1):
                 record = trial.train_epoch(epoch)
-        except RunError:
-            continue  # diverged
+        except DivergedError:
+            continue
         inputs.append(features(config))
         losses.append(math.log(record["val_loss"]))
     kernel = ConstantKernel() * RBF([1.0] * len(inputs[0])) + WhiteKernel()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a length scale at its bound: a key that does not matter
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound does not matter
         process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=3, random_state=0)
         r_squared = float(cross_val_score(process, inputs, losses, cv=5, scoring="r2").mean())
         process.fit(inputs, losses)
@@ -87,13 +88,8 @@ def fit_surrogate(num_trials: int) -> tuple[Objective, float]:
 def best_found(sampler: str, seed: int, objective: Objective, folder: Path) -> float:
     """The least loss among NUM_TRIALS trials, one after another."""
     space = make_space(sampler, seed)
-    searcher = OptunaSearcher(space, open_study(space, "quality", folder / f"{sampler}-{seed}", parallel=False))
-    best = math.inf
-    for number in range(NUM_TRIALS):
-        loss = objective(searcher.suggest(str(number)))
-        searcher.on_trial_complete(str(number), {"records": [{"epoch": 1.0, "val_loss": loss}], "outcome": "completed"})
-        best = min(best, loss)
-    return best
+    source = OptunaTrials(space, open_study(space, "quality", folder / f"{sampler}-{seed}", parallel=False))
+    return min(_one_trial(source, str(number), objective)[0] for number in range(NUM_TRIALS))
 
 
 def quality_table(num_surrogate_trials: int) -> str:
@@ -122,29 +118,37 @@ def proposal_seconds(sampler: str, size: int, folder: Path) -> float:
         trials = []
         for _ in range(size):
             config = random_config(space, rng)
-            loss = sum(value**2 for value in features(config))
+            loss = _sum_of_squares(config)
             trials.append(
                 create_trial(state=TrialState.COMPLETE, value=loss, params=config, distributions=distributions)
             )
         study.add_trials(trials)
-    searcher = OptunaSearcher(space, study)
+    source = OptunaTrials(space, study)
     for number in range(size if sampler in _GROWN else 0):
-        _one_trial(searcher, f"before {number}")
+        _one_trial(source, f"before {number}", _sum_of_squares)
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 11 and (not times or time.perf_counter() - started < _MOST_SECONDS):
-        times.append(_one_trial(searcher, str(len(times))))
+        times.append(_one_trial(source, str(len(times)), _sum_of_squares)[1])
     return statistics.median(times[1:] or times)
 
 
-def _one_trial(searcher: OptunaSearcher, name: str) -> float:
-    """Proposes and ends a trial; returns the seconds of the proposal."""
+def _one_trial(source: OptunaTrials, trial_id: str, objective: Objective) -> tuple[float, float]:
+    """Proposes and ends a trial; returns its loss, and the seconds of the proposal."""
     started = time.perf_counter()
-    config = searcher.suggest(name)
+    proposal = source.next(trial_id)
     seconds = time.perf_counter() - started
-    loss = sum(value**2 for value in features(config))
-    searcher.on_trial_complete(name, {"records": [{"epoch": 1.0, "val_loss": loss}], "outcome": "completed"})
-    return seconds
+    assert proposal is not None
+    loss = objective(proposal.config)
+    trial = Trial(proposal.number, trial_id, proposal.config, {}, 1, State.COMPLETED)
+    trial.history.append({"epoch": 1.0, "val_loss": loss})
+    source.report(trial, trial.history.records)
+    source.end(trial)
+    return loss, seconds
+
+
+def _sum_of_squares(config: Mapping[str, Scalar]) -> float:
+    return sum(value**2 for value in features(config))
 
 
 def print_speed_table() -> None:
@@ -162,17 +166,14 @@ def print_speed_table() -> None:
             print(f"| {sampler} | " + " | ".join(cells) + " |", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str]) -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks samplers", description=__doc__)
     parser.add_argument("--only", choices=["speed", "quality"], help="one of the tables")
     parser.add_argument("--surrogate-trials", type=int, default=80, help="trials trained for the surrogate")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if given.only != "quality":
         print_speed_table()
     if given.only != "speed":
         print("\n" + quality_table(given.surrogate_trials))
-
-
-if __name__ == "__main__":
-    main()

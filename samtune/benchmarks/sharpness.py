@@ -1,4 +1,4 @@
-"""What curvature costs here: `python -m samtune.benchmarks.sharpness`.
+"""What curvature costs here: `python -m samtune.benchmarks sharpness`.
 
 1. A Hessian-vector product against two passes (forwards and backwards), alone and where several share a forward.
 2. Against PyHessian's algorithm (Yao et al. 2020; its `trace` and `eigenvalues`, written out here): the time to one
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -190,12 +190,17 @@ def against_pyhessian(model: nn.Module, batches: list[Batch], rounds: int) -> It
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str]) -> None:
+    """Prints the ratios."""
+    parser = argparse.ArgumentParser(
+        prog="python -m samtune.benchmarks sharpness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model, batches = network(), examples(options.batches, options.batch_size)
     train(model, batches)
@@ -204,7 +209,3 @@ def main() -> None:
           f"{options.batch_size} images 32x32")  # fmt: skip
     for line in [*products(model, batches, options.rounds), *against_pyhessian(model, batches, options.rounds)]:
         print(line)
-
-
-if __name__ == "__main__":
-    main()

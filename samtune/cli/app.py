@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import signal
 import sys
 import traceback
@@ -25,7 +26,8 @@ from samtune.cli.status import status
 from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
-from samtune.errors import SamtuneError, one_line
+from samtune.errors import SamtuneError, UsageError, one_line
+from samtune.user_path import add_user_folders
 
 app = typer.Typer(
     name="samtune",
@@ -59,22 +61,22 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 128 + N after signal N (Ctrl-C: 130)."""
     debug = "--debug" in sys.argv
     # The interpreter would look through all objects of Ray, MLflow and torch for cycles before it ends: for a second.
     atexit.register(gc.freeze)
     with suppress(OSError):  # a working directory that was deleted
-        sys.path.append(os.getcwd())  # modules of the user's that a space names; last, to shadow nothing installed
+        add_user_folders([os.getcwd()])  # modules of the user's that a space names
     try:
         app(standalone_mode=True)
     except SamtuneError as error:
         if debug:
             traceback.print_exc()
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
+        _fail(with_options(error), error.exit_code)
+    except KeyboardInterrupt as interrupt:
         if debug:
             raise
-        _fail("interrupted", 130)
+        _fail("interrupted", 128 + getattr(interrupt, "signal", signal.SIGINT))
     except Exception as error:
         if debug:
             raise
@@ -84,6 +86,20 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the interpreter's own end is left, in milliseconds
 
 
+def with_options(error: SamtuneError) -> str:
+    """The message of an error, with options where the library names arguments."""
+    if not isinstance(error, UsageError) or error.argument is None:
+        return str(error)
+    text = error.named(option_of(error.argument))
+    return re.sub("`(storage_path|tracking_uri)`", lambda name: option_of(name[1]), text)
+
+
+def option_of(argument: str) -> str:
+    """`--storage-path` for `storage_path`."""
+    return "--" + argument.replace("_", "-")
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"samtune: error: {message}", file=sys.stderr)
+    for line in message.splitlines() or [""]:  # a search space has a line for each problem
+        print(f"samtune: error: {line}", file=sys.stderr)
     sys.exit(code)

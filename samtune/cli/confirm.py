@@ -18,10 +18,12 @@ from samtune.cli.options import (
     Sets,
     StoragePath,
     TrackingUri,
+    Trust,
     answer,
     option,
     stdout_for_json,
 )
+from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
 
@@ -45,32 +47,39 @@ def confirm(
     register: Annotated[
         str | None, option(OUTPUT, "Register the best model in MLflow under this name.", "--register", metavar="NAME")
     ] = None,
+    trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Retrain the best trials on the whole training set with new seeds, and test each once.
 
-    Run it again to go on with what was interrupted, or to see the result again.
+    Run it again to resume what was interrupted, or to see the result again.
     """
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer
-    from samtune.terminal import make_console, make_display
-    from samtune.terminal.confirmed import print_confirmation
+    from samtune.terminal import make_console, make_display, print_confirmation
 
     console = make_console(stderr=json_)
     is_space = source.endswith((".yaml", ".yml"))
     if set_ and not is_space:
         raise UsageError(f"--set {set_[0]}: changes a space, and {source} is a study or a run")
-    confirmer = Confirmer(
-        SearchSpace.from_yaml(source, set_ or []) if is_space else source,
-        storage_path=storage_path,
-        tracking_uri=tracking_uri,
-        top=top,
-        replicas=replicas,
-        baseline=baseline,
-        address=address,
-        callbacks=[make_display(console)],
-    )
+    chosen = SearchSpace.from_yaml(source, set_ or []) if is_space else source
+
+    def make(trust: bool) -> Confirmer:
+        return Confirmer(
+            chosen,
+            storage_path=storage_path,
+            tracking_uri=tracking_uri,
+            top=top,
+            replicas=replicas,
+            baseline=baseline,
+            address=address,
+            callbacks=[make_display(console)],
+            trust=trust,
+        )
+
+    confirmer = ask_to_trust(make, trust)
+    say_imports(console, confirmer.candidates.model_dump())
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
     with answer():
@@ -78,4 +87,4 @@ def confirm(
         if json_:
             print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:
-        raise typer.Exit(130 if confirmer.interrupted else 1)
+        raise typer.Exit(1 if confirmer.interrupted_by is None else 128 + confirmer.interrupted_by)

@@ -48,6 +48,7 @@ Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial."
 Resume = Annotated[
     str | None, option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
 ]
+RetryFailed = Annotated[bool, option(WHERE, "With --resume: run failed trials again.", "--retry-failed")]
 Name = Annotated[str | None, option(WHERE, "Name of the study. Default: the space's name and the time.")]
 StoragePath = Annotated[
     str | None, option(WHERE, "Folder for studies, or a URI such as s3://bucket/path. Default: ./samtune-results.")
@@ -65,6 +66,14 @@ SystemMetrics = Annotated[
 ]
 Address = Annotated[
     str | None, option(WHERE, "Ray cluster: an address, auto, or local. Default: auto if one runs, else local.")
+]
+Trust = Annotated[
+    bool,
+    option(
+        WHERE,
+        "Do not ask before functions are imported that a study or file of somebody else names.",
+        "--trust",
+    ),
 ]
 DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
 Estimate = Annotated[

@@ -29,10 +29,10 @@ def plot(
     if output.suffix not in SUFFIXES:
         raise UsageError(f"-o {output}: must end in {', '.join(SUFFIXES)}")
     from samtune.experiments.results import Results
-    from samtune.report import plots
+    from samtune.report import save_plot
 
     try:
-        plots.save_plot(Results.load(name, storage_path), kind, output, output.suffix.removeprefix("."))
+        save_plot(Results.load(name, storage_path), kind, output, output.suffix.removeprefix("."))
     except OSError as error:
         raise UsageError(f"-o {output}: cannot be written: {error.strerror}") from error
     typer.echo(str(output.absolute()))

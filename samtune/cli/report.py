@@ -24,7 +24,7 @@ def report(
 ) -> None:
     """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
     from samtune.experiments.results import Results
-    from samtune.report.page import render
+    from samtune.report import render
 
     results = Results.load(name, storage_path)
     target = output or Path(f"{name}.html")
@@ -35,7 +35,7 @@ def report(
         raise UsageError(f"{target}: cannot be written: {error.strerror}") from error
     typer.echo(str(target.absolute()))
     if log and results.study.parent_run_id is not None:
-        from samtune.report.plots import all_plots
+        from samtune.report import all_plots
         from samtune.tracking.store import log_files
 
         log_files(results.study, {"report.html": page, **{f"figures/{k}.svg": svg for k, svg in all_plots(results)}})

@@ -21,15 +21,18 @@ from samtune.cli.options import (
     NumTrials,
     NumWorkers,
     Resume,
+    RetryFailed,
     Seed,
     Sets,
     Space,
     StoragePath,
     SystemMetrics,
     TrackingUri,
+    Trust,
     answer,
     stdout_for_json,
 )
+from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,12 +47,14 @@ def search(
     max_concurrent: MaxConcurrent = None,
     seed: Seed = None,
     resume: Resume = None,
+    retry_failed: RetryFailed = False,
     name: Name = None,
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     address: Address = None,
     system_metrics: SystemMetrics = False,
+    trust: Trust = False,
     dry_run: DryRun = False,
     estimate: Estimate = False,
     json_: Json = False,
@@ -65,7 +70,8 @@ def search(
     changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
     where: dict[str, Any] = {"storage_path": storage_path, "address": address}
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
-    fixed |= {"tracking_uri": tracking_uri, "experiment": experiment}
+    fixed |= {"experiment": experiment}
+    where |= {"tracking_uri": tracking_uri}
     if resume is None and space is None:
         raise UsageError("--space is required: a YAML file or a built-in space (`samtune spaces` lists them)")
     loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
@@ -75,24 +81,29 @@ def search(
             given.append("--set")
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
-        tuner = Tuner.resume(resume, space=loaded, **changes, **where)
+        only_looks = dry_run and not estimate  # which imports nothing
+        options = {"space": loaded, "retry_failed": retry_failed, **changes, **where}
+        tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)
     else:
+        if retry_failed:
+            raise UsageError("--retry-failed: goes with --resume NAME")
         assert loaded is not None
         tuner = Tuner(loaded, **changes, **where, **fixed)
     if dry_run or estimate:
-        _dry_run(tuner, estimate, json_)
+        _dry_run(tuner, estimate, json_, trust)
     else:
         _search(tuner, json_)
 
 
-def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
+def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> None:
     from samtune.terminal import print_plan
 
-    plan = tuner.plan()
+    plan = tuner.plan(import_code=False)
     estimated = None
     if with_estimate:
-        from samtune.experiments.estimate import estimate
+        from samtune.experiments.estimate import estimate, plan_to_estimate
 
+        plan = ask_to_trust(lambda trust: plan_to_estimate(tuner, trust=trust), trust)
         estimated = estimate(tuner.space, plan)
     if as_json:
         print(json.dumps(plan.to_dict() | ({"estimate": asdict(estimated)} if estimated else {})))
@@ -104,9 +115,11 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool) -> None:
 
 def _search(tuner: Tuner, as_json: bool) -> None:
     from samtune.experiments.results import SearchFailedError
-    from samtune.terminal import json_summary, make_console, make_display, print_summary
+    from samtune.experiments.summary import json_summary
+    from samtune.terminal import make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)
+    say_imports(console, tuner.space.model_dump())
     tuner.callbacks.append(make_display(console))
     failure: SearchFailedError | None = None
     try:
@@ -120,5 +133,5 @@ def _search(tuner: Tuner, as_json: bool) -> None:
             print(json.dumps(json_summary(results.study)))
     if failure is not None:
         raise failure
-    if results.interrupted:
-        raise typer.Exit(130)
+    if tuner.interrupted_by is not None:
+        raise typer.Exit(128 + tuner.interrupted_by)

@@ -17,8 +17,9 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show a running or ended study, without touching it."""
+    from samtune.experiments.summary import json_summary
     from samtune.store.study_folder import study_folder
-    from samtune.terminal import json_summary, make_console, print_status
+    from samtune.terminal import make_console, print_status
 
     folder = study_folder(storage_path, name)
     study, running = folder.read(), folder.is_running()

@@ -25,6 +25,7 @@ from samtune.cli.options import (
     option,
     stdout_for_json,
 )
+from samtune.cli.trust import say_imports
 
 
 def train(
@@ -53,21 +54,23 @@ def train(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train one configuration, without a search, on the same machinery. The same --name goes on where it stopped."""
+    """Train one configuration, without a search, on the same machinery. The same --name resumes it where it stopped."""
     from samtune.config.space import SearchSpace
+    from samtune.experiments.summary import json_summary
     from samtune.experiments.train import Training, default_name
     from samtune.experiments.tuner import OPTIONS
     from samtune.formatting import format_metric
     from samtune.store.study_folder import weights_file
     from samtune.study import Study, TrialState
-    from samtune.terminal import json_summary, make_console, make_display
-    from samtune.terminal.confirmed import print_loading
+    from samtune.terminal import make_console, make_display, print_loading
 
     console = make_console(stderr=json_)
     given = {"resources.num_workers": num_workers, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
     chosen = SearchSpace.from_yaml(space, set_ or []).replace(changes, OPTIONS)
     name = name or default_name(chosen)
+
+    say_imports(console, chosen.model_dump())
 
     def run(chosen: SearchSpace, name: str, register: str | None) -> Study:
         training = Training(
@@ -85,7 +88,7 @@ def train(
             if json_:
                 with answer():
                     print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
-            raise typer.Exit(130 if training.interrupted else 1)
+            raise typer.Exit(1 if training.interrupted_by is None else 128 + training.interrupted_by)
         shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
         return study

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from samtune.cli.options import Debug, Json, Sets
-from samtune.errors import SpaceError
+from samtune.errors import UsageError
 
 
 def validate(
@@ -17,25 +17,26 @@ def validate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a search space, but for data and cluster, and say what it searches."""
-    from samtune.config.samplers import CustomSamplerConfig
+    """Check a search space, but for data and cluster, and say what it searches, and which code it would import.
+
+    Nothing of that code is run.
+    """
     from samtune.config.space import SearchSpace
+    from samtune.user_source import check_named, named_functions
 
     try:
         loaded = SearchSpace.from_yaml(space, set_ or [])
-        if isinstance(loaded.sampler, CustomSamplerConfig):
-            from samtune.tune.optuna_samplers import build_sampler
-
-            build_sampler(loaded.sampler, loaded.seed, parallel=False)
-    except SpaceError as error:
+        check_named(loaded.model_dump())
+    except UsageError as error:
         if not json_:
             raise
         print(json.dumps({"valid": False, "error": str(error)}))
         raise typer.Exit(error.exit_code) from error
-    searched = {leaf.where.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
+    searched = {leaf.place.label.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
+    imports = [str(function) for function in named_functions(loaded.model_dump())]
     if json_:
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
-        print(json.dumps({**report, "constraints": loaded.constraints}))
+        print(json.dumps({**report, "constraints": loaded.constraints, "imports": imports}))
         return
     print(f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys")
     width = max(map(len, searched), default=0)
@@ -43,3 +44,5 @@ def validate(
         print(f"  {key:<{width}}  {text}")
     for constraint in loaded.constraints:
         print(f"  where {constraint}")
+    for function in imports:
+        print(f"  imports {function}")

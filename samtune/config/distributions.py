@@ -21,6 +21,7 @@ class _Interval(Config):
     """An interval with both ends included, written `{kind: [low, high]}`."""
 
     kind: ClassVar[str]
+    is_whole: ClassVar[bool] = False
     low: float
     high: float
     step: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -33,6 +34,12 @@ class _Interval(Config):
         bounds, options = value[cls.kind], {key: option for key, option in value.items() if key != cls.kind}
         if not isinstance(bounds, list) or len(bounds) != 2:
             raise ValueError(f"{cls.kind} takes two bounds, [low, high] (got {bounds!r})")
+        number, a_number = (int, "a whole number") if cls.is_whole else (int | float, "a number")
+        for name, bound in {"lower bound": bounds[0], "upper bound": bounds[1], **options}.items():
+            if name in ("lower bound", "upper bound", "step") and (
+                isinstance(bound, bool) or not isinstance(bound, number)
+            ):
+                raise ValueError(f"{cls.kind}: the {name} must be {a_number} (got {bound!r})")
         return {"low": bounds[0], "high": bounds[1], **options}
 
     @model_validator(mode="after")
@@ -80,9 +87,16 @@ class _Interval(Config):
         return float(low + round((Decimal(str(value)) - low) / step) * step)
 
     def contains(self, value: Scalar) -> bool:
-        if not isinstance(value, float | int) or isinstance(value, bool) or not self.low <= value <= self.high:
+        if not isinstance(value, float | int) or isinstance(value, bool) or not math.isfinite(value):
             return False
-        return self.step is None or abs(value - self.nearest(value)) <= _TOLERANCE * self.step
+        if self.step is None:
+            return self.low <= value <= self.high
+        nearest = self.nearest(value)  # what a program has computed is off the step by its rounding errors
+        return self.low <= nearest <= self.high and abs(value - nearest) <= _TOLERANCE * self.step
+
+    def encode(self, value: Scalar) -> Scalar:
+        """The value that a sampler has for one that `contains` accepts."""
+        return self.nearest(value) if isinstance(value, float) else value
 
     def random(self, rng: random.Random) -> Scalar:
         """A draw."""
@@ -123,6 +137,7 @@ class LogUniform(_LogInterval):
 
 
 class _IntInterval(_Interval):
+    is_whole = True
     low: int
     high: int
 
@@ -165,15 +180,21 @@ class Choice(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_yaml(cls, value: Any) -> Any:
-        return {"choice": value[cls.kind]} if isinstance(value, dict) and set(value) == {cls.kind} else value
+        if not isinstance(value, dict) or set(value) != {cls.kind}:
+            return value
+        options = value[cls.kind]
+        if not isinstance(options, list) or not options:
+            raise ValueError(f"{cls.kind} takes a list of one value or more, e.g. [0.1, 0.2] (got {options!r})")
+        return {"choice": options}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        seen: list[tuple[type, Scalar]] = []
+        seen: list[tuple[bool, Scalar]] = []
         for value, label in zip(self.choice, self.extremes(), strict=True):
-            if (type(label), label) in seen:
+            same = (isinstance(label, bool), label)  # 1 and 1.0 are one value, 1 and true are two
+            if same in seen:
                 raise ValueError(f"{self.kind} lists a value twice (got {value!r})")
-            seen.append((type(label), label))
+            seen.append(same)
         return self
 
     @model_serializer
@@ -189,6 +210,9 @@ class Choice(Config):
 
     def contains(self, value: Scalar) -> bool:
         return any(type(value) is type(option) and value == option for option in self.extremes())
+
+    def encode(self, value: Scalar) -> Scalar:
+        return value
 
     def random(self, rng: random.Random) -> Scalar:
         return rng.choice(self.extremes())

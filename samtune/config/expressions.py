@@ -18,11 +18,20 @@ from samtune.config.yaml_source import did_you_mean
 Lookup = Callable[[str], Any]
 """Value of a name in an expression; raises Absent where the trial has no such key."""
 
+_MOST_DIGITS = 308  # of a double; rounding to 10**9 digits could take for ever
+
+
+def _round(value: Any, digits: Any = None) -> Any:
+    if digits is not None and not -_MOST_DIGITS <= digits <= _MOST_DIGITS:
+        raise ValueError(f"round takes at most {_MOST_DIGITS} digits (got {digits})")
+    return round(value, digits)
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
     "abs": abs,
-    "round": round,
+    "round": _round,
     **{name: getattr(math, name) for name in ("log", "log2", "log10", "exp", "sqrt", "floor", "ceil")},
 }
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -43,6 +52,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 _LAMBDA = "_lambda_"  # stands for the key `lambda`, which Python's grammar takes for something else
 _LONGEST = 1000
+_DEEPEST = 50
 
 
 class Absent(LookupError):  # noqa: N818 - a fact about a trial, not a mistake
@@ -65,6 +75,10 @@ class Expression:
         except (SyntaxError, ValueError) as error:
             reason = getattr(error, "msg", None) or str(error)
             raise ValueError(f"is not an expression: {reason} (got {text!r})") from None
+        except (RecursionError, MemoryError):
+            raise ValueError(f"is nested too deeply (got {text[:40]!r} …)") from None
+        if _depth(self._body) > _DEEPEST:
+            raise ValueError(f"is nested more than {_DEEPEST} deep (got {text[:40]!r} …)")
         self.names: tuple[str, ...] = tuple(dict.fromkeys(self._check(self._body)))
         """The names of keys in it, as written."""
 
@@ -183,6 +197,15 @@ class Expression:
                 ]
                 return float(sum(gaps))
         return 0.0 if self._value(node, lookup) else 1.0
+
+
+def _depth(body: ast.expr) -> int:
+    """How deep an expression is nested."""
+    depth, nodes = 0, [body]
+    while nodes:
+        depth += 1
+        nodes = [child for node in nodes for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+    return depth
 
 
 def _number(value: Any) -> Any:

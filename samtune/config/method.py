@@ -1,17 +1,21 @@
 """The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched.
 
-`rule` names the class that carries the method out (`samtune.sam.rules`); it is imported when a trial is built, so that
-reading a search space does not load torch. "Pass" means one forward and backward of the whole batch.
+"Pass" means one forward and backward of the whole batch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from samtune.config.base import Config
+
+if TYPE_CHECKING:
+    from samtune.sam.rules.base import Rule
 
 OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
 """What a space may call a key too, and what it is called: `lambda` and `num_samples` are the paper's words."""
@@ -33,13 +37,41 @@ def _two_or_infinity(p: float) -> float:
     return p
 
 
-class BaseOptimizerConfig(Config):
-    """The base optimizer alone: the baseline of every comparison. 1 pass."""
+class RuleConfig(Config):
+    """A method that a rule of `samtune.sam.rules` carries out, with the other keys as its options."""
 
-    rule: ClassVar[str] = "samtune.sam.rules.base:Rule"
+    rule: ClassVar[str]
+    """Import path of the rule; it is imported when a trial is built, so that reading a space does not load torch."""
+
+    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
+        """The rule, for a trial's parameters; see `samtune.sam.MethodLike`."""
+        options = {key: getattr(self, key) for key in type(self).model_fields if key not in _NOT_OF_THE_RULE}
+        rule: Rule = resolve_name(self.rule)(parameters, seed, **options)
+        return rule
+
+
+_NOT_OF_THE_RULE = ("name", "m", "rho", "rho_schedule", "rho_final")
+
+
+class BaseOptimizerConfig(RuleConfig):
+    """The base optimizer alone: the baseline of every comparison. 1 pass."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """`sgd` takes whatever optimizer the training section names, `adamw` insists on AdamW."""
+
+    @property
+    def group_size(self) -> Literal["worker"]:
+        """There is no perturbation to share."""
+        return "worker"
+
+    def rho_at(self, progress: float) -> float:
+        """There is none."""
+        return 0.0
+
+    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
+        from samtune.sam.rules.base import AdamWRule, Rule
+
+        return (AdamWRule if self.name == "adamw" else Rule)(parameters, seed)
 
     @property
     def passes_per_step(self) -> float:
@@ -47,10 +79,8 @@ class BaseOptimizerConfig(Config):
         return 1.0
 
 
-class PerturbedConfig(Config):
+class PerturbedConfig(RuleConfig):
     """What all methods have that take their gradient at perturbed weights."""
-
-    rule: ClassVar[str]
 
     m: GroupSize = "worker"
     """Examples that share one perturbation: a number, `worker` (each worker its own) or `global` (the whole batch)."""
@@ -60,6 +90,11 @@ class PerturbedConfig(Config):
     """How the radius goes from `rho` at the first step to `rho_final` after the last."""
     rho_final: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Radius at the end of training (linear and cosine only)."""
+
+    @property
+    def group_size(self) -> GroupSize:
+        """m."""
+        return self.m
 
     def rho_at(self, progress: float) -> float:
         """The radius after a share `progress` in [0, 1] of the training."""
@@ -123,8 +158,8 @@ class SAMConfig(PerturbedConfig):
 class ASAMConfig(PerturbedConfig):
     """Adaptive SAM (Kwon et al., ICML 2021): a neighbourhood that scales with the weights. 2 passes.
 
-    All parameters are scaled, as in github.com/dbahri/universal_sam. SamsungLabs' code scales only those with "weight"
-    in their name, and perturbs biases as SAM does: a rho that was tuned there need not suit here.
+    All parameters are scaled, as in github.com/dbahri/universal_sam. SamsungLabs' code is `adaptive_biases: false`; a
+    rho that was tuned there need not suit without it.
     """
 
     rule: ClassVar[str] = "samtune.sam.rules.sam:ASAMRule"
@@ -141,6 +176,8 @@ class ASAMConfig(PerturbedConfig):
     """The norm that bounds the perturbation, 2 or inf."""
     eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     """Added to |w| so that weights near 0 are perturbed too."""
+    adaptive_biases: bool = True
+    """Whether biases scale their neighbourhood too; the authors' code scales parameters named `weight` alone."""
 
 
 class SparseConfig(PerturbedConfig):

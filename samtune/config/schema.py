@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from samtune.config.distributions import KINDS, Choice, LogInt, LogUniform
-from samtune.config.inline import NAMED
 from samtune.config.method import OTHER_NAMES
+from samtune.config.sections import NAMED
 from samtune.config.space import SearchSpace
 from samtune.config.trial import SECTIONS
 

@@ -132,6 +132,17 @@ METRICS = [
 """What a trial measures in every epoch."""
 
 
+PERTURBATION_METRICS = [
+    "sharpness",
+    "perturbation_norm",
+    "relative_perturbation",
+    "gradient_cosine",
+    "perturbation_cosine",
+    "lost_perturbation",
+]
+"""Of them, those that only methods measure that perturb the weights."""
+
+
 class ObjectiveConfig(Config):
     """What the search optimises: a metric of the trial's epochs, measured on the held-out validation set."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,23 +11,21 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
-    ValidationError,
     field_serializer,
-    field_validator,
     model_serializer,
-    model_validator,
 )
 
 from samtune.config.base import Config
+from samtune.config.build import build_space
 from samtune.config.builtin_spaces import find_space
 from samtune.config.data import DataConfig
 from samtune.config.expressions import Expression
-from samtune.config.inline import classes_of, normalise, relocate, spell_out
+from samtune.config.located import Located, Place, Problem, RefusedError, locate
 from samtune.config.method import MethodConfig
 from samtune.config.model import ModelConfig
-from samtune.config.overrides import Overrides, apply_overrides, override_keys
-from samtune.config.rules import can_mutate, check_space
-from samtune.config.samplers import GridConfig, SamplerConfig, TPEConfig
+from samtune.config.overrides import Overrides, apply_overrides
+from samtune.config.resolve import Resolver
+from samtune.config.samplers import SamplerConfig, TPEConfig
 from samtune.config.search import (
     MUTABLE,
     BudgetConfig,
@@ -42,16 +38,16 @@ from samtune.config.search import (
     ResourcesConfig,
     SchedulerConfig,
 )
+from samtune.config.search_rules import can_mutate
+from samtune.config.searched import Node, dump_node
+from samtune.config.sections import fields_of, spell_out
+from samtune.config.template import Template
 from samtune.config.training import TrainingConfig
-from samtune.config.tree import Branches, Node, Tree, dump_node, parse_node
-from samtune.config.trial import SECTIONS, TrialSpec, broken_rule
-from samtune.config.values import Values
-from samtune.config.yaml_source import Source, fields_of, parse_yaml, rule_of, translate
+from samtune.config.trial import SECTIONS, LayoutError, TrialSpec
+from samtune.config.yaml_source import MAX_BYTES, parse_yaml
 from samtune.errors import SpaceError
 from samtune.study import Scalar
 from samtune.user_code import with_names
-
-_MAX_GRID = 20_000
 
 
 class SearchSpace(Config):
@@ -96,9 +92,9 @@ class SearchSpace(Config):
     folder: str | None = None
     """Folder that relative paths of data and weights are in; none: the working directory."""
 
-    _source: Source = PrivateAttr(default_factory=lambda: Source("search space"))
-    _tree: Tree = PrivateAttr()
-    _names: dict[str, str] = PrivateAttr(default_factory=dict)
+    _root: Located | None = PrivateAttr(default=None)
+    _tree: Template = PrivateAttr(default_factory=lambda: Template({}, {}))
+    _resolver: Resolver | None = PrivateAttr(default=None)
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -111,78 +107,60 @@ class SearchSpace(Config):
             overrides: dotted keys to set, as a mapping or as `key=value` texts (values are YAML).
 
         Raises:
-            SpaceError: one line that names file, line, dotted key, rule and value.
+            SpaceError: a line for each problem, which names file, line, dotted key, rule and value.
         """
         path = find_space(str(name_or_path))
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                text = file.read(MAX_BYTES + 1).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpaceError(f"{path}: cannot be read: {error}") from error
-        data, source = parse_yaml(text, str(path))
-        return cls.from_dict(data, overrides, source=source)
+        return cls.from_text(text, str(path), overrides)
 
     @classmethod
-    def from_dict(
-        cls,
-        data: Mapping[str, Any],
-        overrides: Overrides = (),
-        *,
-        source: Source | None = None,
-    ) -> Self:
+    def from_text(cls, text: str, name: str, overrides: Overrides = ()) -> Self:
+        """Reads a space from YAML text; `name` is what messages call it. Raises SpaceError as `from_yaml` does."""
+        return cls._from_located(parse_yaml(text, name), overrides)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], overrides: Overrides = ()) -> Self:
         """Builds a space from the same nested keys that the YAML has. Raises SpaceError as `from_yaml` does.
 
         The user's own functions may stand in it: `{"model": make_net, "data": make_data, "training": {"loss": f}}`.
         """
-        source = (source or Source("search space")).overridden_by(override_keys(overrides))
-        if not isinstance(data, Mapping):
-            raise source.error((), f"must be a mapping with the keys {', '.join(fields_of(cls))} (got {data!r})")
-        raw = apply_overrides(spell_out(with_names(data)), overrides, source)
-        written = source.written_as(relocate(raw))
+        place = Place("search space")
         try:
-            normal = normalise(raw)
-        except ValueError as error:
-            key, _, problem = str(error).partition(": ")
-            raise source.error(key, problem) from error
-        try:
-            space = cls.model_validate(normal)
-        except ValidationError as error:
-            raise translate(error, cls, normal, written) from error
-        space._source = source
-        return space
+            root = locate(with_names(data) if isinstance(data, Mapping) else data, place)
+        except RefusedError as error:
+            raise error.space_error() from error
+        return cls._from_located(root, overrides)
 
-    # -- rules -------------------------------------------------------------------------------------------------------
-
-    @field_validator("search", mode="before")
     @classmethod
-    def _parse_search(cls, value: Any) -> dict[str, Node]:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"must be a mapping of dotted keys to distributions (got {value!r})")
-        parsed: dict[str, Node] = {}
-        for key, written in value.items():
-            try:
-                parsed[str(key)] = parse_node(written)
-            except ValidationError as error:
-                detail = error.errors(include_url=False)[0]
-                got = "" if detail["type"] == "value_error" else f" (got {detail['input']!r})"
-                raise broken_rule(f"search.{key}", rule_of(detail) + got) from None
-            except ValueError as error:
-                raise broken_rule(f"search.{key}", str(error)) from None
-        return parsed
+    def _from_located(cls, root: Located, overrides: Overrides) -> Self:
+        try:
+            if not isinstance(root.value, dict):
+                rule = f"must be a mapping with the keys {', '.join(fields_of(cls))}"
+                raise RefusedError([Problem(root.place, rule, repr(root.plain()))])
+            return build_space(cls, apply_overrides(spell_out(root), overrides))
+        except RefusedError as error:
+            raise error.space_error() from error
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._tree = Tree(self.search, self.is_active)
-        self._names = check_space(self)
-        if isinstance(self.sampler, GridConfig) and "num_trials" not in self.model_fields_set:
-            self.__dict__["num_trials"] = self._grid_size()  # frozen for everybody else
-        return self
+    def replace(self, changes: Mapping[str, Any], options: Mapping[str, str] | None = None) -> Self:
+        """A copy with dotted keys changed. A searched key that is set is no longer searched.
 
-    def _grid_size(self) -> int:
-        points = self._tree.enumerate(lambda name, key, node: node.values())
-        grid = list(itertools.islice(points, _MAX_GRID + 1))
-        if len(grid) > _MAX_GRID:
-            raise broken_rule("num_trials", f"is required: the grid has more than {_MAX_GRID:,} points")
-        return sum(not any(self.violations(point)) for point in grid)
+        Args:
+            options: key -> the option of the command line that stands for it, for messages.
+
+        Raises:
+            SpaceError: the changed space breaks a rule.
+        """
+        if not changes:
+            return self
+        assert self._root is not None
+        try:
+            return build_space(type(self), apply_overrides(self._root, changes, options), before=self)
+        except RefusedError as error:
+            raise error.space_error() from error
 
     # -- what the search asks ----------------------------------------------------------------------------------------
 
@@ -199,9 +177,14 @@ class SearchSpace(Config):
         return self.scheduler.mutations or [key for key in self.search if key in MUTABLE and can_mutate(self, key)]
 
     @property
-    def tree(self) -> Tree:
-        """What is searched."""
+    def tree(self) -> Template:
+        """The sections, and what is searched in them."""
         return self._tree
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Every name in an expression or constraint, and the dotted key that it means."""
+        return self._resolver.names if self._resolver is not None else {}
 
     def distributions(self) -> list[tuple[str, Node]]:
         """The searched keys in the order of sampling: names first, since they decide which other keys exist."""
@@ -209,29 +192,27 @@ class SearchSpace(Config):
 
     def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
         """Whether a searched key exists, given the names drawn so far (`method.rho` does not with `sgd`)."""
-        section, _, path = key.partition(".")
-        if path in ("", "name"):
-            return True
-        return path.partition(".")[0] in self.fields(section, self._name(section, config))
+        return self._tree.is_active(key, config)
 
     def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
         """The trial that a configuration stands for: this space with the searched keys set.
 
         Args:
-            config: dotted key -> value, for searched keys.
+            config: dotted key -> value, for searched keys. One that is left out has the value that is written beside
+                the search, or its default; where no trial can have that, its first value, or its last.
 
         Raises:
             SpaceError: the combination breaks a rule.
         """
-        sections: Any = dict(config)
+        where = f"{self.source_name}: trial {dict(config)}"
         try:
-            sections = self.sections(config)
-            trial = TrialSpec.model_validate(sections)
+            trial = self._resolve.first_trial(self._tree.completions(config))
             trial.layout(self.resources.num_workers)
-        except ValidationError as error:
-            raise translate(error, TrialSpec, sections, Source(f"{self._source.name}: trial {dict(config)}")) from error
-        except ValueError as error:
-            raise SpaceError(f"{self._source.name}: trial {dict(config)}: {error}") from error
+        except RefusedError as error:
+            problems = "; ".join(f"{problem.place.label}: {problem.text}" for problem in error.problems)
+            raise SpaceError(f"{where}: {problems}") from error
+        except LayoutError as error:
+            raise SpaceError(f"{where}: {error.key}: {error}") from error
         return trial.located(self.folder) if self.folder else trial
 
     def violations(self, config: Mapping[str, Scalar]) -> list[float]:
@@ -240,73 +221,21 @@ class SearchSpace(Config):
         Raises:
             ValueError: an expression or constraint has no value.
         """
-        if not self.constraints:
-            return []
-        values = self._values(config)
-        values.compute()
-        return [constraint.violation(values.lookup) for constraint in self.conditions]
+        return self._resolve.violations(config) if self.constraints else []
 
-    @cached_property
-    def conditions(self) -> list[Expression]:
+    @property
+    def conditions(self) -> tuple[Expression, ...]:
         """The constraints, parsed."""
-        return [Expression(text) for text in self.constraints]
+        return self._resolver.constraints if self._resolver is not None else ()
 
     def sections(self, config: Mapping[str, Scalar]) -> dict[str, Any]:
         """The keys of the trial that are set, by section. Raises ValueError where an expression has no value."""
-        return {**self._values(config).compute(), "seed": self.seed, "repeats": self.repeats}
+        return {**self._resolve.sections(config).plain(), "seed": self.seed, "repeats": self.repeats}
 
-    def _values(self, config: Mapping[str, Scalar]) -> Values:
-        sections: dict[str, Any] = {}
-        for section in SECTIONS:
-            if section in self.search:
-                sections[section] = {}
-                continue
-            given = getattr(self, section).model_dump(exclude_unset=True)
-            if hasattr(getattr(self, section), "name"):
-                name = self._name(section, config)
-                if name != given.get("name"):
-                    # Fixed keys of the section that the chosen class does not have belong to the other choices.
-                    given = {key: value for key, value in given.items() if key in self.fields(section, name)}
-                given["name"] = name
-            sections[section] = given
-        more = {"resources.num_workers": self.resources.num_workers, "seed": self.seed}
-        values = Values(sections, self._names, more)
-        self._tree.apply(config, values.assign)
-        return values
-
-    def _name(self, section: str, config: Mapping[str, Scalar]) -> Any:
-        if section in self.search:
-            node = self.search[section]
-            fixed = node.chosen(section, config).fixed if isinstance(node, Branches) else None
-            return fixed.get("name") if isinstance(fixed, dict) else None
-        return config.get(f"{section}.name", getattr(getattr(self, section), "name", None))
-
-    def fields(self, section: str, name: Any = None) -> list[str]:
-        """The keys of a section: of the class called `name`, or of every class that the search can choose."""
-        if name is not None:
-            names = [name]
-        elif section in self.search:
-            options = getattr(self.search[section], "options", ())
-            names = [option.fixed.get("name") for option in options if isinstance(option.fixed, dict)]
-        else:
-            searched = self.search.get(f"{section}.name")
-            names = list(searched.extremes()) if searched else [getattr(getattr(self, section), "name", None)]
-        return list(dict.fromkeys(key for n in names for cls in classes_of(section, n) for key in fields_of(cls)))
-
-    def replace(self, changes: Mapping[str, Any], options: Mapping[str, str] | None = None) -> Self:
-        """A copy with dotted keys changed, validated anew. A searched key that is set is no longer searched.
-
-        Args:
-            options: key -> the option of the command line that stands for it, for messages.
-
-        Raises:
-            SpaceError: the changed space breaks a rule.
-        """
-        if not changes:
-            return self
-        return type(self).from_dict(
-            self.model_dump(exclude_unset=True), changes, source=self._source.with_options(options or {})
-        )
+    @property
+    def _resolve(self) -> Resolver:
+        assert self._resolver is not None
+        return self._resolver
 
     # -- text --------------------------------------------------------------------------------------------------------
 
@@ -335,4 +264,4 @@ class SearchSpace(Config):
     @property
     def source_name(self) -> str:
         """What messages call this space: its file."""
-        return self._source.name
+        return self._root.place.source if self._root is not None else "search space"

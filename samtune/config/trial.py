@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -30,6 +30,14 @@ LABEL_NOISE = "label_noise"
 def broken_rule(key: str, problem: str) -> PydanticCustomError:
     """A broken rule between keys, for validators of what holds them; the error names this dotted key."""
     return PydanticCustomError("space_rule", "{problem}", {"key": key, "problem": problem})
+
+
+class LayoutError(ValueError):
+    """A batch does not fit the workers. `key` is the dotted key of the value that does not."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
 
 
 class TrialSpec(Config):
@@ -98,14 +106,22 @@ class TrialSpec(Config):
         """How the batch is split into workers and m-groups.
 
         Raises:
-            ValueError: the workers do not divide the batch, or m does not fit.
+            LayoutError: the workers do not divide the batch, or m does not fit.
         """
-        return GroupLayout.resolve(
-            getattr(self.method, "m", "worker"),
-            batch_size=self.training.batch_size // self.training.accumulate,
-            num_workers=num_workers,
-            rank=rank,
-        )
+        batch = self.training.batch_size // self.training.accumulate
+        m: Any = getattr(self.method, "m", "worker")
+        try:
+            layout = GroupLayout.resolve("worker", batch_size=batch, num_workers=num_workers, rank=rank)
+        except ValueError as error:
+            raise LayoutError("training.batch_size", str(error)) from None
+        try:
+            return (
+                layout
+                if m == "worker"
+                else GroupLayout.resolve(m, batch_size=batch, num_workers=num_workers, rank=rank)
+            )
+        except ValueError as error:
+            raise LayoutError("method.m", str(error)) from None
 
     @property
     def examples(self) -> DataConfig:
@@ -116,13 +132,15 @@ class TrialSpec(Config):
 
     def located(self, folder: str) -> Self:
         """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""
+        return self.with_paths(lambda path: str(Path(folder, Path(path).expanduser())))
+
+    def with_paths(self, change: Callable[[str], str]) -> Self:
+        """This trial with the paths of its data set and its weights changed; URIs stay as they are."""
         changes = {}
         for section, fields in (("data", ("root", "relabel")), ("model", ("weights",))):
             config = getattr(self, section)
             paths = {field: path for field in fields if isinstance(path := getattr(config, field, None), str)}
-            own = {
-                field: str(Path(folder, Path(path).expanduser())) for field, path in paths.items() if "://" not in path
-            }
+            own = {field: change(path) for field, path in paths.items() if "://" not in path}
             changes[section] = config.model_copy(update=own)
         return self.model_copy(update=changes)
 

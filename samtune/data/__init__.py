@@ -1,37 +1,50 @@
 """Data sets for training: found, decoded once, split, augmented, batched.
 
-`check_dataset` and `dataset_info` look at files and metadata only and import no torch; everything else is imported
-when it is first used.
+Knows torch and numpy; must not import Ray, MLflow, or the networks. `check_dataset` and `dataset_info` look at files
+and metadata only and import no torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from samtune.data.info import DatasetInfo, check_dataset, dataset_info
+from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from samtune.data.batches import eval_batches, steps_per_epoch, train_batches, training_examples
-    from samtune.data.dataset import Dataset, Split, load_dataset
+    from samtune.data.dataset import Dataset, Split, forget_loaded, load_dataset
+    from samtune.data.info import DatasetInfo, check_dataset, dataset_info
+    from samtune.data.sample import Sample
 
 __all__ = [
     "Dataset",
     "DatasetInfo",
+    "Sample",
     "Split",
     "check_dataset",
     "dataset_info",
     "eval_batches",
+    "forget_loaded",
     "load_dataset",
     "steps_per_epoch",
     "train_batches",
     "training_examples",
 ]
 
-_MODULES = {"Dataset": "dataset", "Split": "dataset", "load_dataset": "dataset"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'batches')}"), name)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "eval_batches": ".batches",
+        "steps_per_epoch": ".batches",
+        "train_batches": ".batches",
+        "training_examples": ".batches",
+        "Dataset": ".dataset",
+        "Split": ".dataset",
+        "forget_loaded": ".dataset",
+        "load_dataset": ".dataset",
+        "DatasetInfo": ".info",
+        "check_dataset": ".info",
+        "dataset_info": ".info",
+        "Sample": ".sample",
+    },
+)

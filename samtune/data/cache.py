@@ -26,9 +26,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from samtune.data.folders import cache_folder
-from samtune.data.sources.base import Images, Labels, Source, SplitName
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
 from samtune.errors import DatasetError
+from samtune.storage import cache_folder
 
 _VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Arrays:
     """Standard deviation of each channel."""
 
 
-def load_arrays(source: Source, split: SplitName, name: str) -> Arrays:
+def load_arrays(source: DataSource, split: SplitName, name: str) -> Arrays:
     """All examples of a split; decoded by whoever comes first, mapped from the shared file by everyone.
 
     Args:
@@ -76,7 +76,7 @@ def load_arrays(source: Source, split: SplitName, name: str) -> Arrays:
     return mapped
 
 
-def cache_path(source: Source, split: SplitName, name: str) -> Path | None:
+def cache_path(source: DataSource, split: SplitName, name: str) -> Path | None:
     """Where the decoded split is or will be; None when it needs no cache because it has no files of its own."""
     if not source.files(split):
         return None
@@ -98,7 +98,7 @@ def _explain_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _build(path: Path, source: Source, split: SplitName) -> None:
+def _build(path: Path, source: DataSource, split: SplitName) -> None:
     """Decodes into `path`. To be called under the lock."""
     started = time.perf_counter()
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):  # of a builder that died
@@ -127,7 +127,7 @@ def _remove_other_versions(path: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _write(path: Path, images: Images, labels: Labels) -> None:
+def _write(path: Path, images: ImageArray, labels: LabelArray) -> None:
     pixels = np.ascontiguousarray(images).reshape(len(images), -1)
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), len(pixels), [None, pa.py_buffer(pixels)])
     mean, std = channel_statistics(images)
@@ -164,7 +164,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> Arrays | None:
     return Arrays(images.view(-1, *shape), labels, tuple(statistics["mean"]), tuple(statistics["std"]))
 
 
-def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: ImageArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 [N, C, H, W], pixels in [0, 1]; exact sums."""
     levels = np.arange(256) / 255
     means, deviations = [], []

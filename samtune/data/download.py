@@ -8,7 +8,7 @@ from typing import Any
 from filelock import FileLock
 
 from samtune.config.data import DataConfig, DownloadableConfig
-from samtune.data.folders import root_folder
+from samtune.data.root import root_folder
 from samtune.data.sources import open_source
 from samtune.data.sources.base import Undownloaded
 from samtune.errors import DatasetError

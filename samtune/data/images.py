@@ -46,7 +46,7 @@ class ImageSource(ABC):
         return next(self.batches(indices, [positions], device, crop=None, replace=True))
 
 
-class Images(ImageSource):
+class ResidentImages(ImageSource):
     """All images of one file: pixels on the host, and a copy on each accelerator that asked for them."""
 
     def __init__(self, pixels: Tensor) -> None:

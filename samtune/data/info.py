@@ -1,11 +1,11 @@
-"""What can be said of a data set before any worker starts: is it there, how many examples. Imports no torch."""
+"""What is known of a data set before any worker starts: its files and sizes. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from samtune.config.data import DataConfig
-from samtune.data.sources import Source, open_source
+from samtune.data.sources import DataSource, open_source
 from samtune.errors import DatasetError
 
 
@@ -41,7 +41,7 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
     return _info(config, open_source(config))
 
 
-def _info(config: DataConfig, source: Source) -> DatasetInfo:
+def _info(config: DataConfig, source: DataSource) -> DatasetInfo:
     if config.validation_fraction == 0 and source.num_examples("test") == 0:
         raise DatasetError(f"data.validation_fraction must not be 0: {config.name} has no test set to evaluate instead")
     num_train, num_validation = split_sizes(config, source.num_examples("train"))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from samtune.config.data import DataConfig, OwnDataConfig, StreamedConfig
 from samtune.data.cache import cache_path, channel_statistics, load_arrays
-from samtune.data.images import Images, ImageSource
-from samtune.data.sources import Source
+from samtune.data.images import ImageSource, ResidentImages
+from samtune.data.sources import DataSource
 from samtune.data.sources.base import SplitName
 from samtune.data.sources.folder import FolderSource
 from samtune.data.sources.own import OwnSource
@@ -45,7 +45,7 @@ def forget_opened() -> None:
     _opened.clear()
 
 
-def load_split(source: Source, split: SplitName, config: DataConfig) -> Loaded:
+def load_split(source: DataSource, split: SplitName, config: DataConfig) -> Loaded:
     """The whole of a split, with the same images for every configuration that reads it.
 
     Raises:
@@ -61,7 +61,7 @@ def load_split(source: Source, split: SplitName, config: DataConfig) -> Loaded:
     if key not in _opened:
         arrays = load_arrays(source, split, config.name)
         rows = torch.arange(len(arrays.labels))
-        _opened[key] = Loaded(Images(arrays.images), rows, arrays.labels, arrays.mean, arrays.std)
+        _opened[key] = Loaded(ResidentImages(arrays.images), rows, arrays.labels, arrays.mean, arrays.std)
     loaded: Loaded = _opened[key]
     return loaded
 
@@ -103,7 +103,7 @@ def _load_own(source: OwnSource, split: SplitName, config: OwnDataConfig) -> Loa
         std: tuple[float, ...] = (0.0,)
         if dataset is None:
             inputs = source.inputs(split)
-            images: ImageSource = Images(inputs)
+            images: ImageSource = ResidentImages(inputs)
             if inputs.dtype == torch.uint8 and inputs.ndim == 4:
                 mean, std = channel_statistics(inputs.numpy())
         else:

@@ -10,7 +10,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from samtune.data.counter_rng import fold
 from samtune.data.images import ImageSource, joined
 from samtune.data.sources.decode import DamagedImageError
 from samtune.errors import DatasetError
+from samtune.user_path import add_user_folders, importing_user_code, user_folders
 
 NUM_SUBSTITUTES = 8
 """Images that are tried, one after another, in place of a damaged one."""
@@ -46,7 +47,7 @@ class Reader(ABC):
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """One batch.
 
     Attributes:
@@ -59,7 +60,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReadReply:
     """What became of a request.
 
     Attributes:
@@ -72,18 +73,18 @@ class Reply:
     taken: Tensor
     damaged: list[str]
 
-    def pin_memory(self) -> Reply:
+    def pin_memory(self) -> ReadReply:
         """For DataLoader: page-locked, so that the copy to the accelerator does not wait."""
-        return Reply(None if self.inputs is None else self.inputs.pin_memory(), self.taken, self.damaged)
+        return ReadReply(None if self.inputs is None else self.inputs.pin_memory(), self.taken, self.damaged)
 
 
-class _Requests(Dataset[Reply]):
+class _Requests(Dataset[ReadReply]):
     """A batch for every request, as DataLoader wants it."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def __getitem__(self, request: Request) -> Reply:
+    def __getitem__(self, request: ReadRequest) -> ReadReply:
         inputs, taken, damaged = [], [], []
         for candidates in request.rows.tolist():
             taken.append(-1)
@@ -95,15 +96,15 @@ class _Requests(Dataset[Reply]):
                 else:
                     taken[-1] = column
                     break
-        return Reply(joined(inputs) if inputs else None, torch.tensor(taken), damaged)
+        return ReadReply(joined(inputs) if inputs else None, torch.tensor(taken), damaged)
 
 
 class _Queue:
     """What DataLoader takes for its sampler: the requests of the epoch that is under way."""
 
-    requests: Iterable[Request] = ()
+    requests: Iterable[ReadRequest] = ()
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[ReadRequest]:
         return iter(self.requests)
 
 
@@ -121,7 +122,7 @@ class StreamedImages(ImageSource):
         self._processes, self._prefetch, self._skip = processes, prefetch, skip_damaged
         self._queue = _Queue()
         self._busy = False
-        self._loader: DataLoader[Reply] | None = None
+        self._loader: DataLoader[ReadReply] | None = None
 
     def batches(
         self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
@@ -129,7 +130,7 @@ class StreamedImages(ImageSource):
         asked = list(requests)
         substitutes = min(NUM_SUBSTITUTES, len(indices) - 1) if replace and self._skip else 0
         columns = torch.arange(1 + substitutes)
-        rows = (Request(indices[(p[:, None] + columns) % len(indices)], crop) for p in asked)
+        rows = (ReadRequest(indices[(p[:, None] + columns) % len(indices)], crop) for p in asked)
         damaged: list[str] = []
         # What is asked for in the middle of an epoch, whose batches the processes are ahead with, is read here.
         ahead = self._processes > 0 and not self._busy
@@ -154,15 +155,15 @@ class StreamedImages(ImageSource):
                 what = "others took their places" if replace else "they were left out"
                 _log.warning("%d images could not be decoded and %s; the first: %s", len(damaged), what, damaged[0])
 
-    def _ahead(self, requests: Iterable[Request], device: torch.device) -> Iterator[Reply]:
+    def _ahead(self, requests: Iterable[ReadRequest], device: torch.device) -> Iterator[ReadReply]:
         """The replies of the processes."""
         self._queue.requests = requests
         if self._loader is None:
             self._loader = self._start(pin_memory=device.type == "cuda")
         return iter(self._loader)
 
-    def _start(self, *, pin_memory: bool) -> DataLoader[Reply]:
-        # Not by fork: this process has threads (Ray's, the process group's), whose locks a copy would hold for ever.
+    def _start(self, *, pin_memory: bool) -> DataLoader[ReadReply]:
+        # Not by fork: this process has threads (Ray's, the process group's), whose locks a copy would hold forever.
         context = torch.multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         return DataLoader(
@@ -202,3 +203,29 @@ class OwnExamples(Reader):
     def read(self, row: int, crop: int | None) -> Tensor:
         with keyed_randomness(0 if crop is None else crop, row):
             return torch.as_tensor(self.dataset[row][0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In this order: the class of the data set may be in a module of the user's.
+        return _rebuild, (_UserFolders(user_folders()), self.dataset)
+
+
+class _UserFolders:
+    """Unpickled before an object of the user's: what that needs is then importable."""
+
+    def __init__(self, folders: list[str]) -> None:
+        self.folders = folders
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _begin_import, (self.folders,)
+
+
+def _begin_import(folders: list[str]) -> AbstractContextManager[None]:
+    add_user_folders(folders)
+    importing = importing_user_code()
+    importing.__enter__()
+    return importing
+
+
+def _rebuild(importing: AbstractContextManager[None], dataset: Any) -> OwnExamples:
+    importing.__exit__(None, None, None)
+    return OwnExamples(dataset)

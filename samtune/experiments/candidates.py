@@ -1,30 +1,43 @@
-"""What is confirmed: a fixed list of trials, each with several seeds, as a search space with nothing left to chance."""
+"""A fixed list of trials, each with several seeds: what a confirmation or a training runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
+import yaml
 from pydantic import Field, model_validator
 
-from samtune.config.distributions import Choice
-from samtune.config.samplers import GridConfig
-from samtune.config.search import BudgetConfig, NoSchedulerConfig, ObjectiveConfig
+from samtune.config.base import Config
+from samtune.config.search import (
+    BudgetConfig,
+    CheckpointConfig,
+    NoSchedulerConfig,
+    ObjectiveConfig,
+    Objectives,
+    ResourcesConfig,
+)
 from samtune.config.space import SearchSpace
-from samtune.config.tree import Node, Tree
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
 
 BASELINES = ("sgd", "none")
 
+_OF_A_SEARCH = (
+    *("data", "model", "method", "training", "search", "constraints", "initial", "sampler", "scheduler"),
+    *("budget", "repeats", "num_trials", "warm_start", "on_divergence", "folder"),
+)
+
 Chosen = dict[str, tuple[TrialSpec, float | None]]
 """By label: the trial, and what the search had measured of it."""
 
 
-class Lineup(SearchSpace):
-    """Candidates x replicas, replica by replica, so that what an interrupted run leaves can be compared."""
+class CandidateList(Config):
+    """Candidates x replicas, replica by replica, so that the results of an interrupted run can be compared."""
 
+    name: str
+    """Of the search or the space that the candidates are from."""
     candidates: Annotated[dict[str, TrialSpec], Field(min_length=1)]
     """By label: what is trained. The seed of replica r is `first_seed` + r, the same for all candidates."""
     replicas: Annotated[int, Field(ge=1)]
@@ -33,27 +46,73 @@ class Lineup(SearchSpace):
     """Labels of the candidates that the others are compared with: the better of them counts."""
     searched: dict[str, float | None] = Field(default_factory=dict)
     """By label: the objective that the search had measured."""
+    objectives: Annotated[Objectives, Field(alias="objective")]
+    """What the candidates are compared by; the first counts."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """The search's."""
+    resources: ResourcesConfig = ResourcesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        distributions: dict[str, Node] = {
-            REPLICA: Choice(choice=list(range(self.replicas))),
-            CANDIDATE: Choice(choice=list(self.candidates)),
-        }
-        self._tree = Tree(distributions, self.is_active)
-        self._names = {}
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _from_0_1_0(cls, value: Any) -> Any:
+        """Studies of samtune 0.1.0 store the list as a search space; what only a search has is left out."""
+        if isinstance(value, Mapping) and "sampler" in value:
+            return {key: item for key, item in value.items() if key not in _OF_A_SEARCH}
+        return value
 
-    def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
-        return True
+    @classmethod
+    def from_yaml_text(cls, text: str) -> Self:
+        """The list that `to_yaml` wrote."""
+        return cls.model_validate(yaml.safe_load(text))
+
+    def to_yaml(self) -> str:
+        """Reading it gives an equal list."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120)
+
+    def relocated(self, new_place: Callable[[str], str]) -> Self:
+        """The list with the paths of data sets and weights, which are absolute, where they are now."""
+        found = {label: spec.with_paths(new_place) for label, spec in self.candidates.items()}
+        return self.model_copy(update={"candidates": found})
+
+    def configs(self) -> list[dict[str, Scalar]]:
+        """Of every trial, in order."""
+        return [{REPLICA: r, CANDIDATE: label} for r in range(self.replicas) for label in self.candidates]
 
     def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
         """The candidate with the seed of the replica."""
         seed = self.first_seed + int(config[REPLICA] or 0)
         return self.candidates[str(config[CANDIDATE])].model_copy(update={"seed": seed})
 
+    @property
+    def num_trials(self) -> int:
+        return self.replicas * len(self.candidates)
 
-def make_lineup(
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """The first objective."""
+        return self.objectives[0]
+
+    @property
+    def source_name(self) -> str:
+        """For messages."""
+        return self.name
+
+    @property
+    def scheduler(self) -> NoSchedulerConfig:
+        """Every candidate trains to its last epoch."""
+        return NoSchedulerConfig()
+
+    @property
+    def budget(self) -> BudgetConfig:
+        """Nothing ends the study early."""
+        return BudgetConfig()
+
+
+def list_candidates(
     space: SearchSpace,
     chosen: Chosen,
     *,
@@ -61,8 +120,8 @@ def make_lineup(
     baselines: Sequence[str],
     objective: ObjectiveConfig | None = None,
     first_seed: int | None = None,
-) -> Lineup:
-    """A line-up in place of a space.
+) -> CandidateList:
+    """The list of what is trained.
 
     Args:
         space: gives everything that is not the trials': resources, checkpoints, seeds.
@@ -71,25 +130,15 @@ def make_lineup(
         objective: default: the search's, on the test set.
         first_seed: default: the first that the search has not used.
     """
-    first = next(iter(chosen.values()))[0]
-    points: list[dict[str, Scalar]] = [{REPLICA: r, CANDIDATE: label} for r in range(replicas) for label in chosen]
-    kept = ("resources", "checkpoint", "max_failures", "timeout", "max_concurrent", "seed")
-    return Lineup(
-        name=space.name,
-        **{section: getattr(first, section) for section in ("data", "model", "method", "training")},
+    kept = ("name", "resources", "checkpoint", "max_failures", "timeout", "max_concurrent", "seed")
+    return CandidateList(
         **{name: getattr(space, name) for name in kept},
-        initial=points,
-        num_trials=len(points),
-        sampler=GridConfig(),
-        scheduler=NoSchedulerConfig(),
-        budget=BudgetConfig(),
         objectives=(objective or _tested(space.objective),),
         candidates={label: spec for label, (spec, _) in chosen.items()},
         searched={label: value for label, (_, value) in chosen.items()},
         replicas=replicas,
         first_seed=space.seed + space.repeats if first_seed is None else first_seed,
         baselines=list(baselines),
-        folder="/",  # the candidates' paths are absolute: where it is begun or goes on makes no difference
     )
 
 

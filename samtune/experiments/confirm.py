@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
-from samtune.experiments.candidates import BASELINES, add_baseline, make_lineup
+from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import Confirmation, confirmation_of
-from samtune.experiments.fixed_trials import LineupTuner, lineup_of
+from samtune.experiments.fixed_trials import CandidateRun, stored_candidates
+from samtune.experiments.runner import all_done
+from samtune.experiments.trust import check_trust
 from samtune.storage import parent
-from samtune.store.study_folder import study_folder
+from samtune.store.study_folder import StudyFolder, study_folder
 from samtune.study import Callback, Study
 
 SUFFIX = "-confirm"
 
 
-class Confirmer(LineupTuner):
+class Confirmer:
     """Retrains the best trials of a study on the whole training set, with new seeds, and tests each once.
 
-    The line-up is a study of its own, `NAME-confirm`, beside the search's. Where it has been begun, it goes on.
+    The confirmation is a study of its own, `NAME-confirm`, next to the search's. Where it has begun, it is resumed.
 
     Args:
         source: a study's name; the id of an MLflow run, of a search or of one trial; or a `SearchSpace` (or the path
@@ -35,16 +38,16 @@ class Confirmer(LineupTuner):
         baseline: `sgd` adds plain SGD for as many epochs and for as many passes as the best trial (see
             `add_baseline`), `none` nothing.
         address, callbacks: as of `Tuner`.
+        trust: confirm trials of a study although somebody else began it: what it names is imported.
 
     Raises:
-        UsageError: there is no such study or run, it has no completed trial, or what was begun is another line-up.
+        UsageError: there is no such study or run, it has no completed trial, or the confirmation that has begun under
+            its name is of other trials or settings. (UntrustedError, a UsageError) the study is not this user's own.
 
     Example:
         >>> confirmation = Confirmer("digits-1", top=1, replicas=5).run()
         >>> confirmation.best.estimate.interval, confirmation.best.comparison.p_value
     """
-
-    kind = "confirmation"
 
     def __init__(
         self,
@@ -57,20 +60,79 @@ class Confirmer(LineupTuner):
         baseline: str = "sgd",
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> None:
         if baseline not in BASELINES:
-            raise UsageError(f"--baseline {baseline}: unknown{did_you_mean(baseline, BASELINES)}")
+            raise UsageError(f"unknown{did_you_mean(baseline, BASELINES)}", argument="baseline", value=baseline)
         found = find_source(source, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
+        if found.study is not None:
+            check_trust(found.study, found.space.model_dump(), trust=trust)
         baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
-        super().__init__(
-            make_lineup(found.space, found.chosen, replicas=replicas, baselines=baselines),
+        self._run = CandidateRun(
+            list_candidates(found.space, found.chosen, replicas=replicas, baselines=baselines),
+            kind="confirmation",
             name=found.name + SUFFIX,
             storage_path=found.storage,
             tracking_uri=found.study.tracking_uri if found.study else tracking_uri,
             experiment=found.study.experiment if found.study else found.name,
             address=address,
             callbacks=callbacks,
+            trust=trust,
         )
+
+    @classmethod
+    def resume(
+        cls,
+        name: str,
+        *,
+        storage_path: str | Path | None = None,
+        address: str | None = None,
+        callbacks: Sequence[Callback] = (),
+        trust: bool = False,
+    ) -> Self:
+        """A confirmer that resumes a confirmation with the candidates it was started with; call `run` on it.
+
+        Args:
+            name: of the confirmation's own study, `NAME-confirm`.
+
+        Raises:
+            UsageError: there is no such study, or it is no confirmation.
+        """
+        confirmer = cls.__new__(cls)
+        confirmer._run = CandidateRun(
+            None,
+            kind="confirmation",
+            name=name,
+            storage_path=storage_path,
+            address=address,
+            callbacks=callbacks,
+            trust=trust,
+        )
+        return confirmer
+
+    @property
+    def name(self) -> str:
+        """Of the confirmation's own study."""
+        return self._run.runner.name
+
+    @property
+    def folder(self) -> StudyFolder:
+        """Where the confirmation's study is kept."""
+        return self._run.folder
+
+    @property
+    def candidates(self) -> CandidateList:
+        """What is trained."""
+        return self._run.candidates
+
+    @property
+    def interrupted_by(self) -> int | None:
+        """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
+        return self._run.runner.ending.signal
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Ends the run from a callback, a signal handler or another thread; what is finished is kept."""
+        self._run.runner.ending.stop(reason)
 
     def run(self, *, register: str | None = None) -> Confirmation:
         """Runs what is missing; when all is done, keeps the best weights and logs them to MLflow as a model.
@@ -85,11 +147,11 @@ class Confirmer(LineupTuner):
             RunError: no replica succeeded.
             TrackingError: the tracking server does not take the model.
         """
-        study = self.complete()
-        confirmation = confirmation_of(study, self.lineup)
-        best = confirmation.best_trial() if self.is_done(study) else None
+        study = self._run.complete()
+        confirmation = confirmation_of(study, self._run.candidates)
+        best = confirmation.best_trial() if all_done(study) else None
         if best is not None:
-            self.keep_weights(study, best, register)
+            self._run.keep_weights(study, best, register)
         return confirmation
 
 
@@ -99,4 +161,4 @@ def load_confirmation(study: Study) -> Confirmation | None:
     if not folder.exists():
         return None
     confirmed = folder.read()
-    return confirmation_of(confirmed, lineup_of(confirmed))
+    return confirmation_of(confirmed, stored_candidates(confirmed))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from samtune.config.searched import Expr
 from samtune.config.space import SearchSpace
-from samtune.config.tree import Expr
 from samtune.errors import UsageError
 from samtune.experiments.candidates import Chosen, candidates_of, final, trial_as_candidate
 from samtune.experiments.tracked_study import TrackedStudy, study_of_run

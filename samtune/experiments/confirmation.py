@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from samtune.experiments.candidates import Lineup
+from samtune.experiments.candidates import CandidateList
 from samtune.experiments.statistics import Comparison, Estimate, compare, estimate
 from samtune.formatting import format_metric, format_number
 from samtune.study import CANDIDATE, REPLICA, Study, Trial, TrialState
@@ -76,9 +76,9 @@ class Confirmation:
         }
 
 
-def confirmation_of(study: Study, lineup: Lineup) -> Confirmation:
+def confirmation_of(study: Study, candidates: CandidateList) -> Confirmation:
     """The statistics of a confirmation as far as it has come."""
-    values: dict[str, dict[int, float]] = {label: {} for label in lineup.candidates}
+    values: dict[str, dict[int, float]] = {label: {} for label in candidates.candidates}
     for trial in study:
         value = study.objective.value(trial) if trial.state is TrialState.COMPLETED else None
         if value is not None:
@@ -89,22 +89,22 @@ def confirmation_of(study: Study, lineup: Lineup) -> Confirmation:
         own = list(values[label].values())
         return sign * sum(own) / len(own) if own else float("-inf")
 
-    baseline = max((b for b in lineup.baselines if values[b]), key=merit, default=None)
+    baseline = max((b for b in candidates.baselines if values[b]), key=merit, default=None)
     rows = [
         Confirmed(
             label=label,
-            is_baseline=label in lineup.baselines,
+            is_baseline=label in candidates.baselines,
             passes=spec.num_passes,
             values=values[label],
             estimate=estimate(list(values[label].values())) if values[label] else None,
-            searched=lineup.searched.get(label),
+            searched=candidates.searched.get(label),
             comparison=_compared(values[label], values[baseline])
-            if baseline is not None and label not in lineup.baselines
+            if baseline is not None and label not in candidates.baselines
             else None,
         )
-        for label, spec in sorted(lineup.candidates.items(), key=lambda item: -merit(item[0]))
+        for label, spec in sorted(candidates.candidates.items(), key=lambda item: -merit(item[0]))
     ]
-    num_missing = lineup.num_trials - sum(map(len, values.values()))
+    num_missing = candidates.num_trials - sum(map(len, values.values()))
     return Confirmation(study, study.objective.metric, tuple(rows), baseline, num_missing)
 
 

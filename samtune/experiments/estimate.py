@@ -7,11 +7,17 @@ import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.experiments.plan import Plan
+from samtune.experiments.trust import UntrustedError
 from samtune.formatting import format_number, format_seconds
+from samtune.user_source import named_functions
+
+if TYPE_CHECKING:
+    from samtune.experiments.tuner import Tuner
 
 _WARM_UP, _MOST_STEPS, _MOST_SECONDS = 3, 30, 10.0
 
@@ -37,6 +43,18 @@ class Estimate:
             f"{least if least == most else f'{least} to {most}'} for all trials if none is stopped early: a step takes "
             f"{format_number(self.step_seconds)} s (median of {self.num_steps} on this machine's {self.device})"
         )
+
+
+def plan_to_estimate(tuner: Tuner, *, trust: bool) -> Plan:
+    """The plan that `estimate` takes: for its steps, the space's own functions are imported and called.
+
+    Raises:
+        UntrustedError: there are such functions, and the user has not said that they may be.
+    """
+    reasons = [f"imports {each}" for each in named_functions(tuner.space.model_dump())]
+    if reasons and not trust:
+        raise UntrustedError(f"--estimate: trains some steps of {tuner.space.source_name}", reasons)
+    return tuner.plan(import_code=True)
 
 
 def estimate(space: SearchSpace, plan: Plan) -> Estimate:
@@ -78,6 +96,7 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
     timed = times[_WARM_UP:] or times
     step = statistics.median(timed)
     per_pass = step / spec.passes_per_step / plan.num_groups
+    assert plan.steps_per_epoch is not None  # a plan that was made by importing the user's functions
     steps = [total * each for total, each in zip(plan.total_passes, plan.steps_per_epoch, strict=True)]
     return Estimate(str(device), step, len(timed), (steps[0] * per_pass, steps[1] * per_pass))
 

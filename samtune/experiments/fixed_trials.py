@@ -1,69 +1,116 @@
-"""Runs a line-up as a search runs its space: same groups, journal, MLflow, resume."""
+"""Runs a list of candidates as a study: same groups, journal, MLflow and resume as a search."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from samtune.config.yaml_source import parse_yaml
+import yaml
+
+from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
-from samtune.experiments.candidates import Lineup
-from samtune.experiments.tuner import Tuner
+from samtune.experiments.candidates import CandidateList
+from samtune.experiments.plan import Summary
+from samtune.experiments.results import raise_if_failed
+from samtune.experiments.runner import Runner, all_done
+from samtune.experiments.trust import check_trust
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
-from samtune.store.study_folder import SPACE_FILE, study_folder, weights_file
-from samtune.study import Callback, Study, Trial
-from samtune.tune.optuna_searcher import is_over
+from samtune.store.moved import new_place
+from samtune.store.study_files import check_links
+from samtune.store.study_folder import StudyFolder, study_folder, weights_file
+from samtune.study import Callback, Study, StudyKind, Trial
+from samtune.tune.trial_source import FixedTrials, TrialSource
 
 
-class LineupTuner(Tuner):
-    """A `Tuner` whose study is a line-up. Where that has been begun, it goes on.
+class CandidateTrials:
+    """The trials of a list of candidates (see `samtune.experiments.runner.Trials`)."""
+
+    def __init__(self, candidates: CandidateList) -> None:
+        self.definition = candidates
+
+    def variants(self) -> Iterable[TrialSpec]:
+        return self.definition.candidates.values()
+
+    def summary(self) -> Summary:
+        return Summary(sampler="fixed list")
+
+    def prepare(self, storage: str, tracking_uri: str) -> None:
+        """A list names nothing else."""
+
+    def source(self, study: Study, folder: Path, parallel: bool) -> tuple[TrialSource, list[str]]:
+        return FixedTrials(self.definition.configs(), study.trials), []
+
+
+class CandidateRun:
+    """A study of a list of candidates. Where it has begun, it is resumed.
+
+    Args:
+        candidates: what is trained; None: what the study of this name was started with.
+        kind, name, storage_path, tracking_uri, experiment, address, callbacks: as of `Runner`.
+        trust: as of `Tuner.resume`.
 
     Raises:
-        UsageError: what was begun under this name is another line-up.
+        UsageError: the study that has begun under this name has other candidates, or there is none to resume.
     """
 
     def __init__(
         self,
-        lineup: Lineup,
+        candidates: CandidateList | None,
         *,
+        kind: StudyKind,
         name: str,
         storage_path: str | Path | None = None,
         tracking_uri: str | None = None,
         experiment: str | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        trust: bool = False,
     ) -> None:
-        self.lineup, folder = lineup, study_folder(storage_path, name)
-        begun = folder.read() if folder.exists() else None
-        if begun is not None and lineup_of(begun) != lineup:
+        folder = study_folder(storage_path, name)
+        begun = folder.read() if candidates is None or folder.exists() else None
+        if begun is not None and candidates is not None and stored_candidates(begun) != candidates:
             raise UsageError(
                 f"study {name} has trained something else before (other trials, replicas or settings): "
                 f"delete {folder.uri} to begin anew"
             )
-        super().__init__(
-            lineup,
+        if begun is not None and begun.kind != kind:
+            raise UsageError(f"study {name} is a {begun.kind}, not a {kind}")
+        if candidates is None:
+            assert begun is not None  # `read` raises where there is none
+            candidates = stored_candidates(begun)
+            check_trust(begun, candidates.model_dump(), trust=trust)
+        self.candidates = candidates
+        self.runner = Runner(
+            CandidateTrials(candidates),
+            kind=kind,
             name=name,
             storage_path=storage_path,
-            tracking_uri=begun.tracking_uri if begun else tracking_uri,
-            experiment=begun.experiment if begun else experiment,
+            tracking_uri=tracking_uri,
+            experiment=experiment or candidates.name,
             address=address,
             callbacks=callbacks,
+            earlier=begun,
         )
-        self._earlier = begun
 
     @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the run."""
-        return self._interrupted
+    def folder(self) -> StudyFolder:
+        """Where the study is kept."""
+        return self.runner.folder
 
     def complete(self) -> Study:
-        """Runs what is missing; starts nothing where nothing is. Raises as `fit` does."""
-        begun = self._earlier
-        return begun if begun is not None and self.is_done(begun) else self.fit().study
+        """Runs what is missing; starts nothing where nothing is.
 
-    def is_done(self, study: Study) -> bool:
-        """Whether nothing is missing."""
-        return sum(is_over(trial) for trial in study) >= self.lineup.num_trials
+        Raises:
+            UsageError: before anything is started: data, cluster or tracking server will not do.
+            SearchFailedError: (a RunError) no trial succeeded; has the results.
+        """
+        begun = self.runner.earlier
+        if begun is not None and all_done(begun):
+            check_links(self.folder.local)  # the best weights may still have to be moved
+            return begun
+        study = self.runner.run()
+        raise_if_failed(study, self.runner.ending)
+        return study
 
     def keep_weights(self, study: Study, best: Trial, register: str | None) -> None:
         """Keeps the weights of one trial, and no others, and logs them to MLflow as a model. Safe to repeat.
@@ -89,16 +136,15 @@ class LineupTuner(Tuner):
         weights, run_id = weights_file(study), study.parent_run_id
         assert run_id is not None
         shape = saved_input_shape(weights)
-        log_model(self.tracking_uri, run_id, load_model(weights), shape, registered_name=register)
+        log_model(self.runner.tracking_uri, run_id, load_model(weights), shape, registered_name=register)
 
 
-def lineup_of(study: Study) -> Lineup:
-    """The line-up that a study was started with.
+def stored_candidates(study: Study) -> CandidateList:
+    """The list of candidates that a study was started with.
 
     Raises:
         UsageError: it is a search.
     """
-    data, _ = parse_yaml(study.space_yaml, SPACE_FILE)
-    if "candidates" not in data:
+    if "candidates" not in yaml.safe_load(study.space_yaml):
         raise UsageError(f"study {study.name} is a search: choose another --name")
-    return Lineup.model_validate(data)
+    return CandidateList.from_yaml_text(study.space_yaml).relocated(lambda path: new_place(path, study))

@@ -4,20 +4,63 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
-from samtune.config.data import DataConfig
+from samtune.config.data import DataConfig, OwnDataConfig
+from samtune.config.model import OwnModelConfig
+from samtune.config.search import ObjectiveConfig, ResourcesConfig
+from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
-from samtune.config.tree import MISSING
 from samtune.config.trial import TrialSpec
 from samtune.data import check_dataset, dataset_info
+from samtune.data.info import DatasetInfo
 from samtune.errors import SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.study import Scalar
+from samtune.user_code import PREFIX
+from samtune.user_source import look_up, named_functions
 
 _MAX_VARIANTS = 1000
+
+
+class Layout(Protocol):
+    """How the trials of a study are laid out on a cluster."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source_name(self) -> str:
+        """The file that it is from, or its name; for messages."""
+
+    @property
+    def num_trials(self) -> int: ...
+    @property
+    def max_concurrent(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def resources(self) -> ResourcesConfig: ...
+    @property
+    def objectives(self) -> tuple[ObjectiveConfig, ...]: ...
+    def model_dump(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a study finds its trials, for its plan.
+
+    Attributes:
+        searched: dotted key -> its distribution, as text.
+        initial: the points tried first.
+    """
+
+    sampler: str
+    scheduler: str = "none"
+    repeats: int = 1
+    searched: dict[str, str] = field(default_factory=dict)
+    initial: list[dict[str, Scalar]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -27,6 +70,8 @@ class Plan:
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
+        num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
+        functions: of the user's, by import path, that the search imports: key, path and file.
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
         passes_per_step: forward+backward passes of the whole batch per step.
         passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
@@ -40,8 +85,8 @@ class Plan:
     cpus_per_worker: float
     gpus_per_worker: float
     data: str
-    num_train: int
-    num_validation: int
+    num_train: int | None
+    num_validation: int | None
     model: str
     method: str
     batch_size: tuple[int, int]
@@ -49,7 +94,7 @@ class Plan:
     group_size: str
     repeats: int
     epochs: tuple[int, int]
-    steps_per_epoch: tuple[int, int]
+    steps_per_epoch: tuple[int, int] | None
     passes_per_step: tuple[float, float]
     passes_per_trial: tuple[float, float]
     total_passes: tuple[float, float]
@@ -59,16 +104,27 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    functions: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
-    """Resolves a space against a cluster's nodes.
+def make_plan(
+    layout: Layout,
+    variants: Sequence[TrialSpec],
+    summary: Summary,
+    nodes: list[Node],
+    addable: Sequence[Node] = (),
+    *,
+    import_code: bool = True,
+) -> Plan:
+    """Resolves a study against a cluster's nodes.
 
     Args:
+        variants: trials at the ends of all that decides about the shape or the cost of one.
         addable: nodes that the cluster does not have yet and starts when they are asked for.
+        import_code: whether the user's functions may be imported, and that of the data be called.
 
     Raises:
         DatasetError: the data are not there or malformed.
@@ -76,56 +132,74 @@ def make_plan(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = (
         ResourceError: the workers of one trial can never be placed.
         SpaceError: a batch is larger than the training set.
     """
-    variants = list(_variants(space))
     datasets = _datasets(variants)
-    _check_files(datasets)
-    infos = {key: dataset_info(config) for key, config in datasets.items()}
+    _check_files(datasets, import_code)
+    infos = {key: dataset_info(config) for key, config in datasets.items() if import_code or not _must_run(config)}
     for variant in variants:
-        info = infos[variant.data.model_dump_json()]
-        check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
-        check_training(variant.training)
-        if variant.training.batch_size > info.num_train:
-            raise SpaceError(
-                f"{space.source_name}: training.batch_size: must not exceed the training examples "
-                f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
-            )
-    info = next(iter(infos.values()))
+        _check_variant(layout, variant, infos.get(variant.data.model_dump_json()), import_code)
+    info = next(infos.get(key) for key in datasets)
     every = [*nodes, *addable]
-    gpus = gpus_per_worker(space.resources, every)
-    capacity = group_capacity(space.resources, every)
-    groups = min(capacity, space.num_trials, space.max_concurrent or capacity)
-    placed = count_workers(space.resources.cpus_per_worker, gpus, nodes) // space.resources.num_workers
+    gpus = gpus_per_worker(layout.resources, every)
+    capacity = group_capacity(layout.resources, every)
+    groups = min(capacity, layout.num_trials, layout.max_concurrent or capacity)
+    placed = count_workers(layout.resources.cpus_per_worker, gpus, nodes) // layout.resources.num_workers
     passes = _range(v.num_passes for v in variants)
-    workers = space.resources.num_workers
+    workers = layout.resources.num_workers
     return Plan(
-        name=space.name,
-        num_trials=space.num_trials,
+        name=layout.name,
+        num_trials=layout.num_trials,
         num_groups=groups,
         num_waiting=max(0, groups - placed),
         num_workers=workers,
-        cpus_per_worker=space.resources.cpus_per_worker,
+        cpus_per_worker=layout.resources.cpus_per_worker,
         gpus_per_worker=gpus,
         data=", ".join(dict.fromkeys(v.data.name for v in variants)),
-        num_train=info.num_train,
-        num_validation=info.num_validation,
+        num_train=info.num_train if info else None,
+        num_validation=info.num_validation if info else None,
         model=", ".join(dict.fromkeys(v.model.name for v in variants)),
         method=", ".join(dict.fromkeys(v.method.name for v in variants)),
         batch_size=_range(v.training.batch_size for v in variants),
         batch_per_worker=_range(v.training.batch_size // workers for v in variants),
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
-        repeats=space.repeats,
+        repeats=summary.repeats,
         epochs=_range(v.num_epochs for v in variants),
-        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants),
+        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants) if info else None,
         passes_per_step=_range(v.passes_per_step for v in variants),
         passes_per_trial=passes,
-        total_passes=(passes[0] * space.num_trials, passes[1] * space.num_trials),
-        sampler=space.sampler.name,
-        scheduler=space.scheduler.name,
-        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in space.objectives),
-        searched={key: str(distribution) for key, distribution in space.distributions()},
-        initial=space.initial,
-        seed=space.seed,
+        total_passes=(passes[0] * layout.num_trials, passes[1] * layout.num_trials),
+        sampler=summary.sampler,
+        scheduler=summary.scheduler,
+        objective=", ".join(f"{objective.mode} {objective.metric}" for objective in layout.objectives),
+        searched=summary.searched,
+        initial=summary.initial,
+        seed=layout.seed,
+        functions=[str(function) for function in named_functions(layout.model_dump())],
     )
+
+
+def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
+    """The plan of a search; see `make_plan`."""
+    return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable)
+
+
+def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
+    """Whether a trial's parts fit each other; without `info`, as far as that can be known."""
+    check_training(variant.training, import_code=import_code)
+    if info is None:
+        if isinstance(variant.model, OwnModelConfig):
+            check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
+        return
+    check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
+    if variant.training.batch_size > info.num_train:
+        raise SpaceError(
+            f"{layout.source_name}: training.batch_size: must not exceed the training examples "
+            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+        )
+
+
+def _must_run(config: DataConfig) -> bool:
+    """Whether nothing is known of a data set before a function by import path is called."""
+    return isinstance(config, OwnDataConfig) and not config.name.startswith(PREFIX)
 
 
 def _group_size(spec: TrialSpec) -> str:
@@ -134,7 +208,18 @@ def _group_size(spec: TrialSpec) -> str:
     return "-" if m is None else str(m)
 
 
-def check_data(space: SearchSpace) -> None:
+def search_summary(space: SearchSpace) -> Summary:
+    """How a search finds its trials."""
+    return Summary(
+        sampler=space.sampler.name,
+        scheduler=space.scheduler.name,
+        repeats=space.repeats,
+        searched={key: str(distribution) for key, distribution in space.distributions()},
+        initial=space.initial,
+    )
+
+
+def check_files_of(variants: Iterable[TrialSpec]) -> None:
     """Looks whether the files of every data set that a trial can have are there.
 
     Raises:
@@ -142,12 +227,15 @@ def check_data(space: SearchSpace) -> None:
         UsageError: so is the network that relabels them.
         SpaceError: a trial breaks a rule.
     """
-    _check_files(_datasets(_variants(space)))
+    _check_files(_datasets(variants))
 
 
-def _check_files(datasets: Mapping[str, DataConfig]) -> None:
+def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -> None:
     for config in datasets.values():
-        check_dataset(config)
+        if import_code or not _must_run(config):
+            check_dataset(config)
+        elif isinstance(config, OwnDataConfig):
+            look_up(config.name, "data.name", **config.options)
         check_relabel(config.relabel)
 
 
@@ -156,8 +244,8 @@ def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
     return {variant.data.model_dump_json(): variant.data for variant in variants}
 
 
-def _variants(space: SearchSpace) -> Iterator[TrialSpec]:
-    """Trials at the ends of every searched key that can change the shape or the cost of a trial.
+def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
+    """Trials of a search at the ends of every searched key that can change the shape or the cost of a trial.
 
     Raises:
         SpaceError: a combination breaks a rule, or there are too many to look at.

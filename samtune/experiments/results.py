@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from samtune.errors import RunError
-from samtune.study import Scalar, Study, Trial
+from samtune.experiments.summary import resume_command
+from samtune.study import Scalar, Study, Trial, TrialState
+from samtune.tune.ending import HOPELESS, Ending
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
     import pyarrow as pa
-
-
-HOPELESS = "every trial failed"
-"""Why a search ended that had only failures."""
 
 
 class Results:
@@ -201,8 +199,24 @@ def _alike(values: Sequence[Scalar]) -> tuple[list[Scalar], pa.DataType]:
     return [None if value is None else str(value) for value in values], pa.string()
 
 
+def raise_if_failed(study: Study, ending: Ending) -> None:
+    """Raises SearchFailedError where a machine was at fault, or trials failed and none succeeded.
+
+    A study that was stopped from outside has not failed.
+    """
+    if ending.fault is not None:
+        line = f"{ending.fault}; once that is mended, `{resume_command(study)}` continues"
+        raise SearchFailedError(line, Results(study))
+    if ending.reason not in (None, HOPELESS) or study.count(TrialState.COMPLETED, TrialState.PRUNED):
+        return
+    failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
+    if failed is not None:
+        results = Results(study, interrupted=ending.interrupted)
+        raise SearchFailedError(f"no trial succeeded; the first failed with: {failed.error}", results)
+
+
 class SearchFailedError(RunError):
-    """No trial succeeded. `results` has what became of them."""
+    """No trial succeeded, or a machine's fault stopped the search. `results` has what became of the trials."""
 
     def __init__(self, message: str, results: Results) -> None:
         super().__init__(message)

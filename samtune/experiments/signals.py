@@ -1,66 +1,66 @@
-"""What reaches a running search from outside its loop: the lines of the coordinator, and the user's Ctrl-C."""
+"""Ctrl-C, SIGTERM and SIGHUP while a study runs."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import Any
 
-if TYPE_CHECKING:
-    from samtune.workers.pool import WorkerPool
-
-SLOW_START_SECONDS = 30.0  # after which the user is told what the first group waits for
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class EventThread(threading.Thread):
-    """Passes the coordinator's lines on until the search is over, and says what the first group still waits for."""
+class Interrupted(KeyboardInterrupt):
+    """A signal came before there was a study to interrupt. `signal` is its number."""
 
-    def __init__(self, pool: WorkerPool, say: Callable[[str], None]) -> None:
-        super().__init__(name="samtune-events", daemon=True)
-        self._pool, self._say = pool, say
-
-    def run(self) -> None:
-        import ray
-
-        known, started, waiting = 0, time.monotonic(), False
-        while True:
-            try:
-                events = ray.get(self._pool.coordinator.events.remote(known))
-            except ray.exceptions.RayError:
-                return
-            if events is None:
-                return
-            known += len(events)
-            for event in events:
-                self._say(event)
-            if known == 0 and not waiting and time.monotonic() - started > SLOW_START_SECONDS:
-                waiting = True
-                free = ray.available_resources()
-                self._say(
-                    f"no group is ready yet: each needs {self._pool.needs()}; free in the cluster are now "
-                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
-                )
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 @contextmanager
-def interrupts_to(handle: Callable[[int], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call a function with the how-manieth it is, in the main thread; elsewhere nothing changes."""
+def interrupts_to(handle: Callable[[int, int], None]) -> Iterator[Callable[[], None]]:
+    """The signals call a function with their number and their count so far, in the main thread.
+
+    Elsewhere nothing changes. A signal that is ignored, as `nohup` ignores SIGHUP, stays ignored.
+
+    Yields:
+        A function that takes the signals back from a library that has set handlers of its own.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     count = 0
 
     def on_signal(number: int, frame: Any) -> None:
         nonlocal count
         count += 1
-        handle(count)
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        handle(number, count)
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, on_signal) for number in handled}
+
+    def take_back() -> None:
+        for number in handled:
+            signal.signal(number, on_signal)
+
     try:
-        yield
+        yield take_back
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """The terminal was closed: whoever writes to it now would fail."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            if stream.isatty():
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -9,6 +9,7 @@ from samtune.errors import UsageError
 from samtune.storage import parent
 from samtune.store.study_folder import DEFAULT_STORAGE, StudyFolder, study_folder
 from samtune.study import Study, Trial
+from samtune.tracking.mlflow_names import PARENT_RUN_ID
 from samtune.tracking.runs import TrackedRun
 
 
@@ -54,6 +55,6 @@ def study_of_run(run_id: str, storage_path: str | Path | None = None, tracking_u
 
 def _storage_of(run: TrackedRun) -> str | None:
     """The folder of all studies, which the run of the whole study has as a tag."""
-    parent_id = run.tags.get("mlflow.parentRunId")
+    parent_id = run.tags.get(PARENT_RUN_ID)
     tags = (TrackedRun.open(run.uri, parent_id) if parent_id else run).tags
     return parent(tags["samtune.storage_path"]) if "samtune.storage_path" in tags else None

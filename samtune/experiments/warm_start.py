@@ -12,15 +12,15 @@ import optuna
 from optuna.trial import TrialState as OptunaState
 
 from samtune.config.distributions import Choice, Distribution
+from samtune.config.searched import Branches, Expr
 from samtune.config.space import SearchSpace
-from samtune.config.tree import Branches, Expr
 from samtune.errors import UsageError
 from samtune.store.optuna_journal import FILE_NAME as OPTUNA_JOURNAL
 from samtune.store.study_folder import study_folder
 from samtune.study import Scalar, Trial, TrialState
 from samtune.tune.objectives import objectives_of
 from samtune.tune.optuna_params import WARM_START, distributions_of
-from samtune.tune.optuna_searcher import open_study
+from samtune.tune.optuna_trials import open_study
 
 MLFLOW = "mlflow:"
 

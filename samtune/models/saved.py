@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError, one_line
-from samtune.models import build_model
+from samtune.models.build import build_model
 from samtune.storage import read_bytes, write_bytes
 
-if TYPE_CHECKING:
-    from samtune.data import Dataset
+
+class InputFacts(Protocol):
+    """What a saved network needs to know of the inputs that it was trained on; a `samtune.data.Dataset` has it."""
+
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
 def save_weights(
-    uri: str, model: nn.Module, spec: TrialSpec, dataset: Dataset, metrics: dict[str, float] | None = None
+    uri: str, model: nn.Module, spec: TrialSpec, dataset: InputFacts, metrics: dict[str, float] | None = None
 ) -> None:
     """Writes a network's weights.
 

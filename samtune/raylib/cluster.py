@@ -17,22 +17,8 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, UsageError
 from samtune.formatting import first_line
-
-# Set before Ray is imported: they are read at import.
-_RAY_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files: 10 ms a trial, and MLflow has it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails in its first epoch has no metric
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the gate decides how many trials are under way (see schedulers.actors)
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a lost Trainable is replaced; what fails a trial is said in one line
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that asks after the shutdown must not start a cluster
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
+from samtune.raylib.environment import search_environment
+from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
 
@@ -156,9 +142,7 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
     Raises:
         UsageError: no cluster answers at the address.
     """
-    added = {name: value for name, value in _RAY_ENVIRONMENT.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
+    with search_environment():
         import ray
 
         if ray.is_initialized():
@@ -172,9 +156,6 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
             # from 1): a handle that is thrown away only then would end one of them.
             gc.collect()
             ray.shutdown()
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
 
 
 def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
@@ -183,7 +164,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     wanted = address or os.environ.get("RAY_ADDRESS")
     found = _running_here() if wanted in (None, "auto") else wanted
     if found is None and wanted == "auto":
-        raise UsageError("--address auto: no Ray cluster runs on this machine")
+        raise UsageError("no Ray cluster runs on this machine", argument="address", value=wanted)
     address = found or "local"
     _check_reachable(address)
     options: dict[str, Any] = {
@@ -192,6 +173,10 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         "include_dashboard": False,
         "configure_logging": True,
     }
+    if not is_beside_user_code():
+        from samtune.raylib.job_config import IsolatedJobConfig
+
+        options["job_config"] = IsolatedJobConfig()
     environment = code() if address != "local" else {}
     if environment:
         options["runtime_env"] = environment
@@ -200,7 +185,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
+        raise UsageError(f"no Ray cluster answers: {_first_line(error)}", argument="address", value=address) from error
 
 
 def _running_here() -> str | None:
@@ -223,14 +208,18 @@ def _check_reachable(address: str) -> None:
     if address == "local":
         return
     if "://" in address:
-        raise UsageError(f"--address {address}: must be host:port, auto or local (Ray Client cannot run Ray Train)")
+        raise UsageError(
+            "must be host:port, auto or local (Ray Client cannot run Ray Train)", argument="address", value=address
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--address {address}: must be host:port, auto or local")
+        raise UsageError("must be host:port, auto or local", argument="address", value=address)
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from error
+        raise UsageError(
+            f"no Ray cluster answers: {error.strerror or error}", argument="address", value=address
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from samtune.workers.worker_loop import GROUP_GENERATION
+from samtune.raylib.environment import GROUP_GENERATION
 
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
@@ -47,6 +47,21 @@ class GroupTrainer(DataParallelTrainer):
         self._killed = True
         if self._controller is not None:
             ray.kill(self._controller)
+
+    def free_resources(self) -> None:
+        """Removes the placement groups that a controller left behind which died on its own.
+
+        Ray removes them only once the whole job has ended; until then no other group can have their resources.
+        """
+        from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+        from ray.util.placement_group import PlacementGroup
+
+        if self._controller is None:
+            return
+        for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+            group = PlacementGroupTableData.FromString(row)
+            if group.creator_actor_id == self._controller._actor_id.binary():
+                ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """As in the base class, but the controller can be killed, and no signal handler is installed."""

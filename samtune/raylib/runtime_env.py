@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import site
 import sys
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from samtune.errors import UsageError
-from samtune.user_code import given_functions
+from samtune.raylib.environment import is_ray_job
+from samtune.user_code import IMPORT_PATH, given_functions
 
-_IMPORT_PATH = re.compile(r"([A-Za-z_]\w*)(?:\.\w+)*:\w[\w.]*")
 MAX_MEGABYTES = 100
 
 
@@ -36,7 +35,7 @@ def own_modules(values: Iterable[Any]) -> list[str]:
         UsageError: together they are too large to travel.
     """
     words = {word for value in values if isinstance(value, str) for word in value.split(", ")}
-    modules = {name[1] for word in words if (name := _IMPORT_PATH.fullmatch(word))}
+    modules = {re.split("[.:]", word)[0] for word in words if re.fullmatch(IMPORT_PATH, word)}
     modules |= {_module_of(part) for part in given_functions(words).values()}
     folders = {folder for module in modules if (folder := _folder_of(module))}
     found = sorted(entry for folder in folders for entry in folder.iterdir() if _is_imported_from_here(entry))
@@ -92,7 +91,7 @@ def _size(file: Path) -> int:
 
 def runtime_env(values: Iterable[Any]) -> dict[str, Any]:
     """Ray's runtime environment for a search on a cluster; empty for one that is a Ray job, whose code is there."""
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    if is_ray_job():
         return {}
     modules = own_modules(values)
     return {"py_modules": modules} if modules else {}

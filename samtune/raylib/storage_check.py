@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from samtune.errors import UsageError, one_line
 from samtune.storage import delete_file, is_remote, join, read_bytes, write_bytes
 
-_PATIENCE = 30.0  # seconds, for nodes that answer late once one has said no
+_PATIENCE = 30.0  # seconds, for nodes that answer late, once one has failed
 
 
 def check_storage(storage: str, nodes: Iterable[str]) -> None:
@@ -19,7 +19,7 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
         nodes: Ray's ids of the cluster's nodes.
 
     Raises:
-        UsageError: a node cannot; says which, and what it said.
+        UsageError: a node cannot; names it, and its problem.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -29,7 +29,9 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
     try:
         write_bytes(here, name.encode())
     except OSError as error:
-        raise UsageError(f"--storage-path {storage}: cannot be written: {one_line(error, 300)}") from error
+        raise UsageError(
+            f"cannot be written: {one_line(error, 300)}", argument="storage_path", value=storage
+        ) from error
     probe = ray.remote(_read_and_write)
     answers = {
         node: probe.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
@@ -43,7 +45,7 @@ def check_storage(storage: str, nodes: Iterable[str]) -> None:
             problem = ray.get(answer) or _problem_here(join(storage, f"{name}-{node}"), name.encode())
             if problem:
                 hint = "" if is_remote(storage) else "; on several nodes it must be s3://…, gs://… or a shared folder"
-                raise UsageError(f"--storage-path {storage}: node {addresses[node]} {problem}{hint}")
+                raise UsageError(f"node {addresses[node]} {problem}{hint}", argument="storage_path", value=storage)
     except UsageError:
         ray.wait(list(answers.values()), num_returns=len(answers), timeout=_PATIENCE)  # the others are about to write
         raise

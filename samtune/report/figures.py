@@ -200,6 +200,9 @@ class _OptunaPlots:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Optuna's warnings are for who calls it: about its experimental parts, and of what it leaves out."""
+    from optuna.exceptions import ExperimentalWarning
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
         yield

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from samtune.experiments.results import Results
+from samtune.experiments.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.formatting import (
     format_metric,
     format_number,
@@ -18,7 +19,6 @@ from samtune.formatting import (
 )
 from samtune.report.figures import Figure, figures
 from samtune.study import Study, Trial, TrialState
-from samtune.terminal.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.tracking.uris import redact_text
 
 LEADERBOARD = 50

@@ -47,13 +47,14 @@ def save_plot(results: Results, kind: str, target: Path | BinaryIO, file_format:
         OSError: it cannot be written.
     """
     if kind not in KINDS:
-        raise UsageError(f"--kind {kind}: unknown{did_you_mean(kind, KINDS)}")
+        raise UsageError(f"unknown{did_you_mean(kind, KINDS)}", argument="kind", value=kind)
     import matplotlib
+    from optuna.exceptions import ExperimentalWarning
 
     matplotlib.use("Agg")
     own: dict[str, Callable[[Study], Figure]] = {"rho": _rho, "diagnostics": _diagnostics, "timeline": _timeline}
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's: its matplotlib plots are experimental
+        warnings.simplefilter("ignore", ExperimentalWarning)  # as Optuna calls its matplotlib plots
         figure = own[kind](results.study) if kind in own else _optuna(results, kind)
         figure.savefig(target, format=file_format)
 

@@ -29,8 +29,11 @@ class Span:
 def spans(trial: Trial) -> list[Span]:
     """The stays of a trial on groups: one, or more where it was paused or its search was resumed."""
     found: list[Span] = []
-    for (group, end), record in zip(trial.places, trial.history, strict=False):
-        start = end - record.get("epoch_seconds", 0.0)
+    for record in trial.history.records:
+        if record.group is None or record.ended_at is None:
+            continue
+        group, end = record.group, record.ended_at
+        start = end - record.metrics.get("epoch_seconds", 0.0)
         last = found[-1] if found else None
         if last is not None and last.group == group and start - last.end < GAP_SECONDS:
             found[-1] = Span(group, trial, last.start, end)

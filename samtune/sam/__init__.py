@@ -1,7 +1,7 @@
 """Sharpness-Aware Minimization for PyTorch: exact, data-parallel, with every method of the comparison.
 
-`TrainStep` trains with any method of `samtune.config.method`; `SAM` is an optimizer for your own training loop. This
-package needs torch alone, and `samtune.sam.layout` not even that.
+`SAM` is an optimizer for your own training loop; `TrainStep` trains with any `Method`, a rule of `samtune.sam.rules`
+with its options. This package knows the mathematics and torch; it must not import anything else, of samtune neither.
 """
 
 from __future__ import annotations
@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.sam.layout import GroupLayout
+    from samtune.sam.method import Method, MethodLike
     from samtune.sam.optimizer import SAM
+    from samtune.sam.rules.base import Rule
     from samtune.sam.train_step import TrainStep
 
-_MODULES = {"SAM": "optimizer", "GroupLayout": "layout", "TrainStep": "train_step"}
+_MODULES = {
+    "SAM": "optimizer",
+    "GroupLayout": "layout",
+    "Method": "method",
+    "MethodLike": "method",
+    "Rule": "rules.base",
+    "TrainStep": "train_step",
+}
 
-__all__ = ["SAM", "GroupLayout", "TrainStep"]
+__all__ = ["SAM", "GroupLayout", "Method", "MethodLike", "Rule", "TrainStep"]
 
 
 def __getattr__(name: str) -> Any:

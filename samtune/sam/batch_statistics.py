@@ -1,4 +1,4 @@
-"""Running statistics of normalisation layers under several forwards per step and several workers."""
+"""Running statistics of normalisation layers over several m-groups of a step and several workers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from samtune.sam import vectors
 
 
 class RunningStatistics:
@@ -21,6 +23,8 @@ class RunningStatistics:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [layer for layer in model.modules() if isinstance(layer, _NormBase)]
+        # Scripted layers are of another class; their momentum is a constant, but their statistics can be averaged.
+        self._keepers = [layer for layer in model.modules() if isinstance(getattr(layer, "running_mean", None), Tensor)]
 
     @contextmanager
     def update(self, index: int, num_groups: int) -> Iterator[None]:
@@ -40,21 +44,6 @@ class RunningStatistics:
             for layer, momentum in zip(self._layers, momenta, strict=True):
                 layer.momentum = momentum
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """The forwards inside normalise with their batch's statistics, as in training, but update nothing.
-
-        Layers in eval mode go on using their running statistics.
-        """
-        tracking = [layer for layer in self._layers if layer.training and layer.track_running_stats]
-        for layer in tracking:
-            layer.track_running_stats = False
-        try:
-            yield
-        finally:
-            for layer in tracking:
-                layer.track_running_stats = True
-
     def flat(self) -> Tensor | None:
         """A copy of all running statistics in one tensor; None if there are none."""
         buffers = self._buffers()
@@ -65,12 +54,6 @@ class RunningStatistics:
         if flat is not None:
             self._assign(flat)
 
-    def restore_unless(self, keep: Tensor, flat: Tensor | None) -> None:
-        """Goes back to the statistics in `flat` unless `keep` (a boolean scalar tensor) holds."""
-        now = self.flat()
-        if now is not None and flat is not None:
-            self._assign(torch.where(keep, now, flat))
-
     def average(self, num_workers: int) -> None:
         """Averages the statistics over all workers. A collective: every rank calls it."""
         flat = self.flat()
@@ -79,11 +62,9 @@ class RunningStatistics:
             self._assign(flat / num_workers)
 
     def _buffers(self) -> list[Tensor]:
-        return [
-            buffer for layer in self._layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
-        ]
+        return [getattr(layer, name) for layer in self._keepers for name in ("running_mean", "running_var")]
 
     def _assign(self, flat: Tensor) -> None:
         buffers = self._buffers()
         parts = torch.split(flat, [buffer.numel() for buffer in buffers])
-        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+        vectors.copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])

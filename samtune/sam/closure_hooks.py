@@ -1,120 +1,94 @@
-"""What `SAM` does around a user's closure: it knows the parameters, not the model or its data-parallel wrapper."""
+"""What `SAM` does around a user's closure: it knows the parameters, and finds the rest by `ClosureScope`."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_pre_hook
+import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def _several_workers() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 @contextmanager
-def ascent_run(*, local: bool) -> Iterator[None]:
+def ascent_run(modules: Sequence[nn.Module], *, local: bool) -> Iterator[None]:
     """Around the closure's run at w: shake modules use the true gradient (see `ModelNoise`).
 
     Args:
+        modules: that the closure may call.
         local: DistributedDataParallel's forwards prepare no all-reduce (its `no_sync` must cover the forward).
+
+    Raises:
+        ValueError: DistributedDataParallel cannot leave the all-reduce out.
     """
-
-    def change(module: nn.Module) -> tuple[str, bool] | None:
-        if isinstance(module, DistributedDataParallel) and local:
-            return "require_backward_grad_sync", False
-        return ("true_gradient", True) if hasattr(module, "true_gradient") else None
-
-    with _changing_modules(change):
+    wrappers = [module for module in modules if isinstance(module, DistributedDataParallel)] if local else []
+    if any(wrapper.static_graph for wrapper in wrappers):
+        raise ValueError(
+            "DistributedDataParallel(static_graph=True) cannot leave out the all-reduce of the first pass, which SAM "
+            "needs with m='worker': use static_graph=False, or SAM(..., m='global')"
+        )
+    with _setting(modules, "true_gradient", True), _setting(wrappers, "require_backward_grad_sync", False):
         yield
 
 
 @contextmanager
-def descent_run() -> Iterator[None]:
-    """Around the closure's run at w + ε̂: running statistics stay, batch statistics normalise."""
-
-    def change(module: nn.Module) -> tuple[str, bool] | None:
-        if isinstance(module, _NormBase) and module.training:
-            return "track_running_stats", False
-        return ("true_gradient", False) if hasattr(module, "true_gradient") else None
-
-    with _changing_modules(change):
+def descent_run(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Around the closure's run at w + ε̂: shake modules use another gradient than the true one."""
+    with _setting(modules, "true_gradient", False):
         yield
 
 
 @contextmanager
-def _changing_modules(change: Callable[[nn.Module], tuple[str, bool] | None]) -> Iterator[None]:
-    """Inside, a module for which `change` gives (attribute, value) has that value from its first forward on.
-
-    An optimizer does not know the model; the modules that the closure calls show up in a hook.
-    """
-    changed: list[tuple[nn.Module, str, bool]] = []
-
-    def before_forward(module: nn.Module, inputs: Any) -> None:
-        found = change(module)
-        if found is not None and getattr(module, found[0]) != found[1]:
-            changed.append((module, found[0], not found[1]))
-            setattr(module, *found)
-
-    handle = register_module_forward_pre_hook(before_forward)
+def _setting(modules: Sequence[nn.Module], name: str, value: bool) -> Iterator[None]:
+    """Modules that have the attribute have it at this value."""
+    changed = [module for module in modules if getattr(module, name, value) != value]
+    for module in changed:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        handle.remove()
-        for module, name, value in changed:
-            setattr(module, name, value)
+        for module in changed:
+            setattr(module, name, not value)
 
 
-class LocalGradients:
-    """This worker's own gradients, as they arrive at the parameters, before DistributedDataParallel averages them."""
+@contextmanager
+def refusing_scaled_gradients(scalers: Sequence[torch.amp.GradScaler], optimizer: Any) -> Iterator[None]:
+    """Raises ValueError if the closure scales the loss and leaves the gradients scaled.
 
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self._index = {id(parameter): i for i, parameter in enumerate(parameters)}
-        self._gradients: dict[int, Tensor] = {}
-        self._recording = True
-        this = weakref.ref(self)
-        for index, parameter in enumerate(parameters):
-            if parameter.requires_grad:
-                parameter.register_hook(_recorder(this, index))  # type: ignore[no-untyped-call]
-
-    def record(self, index: int, gradient: Tensor) -> None:
-        """Adds a gradient that a backward has brought."""
-        if self._recording and _several_workers():
-            known = self._gradients.get(index)
-            self._gradients[index] = gradient if known is None else known + gradient
-
-    def take(self, averaged: list[Tensor | None]) -> list[Tensor | None]:
-        """The gradients recorded since the last call; without other workers the given ones."""
-        if not self._gradients:
-            return averaged
-        found = [self._gradients.get(index) for index in range(len(averaged))]
-        self.clear()
-        return found
-
-    def clear(self) -> None:
-        """Forgets them."""
-        self._gradients.clear()
-
-    @contextmanager
-    def recording(self, on: bool) -> Iterator[None]:
-        """Switches the recording."""
-        self._recording, before = on, self._recording
-        try:
-            yield
-        finally:
-            self._recording = before
+    The step would be `scale` times too long, in silence: GradScaler.step, which takes care of it for other optimizers,
+    takes no closure. What the closure does with the scaler is seen in the calls that it makes.
+    """
+    with ExitStack() as stack:
+        calls = [stack.enter_context(_recording_calls(scaler)) for scaler in scalers if scaler.is_enabled()]
+        yield
+        for called in calls:
+            unscaled = "get_scale" in called or optimizer in called.get("unscale_", ())
+            if "scale" in called and not unscaled:
+                raise ValueError(
+                    "the closure scales the loss with a GradScaler, and leaves the gradients scaled: after "
+                    "scaler.scale(loss).backward() it must call scaler.unscale_(optimizer) and scaler.update()"
+                )
 
 
-def _recorder(this: weakref.ref[LocalGradients], index: int) -> Callable[[Tensor], None]:
-    def hook(gradient: Tensor) -> None:
-        recorder = this()
-        if recorder is not None:
-            recorder.record(index, gradient)
+@contextmanager
+def _recording_calls(scaler: torch.amp.GradScaler) -> Iterator[dict[str, list[Any]]]:
+    called: dict[str, list[Any]] = {}
 
-    return hook
+    def recorder(name: str) -> Any:
+        method = getattr(scaler, name)
+
+        def call(*arguments: Any) -> Any:
+            called.setdefault(name, []).extend(arguments[:1])
+            return method(*arguments)
+
+        return call
+
+    names = ("scale", "unscale_", "get_scale")
+    for name in names:
+        vars(scaler)[name] = recorder(name)
+    try:
+        yield called
+    finally:
+        for name in names:
+            vars(scaler).pop(name, None)

@@ -98,14 +98,14 @@ class Diagnostics:
                 self.add("error_sharpness", before - after)
         length = vectors.norm(group.perturbation)
         self.add("perturbation_norm", length if p == 2 else vectors.norm(group.perturbation, p))
-        unit = torch._foreach_mul(list(group.perturbation), vectors.safe_ratio(1.0, length))
+        unit = vectors.scaled(group.perturbation, vectors.safe_ratio(1.0, length))
         if self._num_steps == 0:
             self._add_direction(unit, counts)
         self._add_relation_to_weights(group.perturbation, length, weights)
         if self._ascent:
             vectors.add_(self._ascent, unit)
         else:
-            self._ascent = list(unit)
+            self._ascent = unit
         self._num_ascents += 1
 
     @torch.no_grad()
@@ -130,8 +130,7 @@ class Diagnostics:
         self, perturbation: Sequence[Tensor], length: Tensor, weights: Sequence[Tensor]
     ) -> None:
         self.add("relative_perturbation", vectors.safe_ratio(length, vectors.norm(weights)))
-        change = torch._foreach_add(list(weights), list(perturbation))
-        torch._foreach_sub_(change, list(weights))
+        change = vectors.difference(vectors.total(weights, perturbation), weights)
         wanted, made = vectors.count_nonzero(perturbation), vectors.count_nonzero(change)
         self.add("lost_perturbation", (wanted - made) / wanted.clamp(min=1))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.sam import vectors
+from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
-from samtune.sam.subgroups import ascent_group
+from samtune.sam.running_state import SavedState
 
 if TYPE_CHECKING:
     from samtune.sam.train_step import TrainStep
@@ -41,6 +44,7 @@ class MGroup:
         self._step = step
         self._inputs, self._targets = inputs, targets
         self._index = index
+        self._state: SavedState | None = None
 
     # -- losses and gradients ----------------------------------------------------------------------------------------
 
@@ -61,13 +65,13 @@ class MGroup:
         """H·v, H the Hessian of L_S at the present weights, averaged over the workers that share the group."""
         step = self._step
         loss = step.scaled(self._loss(step.model, record=False))
-        gradients = torch.autograd.grad(loss, step.parameters, allow_unused=True, create_graph=True)
+        gradients = gradients_of(loss, step.parameters, create_graph=True)
         # The gradient need not depend on the weights: a parameter unused, a loss linear in it.
         pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
         product = [torch.zeros_like(parameter) for parameter in step.parameters]
         if pairs:
             outputs, directions = zip(*pairs, strict=True)
-            product = list(
+            product = vectors.dense(
                 torch.autograd.grad(outputs, step.parameters, directions, allow_unused=True, materialize_grads=True)
             )
         step.count_pass(2.0)
@@ -103,7 +107,7 @@ class MGroup:
         # Not a 32-bit scalar for 64-bit weights: it would round the scale.
         wide = torch.promote_types(torch.float32, direction[0].dtype) if direction else torch.float32
         factor = step.scaled(torch.ones((), dtype=wide, device=step.device)) * scale / step.num_forwards
-        step.add_to_gradients(torch._foreach_mul(list(direction), factor))
+        step.add_to_gradients(vectors.scaled(direction, factor))
 
     # -- perturbations -----------------------------------------------------------------------------------------------
 
@@ -115,6 +119,15 @@ class MGroup:
     def restore(self) -> None:
         """Moves the weights back to w."""
         self._step.weights.restore()
+
+    def settle(self) -> None:
+        """Puts running state back to what the group's first forward left: the examples count once.
+
+        Other forwards normalise with the batch's statistics too, but what they update is undone; and so is what a
+        backward updates that computes a checkpointed forward anew.
+        """
+        if self._state is not None:
+            self._state.restore()
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers for this group of this step: the same for all workers that share it, and for any P."""
@@ -157,7 +170,7 @@ class MGroup:
         step = self._step
         step.noise.use_true_gradient(ascent)
         first = not self.losses
-        statistics = step.statistics.update(self._index, step.num_forwards) if first else step.statistics.frozen()
+        statistics = step.statistics.update(self._index, step.num_forwards) if first else nullcontext()
         layout = step.layout
         call, within = divmod(self._index, layout.num_micro_groups)
         forward = call * layout.num_workers * layout.num_micro_groups + layout.first_forward + within
@@ -166,6 +179,7 @@ class MGroup:
             outputs = module(self._inputs)
             loss: Tensor = step.loss_fn(outputs, self._targets)
         if first:
+            self._state = step.state.save()
             step.diagnostics.add_forward(outputs, self._targets, loss)
         if record:
             self.losses.append(loss.detach())
@@ -174,7 +188,7 @@ class MGroup:
 
     def _local_gradient(self, loss: Tensor) -> list[Tensor]:
         step = self._step
-        gradients = torch.autograd.grad(step.scaled(loss), step.parameters, allow_unused=True)
+        gradients = gradients_of(step.scaled(loss), step.parameters)
         step.count_pass()
         step.note_used(gradients)
         return [
@@ -192,3 +206,24 @@ class MGroup:
         if workers > 1:
             vectors.average_(gradients, workers, ascent_group(workers))
         return gradients
+
+
+# -- process sub-groups ------------------------------------------------------------------------------------------------
+
+# A worker process trains one trial after another in one process group; a sub-group costs a rendezvous and, with NCCL,
+# device memory, so it is made once and kept as long as the process group itself.
+_made: dict[int, dist.ProcessGroup] = {}
+_made_in: weakref.ref[dist.ProcessGroup] | None = None
+
+
+def ascent_group(num_workers: int) -> dist.ProcessGroup:
+    """This rank's block of `num_workers` neighbouring ranks. The first call for a number is a collective."""
+    global _made_in
+    world = dist.group.WORLD
+    assert world is not None, "torch.distributed is not initialised"
+    if _made_in is None or _made_in() is not world:
+        _made.clear()
+        _made_in = weakref.ref(world)
+    if num_workers not in _made:
+        _made[num_workers] = world if num_workers == dist.get_world_size() else dist.new_subgroups(num_workers)[0]
+    return _made[num_workers]

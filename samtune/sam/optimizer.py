@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
-from samtune.sam.closure_hooks import LocalGradients, ascent_run, descent_run
+from samtune.sam.closure_hooks import ascent_run, descent_run, refusing_scaled_gradients
+from samtune.sam.closure_scope import ClosureScope, key_of
 from samtune.sam.conditional_step import step_if
+from samtune.sam.local_gradients import LocalGradients
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.sam import adaptive_perturbation
+from samtune.sam.running_state import RunningState, SavedState
 from samtune.sam.weights import Weights
+
+_OF_THE_WHOLE = ("p", "adaptive", "eta", "m", "adaptive_biases", "base_optimizer")
 
 
 class SAM(Optimizer):
@@ -31,28 +38,42 @@ class SAM(Optimizer):
 
         loss = optimizer.step(closure)
 
-    The closure runs twice: at w, and at the perturbed w + ε̂ with the same random numbers (dropout) and without a second
-    update of BatchNorm's running statistics. Then w is restored bit for bit and the base optimizer takes its step,
-    unless a gradient was not finite. Parameters keep their storage.
+    The closure runs twice: at w, and at the perturbed w + ε̂ with the same random numbers (dropout). What layers update
+    in their forward, such as BatchNorm's running statistics, is updated by the first run alone. Then w is restored bit
+    for bit and the base optimizer takes its step, unless a gradient was not finite: then nothing changes. Parameters
+    keep their storage. The modules are those that the closure reaches through its variables, and those that own a
+    parameter; compiled ones are not compiled anew.
 
     Under DistributedDataParallel the first run's gradients stay on their worker, so that each worker computes its own
     ε̂ (m-sharpness), and only the second run's are averaged: no `no_sync` is needed.
 
     The parameter groups and the state are the base optimizer's own, so that learning-rate schedulers work and
-    `state_dict` holds everything; `rho` is in the groups too and may be changed between steps.
+    `state_dict` holds everything, and a state of the base optimizer alone can be loaded; `rho` is in the groups too and
+    may be changed between steps. In a group with `maximize`, ε̂ descends.
+
+    With a GradScaler (fp16) the closure unscales, and GradScaler.step is not used:
+
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.update()
 
     Args:
         params: parameters or groups of them; a group may have its own `rho`.
-        base_optimizer: class of the optimizer that takes the step, e.g. torch.optim.SGD.
+        base_optimizer: class of the optimizer that takes the step, e.g. torch.optim.SGD. Weight decay and clipping
+            are not part of ε̂, which is that of the loss's gradient alone. (google-research's code for SAM adds the
+            gradient of its L2 penalty before the ascent, and clips before both.)
         rho: radius of the neighbourhood.
         p: the norm that bounds ε̂, from 1 to infinity (with `adaptive`: 2 or infinity).
         adaptive: ASAM (Kwon et al., ICML 2021): the neighbourhood scales with |w| + eta.
         eta: see `adaptive`.
         m: `worker`, or `global` for one ε̂ of the gradient averaged over all workers.
+        adaptive_biases: False is the rule of ASAM's authors' code: only parameters with `weight` in their name scale
+            the neighbourhood, the others count as T = 1. `first_step` needs names for it: `model.named_parameters()`.
         base_options: arguments of the base optimizer, e.g. lr, momentum, weight_decay.
 
     Raises:
-        ValueError: rho, p or eta is out of range.
+        ValueError: rho, p or eta is out of range, a group has an option that all groups share, the parameters are
+            sharded or complex, or the base optimizer needs a closure itself.
     """
 
     def __init__(
@@ -64,10 +85,10 @@ class SAM(Optimizer):
         adaptive: bool = False,
         eta: float = 0.01,
         m: Literal["worker", "global"] = "worker",
+        adaptive_biases: bool = True,
         **base_options: Any,
     ) -> None:
-        if not 0 <= rho < math.inf:
-            raise ValueError(f"rho must be at least 0 and finite (got {rho})")
+        _check_rho(rho)
         if not p >= 1 or (adaptive and p not in (2, math.inf)):
             raise ValueError(f"p must lie in [1, inf], with adaptive it must be 2 or inf (got {p})")
         if not eta >= 0:
@@ -75,35 +96,71 @@ class SAM(Optimizer):
         if m not in ("worker", "global"):
             raise ValueError(f"m must be worker or global (got {m!r})")
         self._p, self._adaptive, self._eta, self._m = float(p), adaptive, eta, m
+        self._adaptive_biases = adaptive_biases
         super().__init__(params, {"rho": rho})
+        for group in self.param_groups:
+            _check_group(group)
         self.base_optimizer = base_optimizer(self.param_groups, **base_options)
+        if _needs_closure(self.base_optimizer):
+            raise ValueError(
+                f"base_optimizer must take a step without a closure ({type(self.base_optimizer).__name__} needs one)"
+            )
         self._share_with_base()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is known of the parameters and their modules, from scratch."""
         self._weights = Weights(self._parameters())
-        self._local = LocalGradients(self._parameters())
+        self._local = LocalGradients(self._weights.parameters if self._m == "worker" else [])
+        self._local.watch()
+        self._between_steps = False  # first_step was called, second_step was not
+        self._key: tuple[int, ...] | None = None
+        self._modules: list[weakref.ref[nn.Module]] = []
+        self._scalers: list[weakref.ref[torch.amp.GradScaler]] = []
+        self._names: dict[int, str] = {
+            id(parameter): name
+            for group in self.param_groups
+            for parameter, name in zip(group["params"], group.get("param_names", ()), strict=False)
+        }
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. The closure zeroes the gradients, computes the loss, calls backward and returns the loss.
 
+        Without a closure only a gradient of 0 is accepted, by which torch.distributed.checkpoint makes the state.
+
         Returns:
             The loss at w.
+
+        Raises:
+            ValueError: no closure, or one that computes no gradient or leaves it scaled.
+            RuntimeError: `first_step` was called before, and `second_step` was not.
         """
+        self._check_not_between("step")
         if closure is None:
-            raise ValueError("SAM.step needs a closure that zeroes the gradients, calls backward and returns the loss")
+            return self._step_at_zero_gradient()
         run = torch.enable_grad()(closure)
+        modules, scalers = self._scope(closure)
+        state = RunningState(modules)
+        before = state.save()
         noise = ModelNoise(self._device())
-        before = noise.state()
-        with ascent_run(local=self._m == "worker"), self._local.recording(False):
-            loss = run()
-        self._perturb([p.grad for p in self._weights.parameters])
-        try:
-            noise.set_state(before)
-            with descent_run(), self._local.recording(False):
-                run()
-        finally:
-            self._weights.restore()
-        self._take_step()
+        random = noise.state()
+        with self._local.paused(), refusing_scaled_gradients(scalers, self):
+            with ascent_run(modules, local=self._m == "worker"):
+                loss = run()
+            after = state.save()
+            self._check_gradients()
+            self._perturb([p.grad for p in self._weights.parameters])
+            try:
+                noise.set_state(random)
+                with descent_run(modules):
+                    run()
+            finally:
+                self._weights.restore()
+                after.restore()
+        self._check_gradients()
+        self._take_step(before)
         return loss
 
     def first_step(self, zero_grad: bool = False) -> None:
@@ -111,17 +168,29 @@ class SAM(Optimizer):
 
         Under DistributedDataParallel this worker's own gradient is used, though the backward has averaged it (which
         `step` avoids). BatchNorm and dropout are left to the caller, whom `step` relieves of both.
+
+        Raises:
+            RuntimeError: called twice without `second_step`, or the worker's own gradient is not known.
         """
-        if self._weights.moved:
+        if self._between_steps:
             raise RuntimeError("first_step was called twice without second_step")
-        gradients = [p.grad for p in self._weights.parameters]
-        self._perturb(self._local.take(gradients) if self._m == "worker" else gradients)
+        self._check_gradients()
+        gradients = self._local.take() if self._m == "worker" else [p.grad for p in self._weights.parameters]
+        self._perturb(gradients)
+        self._between_steps = True
         if zero_grad:
             self.zero_grad()
 
     def second_step(self, zero_grad: bool = False) -> None:
-        """After a backward at w + ε̂: restores w and takes the base optimizer's step."""
+        """After a backward at w + ε̂: restores w and takes the base optimizer's step.
+
+        Raises:
+            RuntimeError: `first_step` was not called before.
+        """
+        if not self._between_steps:
+            raise RuntimeError("second_step was called without first_step")
         self._weights.restore()
+        self._between_steps = False
         self._local.clear()
         self._take_step()
         self._opt_called = True  # what a learning-rate scheduler looks at
@@ -130,6 +199,7 @@ class SAM(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self._local.clear()
+        self._local.watch()
         super().zero_grad(set_to_none)
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -139,19 +209,46 @@ class SAM(Optimizer):
         if base is None:  # while being constructed
             super().add_param_group(param_group)
             return
+        self._check_not_between("add_param_group")
         param_group.setdefault("rho", self.defaults["rho"])
+        _check_group(param_group)
         base.add_param_group(param_group)
-        self._weights = Weights(self._parameters())
-        self._local = LocalGradients(self._parameters())
+        self._begin()
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state and all groups with their rho."""
-        return self.base_optimizer.state_dict()
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = self.base_optimizer.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state)
+            state = state if changed is None else changed
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from `state_dict`."""
+        """Goes on from `state_dict`, or from one of the base optimizer alone: then each group keeps its rho."""
+        self._check_not_between("load_state_dict")
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        radii = [group["rho"] for group in self.param_groups]
         self.base_optimizer.load_state_dict(state_dict)
         self._share_with_base()
+        for group, rho in zip(self.param_groups, radii, strict=True):
+            group.setdefault("rho", rho)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles. The base optimizer goes with it, what is known of the modules does not."""
+        self._check_not_between("a copy")
+        own = ("_p", "_adaptive", "_eta", "_m", "_adaptive_biases", "base_optimizer")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share_with_base()
+        self._begin()
 
     def _share_with_base(self) -> None:
         self.param_groups = self.base_optimizer.param_groups
@@ -167,29 +264,80 @@ class SAM(Optimizer):
         parameters = self._parameters()
         return parameters[0].device if parameters else torch.device("cpu")
 
+    def _scope(self, closure: Callable[[], Any]) -> tuple[list[nn.Module], list[torch.amp.GradScaler]]:
+        """The modules and loss scalers that the closure works with; looked for when it names others than before."""
+        key = key_of(closure)
+        if key != self._key:
+            scope = ClosureScope(closure, self._weights.parameters)
+            self._key = key
+            self._modules = [weakref.ref(module) for module in scope.modules]
+            self._scalers = [weakref.ref(scaler) for scaler in scope.scalers]
+            self._names |= scope.names
+        modules = [module for reference in self._modules if (module := reference()) is not None]
+        return modules, [scaler for reference in self._scalers if (scaler := reference()) is not None]
+
+    def _check_not_between(self, what: str) -> None:
+        if self._between_steps:
+            raise RuntimeError(f"{what} must not come between first_step and second_step: the weights are perturbed")
+
+    def _check_gradients(self) -> None:
+        parameters = self._weights.parameters
+        if parameters and all(parameter.grad is None for parameter in parameters):
+            raise ValueError("no parameter of the optimizer has a gradient: the closure must call loss.backward()")
+
+    def _step_at_zero_gradient(self) -> None:
+        gradients = [p.grad for p in self._weights.parameters if p.grad is not None]
+        if not gradients or vectors.norm(gradients) != 0:
+            raise ValueError("SAM.step needs a closure that zeroes the gradients, calls backward and returns the loss")
+        self.base_optimizer.step()
+
     @torch.no_grad()
     def _perturb(self, gradients: list[Tensor | None]) -> None:
         """To w + ε̂, each group scaled by its rho; parameters without a gradient stay."""
         self._weights.forget()
+        for group in self.param_groups:
+            _check_rho(group["rho"])
         if all(group["rho"] == 0 for group in self.param_groups):
             return
         used = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        gradient = [cast(Tensor, gradients[i]) for i in used]
+        gradient = vectors.dense([cast(Tensor, gradients[i]) for i in used])
         if self._adaptive:
             parameters = [self._weights.parameters[i] for i in used]
+            adapts = [self._adaptive_biases or "weight" in self._names.get(id(p), "weight") for p in parameters]
             length = vectors.norm(gradient)
-            unit = adaptive_perturbation(parameters, gradient, length, 1.0, p=self._p, eta=self._eta)
+            unit = adaptive_perturbation(parameters, gradient, length, 1.0, p=self._p, eta=self._eta, adapts=adapts)
         else:
             unit = [tensor.clone() for tensor in gradient]
             vectors.dual_norm_(unit, 1.0, self._p)
-        radii = [group["rho"] for group in self.param_groups for _ in group["params"]]
-        if unit:
-            torch._foreach_mul_(unit, [radii[i] for i in used])
+        radii = [-g["rho"] if g.get("maximize") else g["rho"] for g in self.param_groups for _ in g["params"]]
+        vectors.scale_each_(unit, [radii[i] for i in used])
         places = dict(zip(used, unit, strict=True))
         zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(self._weights.parameters)]
         self._weights.perturb(zeros)
 
     @torch.no_grad()
-    def _take_step(self) -> None:
+    def _take_step(self, before: SavedState | None = None) -> None:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        step_if(torch.isfinite(vectors.norm(gradients)), self.base_optimizer)
+        finite = torch.isfinite(vectors.norm(gradients))
+        step_if(finite, self.base_optimizer)
+        torch.clear_autocast_cache()
+        if before is not None:
+            before.restore_unless(finite)
+
+
+def _check_rho(rho: Any) -> None:
+    if not 0 <= rho < math.inf:
+        raise ValueError(f"rho must be at least 0 and finite (got {rho})")
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    _check_rho(group["rho"])
+    for name in _OF_THE_WHOLE:
+        if name in group:
+            raise ValueError(f"a parameter group cannot have its own {name}: it is of the whole optimizer")
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """LBFGS evaluates the loss as often as it likes: there is no step for it to take from one gradient."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

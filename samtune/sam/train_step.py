@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,12 +17,11 @@ from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics
 from samtune.sam.layout import GroupLayout
 from samtune.sam.m_group import MGroup
+from samtune.sam.method import MethodLike
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
+from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
-
-if TYPE_CHECKING:
-    from samtune.config.method import MethodConfig
 
 LossFunction = Callable[[Any, Any], Tensor]
 Examples = Callable[[int], tuple[Tensor, Tensor]]
@@ -41,7 +39,7 @@ class TrainStep:
         model: the bare module, already on its device; parameters must have the same values on all workers.
         loss_fn: (outputs, targets) -> mean loss over the examples, a scalar.
         optimizer: the base optimizer. The parameters it holds that require a gradient are the w of the method.
-        method: from `samtune.config.method`.
+        method: `samtune.sam.Method`, or a configuration of a search space.
         batch_size: examples per call over all workers.
         num_workers, rank: this worker's place; with more than one, torch's default process group is initialised.
         seed: keys dropout masks, random directions and masks, with the step and the group.
@@ -50,7 +48,8 @@ class TrainStep:
         accumulate: calls per step of the optimizer; the step is that of one batch of so many times the examples.
 
     Raises:
-        ValueError: the batch or m does not fit the workers, or the method does not fit the optimizer.
+        ValueError: the batch or m does not fit the workers, the method does not fit the optimizer, the model is
+            wrapped, or its parameters are sharded or complex.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class TrainStep:
         model: nn.Module,
         loss_fn: LossFunction,
         optimizer: torch.optim.Optimizer,
-        method: MethodConfig,
+        method: MethodLike,
         *,
         batch_size: int,
         num_workers: int = 1,
@@ -70,22 +69,29 @@ class TrainStep:
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 (got {accumulate})")
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            raise ValueError(f"model must be the bare module, which the step wraps itself (got {type(model).__name__})")
+        if any(group.get("maximize") for group in optimizer.param_groups):
+            raise ValueError("optimizer must minimise (maximize is True): negate the loss instead")
         self.model, self.loss_fn, self.optimizer, self.method = model, loss_fn, optimizer, method
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
         place = {"batch_size": batch_size, "num_workers": num_workers, "rank": rank}
         self._plain_layout = GroupLayout.resolve("worker", **place)
-        self._method_layout = GroupLayout.resolve(getattr(method, "m", "worker"), **place)
+        self._method_layout = GroupLayout.resolve(method.group_size, **place)
         self.layout = self._plain_layout
         self.weights = Weights(self.parameters)
         self.statistics = RunningStatistics(model)
+        self.state = RunningState(model.modules())
         self.noise = ModelNoise(self.device, model)
         self.diagnostics = Diagnostics(self.parameters, self.device)
         self.num_steps = 0
         """Steps of the optimizer so far, skipped ones included."""
-        self._plain_rule = Rule(method, self.parameters, seed)
-        self._method_rule: Rule = resolve_name(method.rule)(method, self.parameters, seed)
+        self._plain_rule = Rule(self.parameters, seed)
+        self._method_rule = method.make_rule(self.parameters, seed)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._method_rule.names = [names.get(id(parameter), "") for parameter in self.parameters]
         self._method_rule.check(optimizer)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
@@ -136,7 +142,7 @@ class TrainStep:
         self.layout = self._plain_layout if plain else self._method_layout
         if self._calls == 0:
             self._clear_gradients()
-            self._statistics_before = self.statistics.flat()
+            self._state_before = self.state.save()
         size = self.layout.forward_size
         with self.noise.borrowed():
             if self._distributed is None and self.layout.num_workers > 1 and rule.ends_in_backward:
@@ -145,9 +151,12 @@ class TrainStep:
                 rows = slice(micro * size, (micro + 1) * size)
                 index = self._calls * self.layout.num_micro_groups + micro
                 group = MGroup(self, inputs[rows], targets[rows], index=index, rho=rho)
-                with self.weights.held():
-                    rule(group)
-                    self._diagnose(group, rule)
+                try:
+                    with self.weights.held():
+                        rule(group)
+                        self._diagnose(group, rule)
+                finally:
+                    group.settle()
         self._calls += 1
         if self._calls == self.accumulate:
             self._calls = 0
@@ -234,13 +243,11 @@ class TrainStep:
         """`.grad` += vector."""
         for parameter, used, part in zip(self.parameters, self._used, vector, strict=True):
             if used:
-                parameter.grad = part if parameter.grad is None else parameter.grad.add_(part)
+                parameter.grad = part if parameter.grad is None else vectors.dense([parameter.grad])[0].add_(part)
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
     def _rho(self) -> float:
-        if not hasattr(self.method, "rho_at"):
-            return 0.0
         epochs_done = self._epoch + self._steps_in_epoch / self._steps_per_epoch
         return float(self.method.rho_at(min(1.0, epochs_done / self._num_epochs)))
 
@@ -254,14 +261,16 @@ class TrainStep:
             group,
             rule.sharpness(group.losses),
             self.parameters,
-            p=getattr(self.method, "p", 2.0),
+            p=rule.p,
             counts=self.layout.rank % self.layout.workers_per_group == 0,
         )
 
     def _wrap(self, inputs: Tensor, targets: Tensor) -> nn.parallel.DistributedDataParallel:
         """DistributedDataParallel around the model. It must be told if the loss does not depend on some parameter."""
-        with self.statistics.frozen(), self.autocast():
+        own = self.state.save()
+        with self.autocast():
             loss = self.loss_fn(self.model(inputs), targets)
+        own.restore()
         trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
         unused = not _depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
@@ -269,15 +278,17 @@ class TrainStep:
         # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
         renamed = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        own = self.statistics.flat()
         wrapped = nn.parallel.DistributedDataParallel(
             self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **options
         )
-        self.statistics.load(own)  # the first rank's were sent to all, and in the middle of an epoch they differ
+        own.restore()  # the first rank's were sent to all, and in the middle of an epoch they differ
         return wrapped
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                parameter.grad = parameter.grad.to_dense()
         gradients = [parameter.grad for parameter in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
         if self.layout.num_workers > 1 and not rule.ends_in_backward:
@@ -293,7 +304,8 @@ class TrainStep:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         step_if(finite, self.optimizer)
-        self.statistics.restore_unless(finite, self._statistics_before)
+        torch.clear_autocast_cache()  # of a region around the step
+        self._state_before.restore_unless(finite)
         if self._scaler is not None:
             self._scaler.update()
         self.num_steps += 1

@@ -1,19 +1,29 @@
 """Arithmetic on vectors that are stored as lists of tensors, one per parameter.
 
 `torch._foreach_*` runs each operation over the whole list in a few kernels. Scalars stay tensors on the device, so
-nothing here waits for it. A list may be empty.
+nothing here waits for it. A list may be empty, and may mix dtypes and devices. No other module uses `torch._foreach_*`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 Vector = Sequence[Tensor]
+
+_LOW = (torch.float16, torch.bfloat16)
+
+
+def _by_kind(vector: Vector) -> Iterator[list[int]]:
+    """The positions of the tensors of each dtype and device: lists of one kind run in few kernels."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for index, tensor in enumerate(vector):
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
+    yield from kinds.values()
 
 
 def _total(values: Sequence[Tensor], vector: Vector) -> Tensor:
@@ -24,27 +34,56 @@ def _total(values: Sequence[Tensor], vector: Vector) -> Tensor:
 
 
 def norm(vector: Vector, q: float = 2.0) -> Tensor:
-    """The q-norm over all entries, a scalar tensor."""
+    """The q-norm over all entries, a scalar tensor of 32 or 64 bits.
+
+    It neither vanishes nor overflows where the norm itself does not: squares of float32 numbers below 1e-22 would
+    vanish, those of numbers above 1e19 overflow. Sums in 64 bits cost nothing on an accelerator, where reading the
+    memory takes the time; on a CPU they are 35 times slower, so there they are only made where 32 bits do not suffice.
+    """
     parts = _norms(vector, q)
     if not parts:
         return torch.zeros(())
-    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0].device) for part in parts]), q)
+    return _norm_of_norms(parts, q)
+
+
+def _norm_of_norms(parts: Sequence[Tensor], q: float) -> Tensor:
+    """The q-norm of numbers >= 0; with q = 0, counts, their sum."""
+    device = parts[0].device
+    wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
+    stacked = torch.stack([part.to(device, wide) for part in parts])
+    total: Tensor = stacked.sum() if q == 0 else torch.linalg.vector_norm(stacked, q)
     return total
 
 
-def _norms(vector: Vector, q: float) -> Sequence[Tensor]:
-    """The q-norm of each tensor that is not empty. 16-bit tensors are summed in 32 bits."""
-    full = [tensor for tensor in vector if tensor.numel()]
-    if not full:
-        return []
-    wide = torch.float32 if full[0].dtype in (torch.float16, torch.bfloat16) else None
-    return torch._foreach_norm(full, q, dtype=wide)
+def _norms(vector: Vector, q: float) -> list[Tensor]:
+    """The q-norms of the tensors that are not empty, in 32 or 64 bits."""
+    full = [tensor for tensor in dense(vector) if tensor.numel()]
+    norms: list[Tensor] = []
+    for indices in _by_kind(full):
+        norms += _norms_of_kind([full[index] for index in indices], q)
+    return norms
+
+
+def _norms_of_kind(tensors: list[Tensor], q: float) -> Sequence[Tensor]:
+    if tensors[0].dtype == torch.float64 or q == math.inf:  # a maximum needs no more bits than its numbers
+        return torch._foreach_norm(tensors, q, dtype=torch.float32 if tensors[0].dtype in _LOW else None)
+    if tensors[0].device.type == "cpu":
+        norms = torch._foreach_norm(tensors, q, dtype=torch.float32)
+        total = float(_norm_of_norms(norms, q))
+        # Below, squares that vanish would be missed: the mean square of d entries must be well above 1e-38.
+        small = 1e-17 * math.sqrt(sum(tensor.numel() for tensor in tensors)) if q else 0.0
+        # A NaN is one in any precision; infinity may be an overflow of the sum.
+        if not (total < small or total == math.inf):
+            return norms
+    elif tensors[0].device.type == "mps":  # has no 64 bits
+        return torch._foreach_norm(tensors, q, dtype=torch.float32)
+    return torch._foreach_norm(tensors, q, dtype=torch.float64)
 
 
 def count_nonzero(vector: Vector) -> Tensor:
     """The number of entries that are not 0, a scalar tensor."""
     counts = _norms(vector, 0.0)
-    return torch.stack(list(counts)).double().sum() if counts else torch.zeros((), dtype=torch.float64)
+    return _norm_of_norms([count.double() for count in counts], 0.0) if counts else torch.zeros((), dtype=torch.float64)
 
 
 def dot(a: Vector, b: Vector) -> Tensor:
@@ -59,15 +98,119 @@ def add_(target: Vector, other: Vector) -> None:
 
 
 def scale_(vector: Vector, factor: Tensor | float) -> None:
-    """vector *= factor, a number or a scalar tensor."""
+    """vector *= factor, a number or a scalar tensor.
+
+    16-bit tensors are multiplied in 32 bits and rounded once.
+    """
+    for indices in _by_kind(vector):
+        tensors = [vector[index] for index in indices]
+        if tensors[0].dtype in _LOW:
+            copy_(tensors, _scaled_kind(tensors, factor))
+        else:
+            torch._foreach_mul_(tensors, _representable(factor, tensors[0]))
+
+
+def scaled(vector: Vector, factor: Tensor | float) -> list[Tensor]:
+    """factor · vector, new tensors."""
+    result = list(vector)
+    for indices in _by_kind(vector):
+        for index, tensor in zip(indices, _scaled_kind([vector[index] for index in indices], factor), strict=True):
+            result[index] = tensor.to(vector[index].dtype)
+    return result
+
+
+def _scaled_kind(tensors: list[Tensor], factor: Tensor | float) -> Sequence[Tensor]:
+    """factor · tensors of one kind; of 16-bit tensors in 32 bits."""
+    wide = [tensor.float() for tensor in tensors] if tensors[0].dtype in _LOW else tensors
+    return torch._foreach_mul(wide, _representable(factor, wide[0]))
+
+
+def _representable(factor: Tensor | float, like: Tensor) -> Tensor | float:
+    """A factor as a scalar of a tensor's dtype, on its device.
+
+    What is beyond the dtype's largest number becomes that number: in float32 the inverse of a norm below 1e-38 would
+    be infinite.
+    """
+    if not isinstance(factor, Tensor):
+        return factor
+    if factor.dtype == torch.float64 and like.dtype != torch.float64:
+        limit = torch.finfo(like.dtype).max
+        factor = factor.clamp(-limit, limit)
+    return factor.to(like.device, like.dtype)
+
+
+def multiply_(vector: Vector, other: Vector) -> None:
+    """vector *= other, entry by entry."""
     if vector:
-        torch._foreach_mul_(list(vector), factor)
+        torch._foreach_mul_(list(vector), list(other))
+
+
+def scale_each_(vector: Vector, factors: Sequence[float]) -> None:
+    """Multiplies each tensor by a number of its own."""
+    if vector:
+        torch._foreach_mul_(list(vector), list(factors))
+
+
+def total(a: Vector, b: Vector) -> list[Tensor]:
+    """a + b, new tensors."""
+    return list(torch._foreach_add(list(a), list(b))) if a else []
+
+
+def difference(a: Vector, b: Vector) -> list[Tensor]:
+    """a - b, new tensors."""
+    return list(torch._foreach_sub(list(a), list(b))) if a else []
+
+
+def sign(vector: Vector) -> list[Tensor]:
+    """-1, 0 or 1, new tensors."""
+    return list(torch._foreach_sign(list(vector))) if vector else []
+
+
+def absolute(vector: Vector, plus: float = 0.0) -> list[Tensor]:
+    """|vector| + plus, new tensors."""
+    result = list(torch._foreach_abs(list(vector))) if vector else []
+    if result and plus:
+        torch._foreach_add_(result, plus)
+    return result
+
+
+def add_squares_(target: Vector, vector: Vector, factor: float) -> None:
+    """target += factor · vector²."""
+    if target:
+        torch._foreach_addcmul_(list(target), list(vector), list(vector), value=factor)
+
+
+def move_towards_(target: Vector, other: Vector, share: float) -> None:
+    """target += share · (other - target)."""
+    for indices in _by_kind(target):
+        torch._foreach_lerp_([target[index] for index in indices], [other[index] for index in indices], share)
 
 
 def copy_(target: Vector, source: Vector) -> None:
     """target = source, into target's own storage."""
     if target:
         torch._foreach_copy_(list(target), list(source))
+
+
+def dense(vector: Vector) -> list[Tensor]:
+    """The same vector without sparse tensors, which the gradients of embeddings may be."""
+    return [tensor if tensor.layout == torch.strided else tensor.to_dense() for tensor in vector]
+
+
+def copies(vector: Vector) -> list[Tensor]:
+    """Copies of all tensors, in one block of memory per dtype and device."""
+    result = list(vector)
+    for indices in _by_kind(vector):
+        flat = torch.cat([vector[index].detach().reshape(-1) for index in indices])
+        parts = torch.split(flat, [vector[index].numel() for index in indices])
+        for index, part in zip(indices, parts, strict=True):
+            result[index] = part.view(vector[index].shape)
+    return result
+
+
+def where(condition: Tensor, vector: Vector, other: Vector) -> list[Tensor]:
+    """vector if condition else other, new tensors. The condition is a boolean scalar tensor."""
+    return [torch.where(condition.to(a.device), a, b) for a, b in zip(vector, other, strict=True)]
 
 
 def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
@@ -128,20 +271,21 @@ def dual_norm_(gradient: Vector, rho: float, p: float = 2.0) -> Tensor:
     if p == 2:
         scale_(gradient, safe_ratio(rho, length))
     elif p == math.inf:
-        copy_(gradient, torch._foreach_sign(list(gradient)))
+        copy_(gradient, sign(gradient))
         scale_(gradient, rho * safe_ratio(length, length))
     elif p == 1:
         _keep_largest_(gradient, rho * safe_ratio(length, length))
     else:
         q = p / (p - 1.0)
         # Divided by the largest |g| first: powers of small numbers with a large q would vanish.
-        scale_(gradient, safe_ratio(1.0, norm(gradient, math.inf)))
-        signs = torch._foreach_sign(list(gradient))
+        peak = norm(gradient, math.inf)
+        scale_(gradient, safe_ratio(1.0, peak).clamp(max=torch.finfo(peak.dtype).max))
+        signs = sign(gradient)
         torch._foreach_abs_(list(gradient))
-        total = norm(gradient, q)  # >= 1 unless g = 0, so its powers neither vanish nor overflow
+        size = norm(gradient, q)  # >= 1 unless g vanishes, so its powers are numbers
         torch._foreach_pow_(list(gradient), q - 1.0)
-        scale_(gradient, rho * safe_ratio(1.0, total ** (q - 1.0)))
-        torch._foreach_mul_(list(gradient), signs)
+        scale_(gradient, rho * safe_ratio(1.0, size ** (q - 1.0)))
+        multiply_(gradient, signs)
     return length
 
 

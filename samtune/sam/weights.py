@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,9 +17,16 @@ class Weights:
 
     Subtracting ε̂ again would drift by a rounding error in each step, and apart on each worker; so w is copied before
     the first perturbation of a step and copied back. The storage of the parameters never changes.
+
+    A region of `torch.autocast` keeps low-precision copies of the weights for all forwards inside it. They are dropped
+    whenever the weights move: otherwise a perturbation inside such a region has no effect.
+
+    Raises:
+        ValueError: parameters are sharded or complex.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
+        check_parameters(parameters)
         self.parameters = list(parameters)
         self.origin: list[Tensor] = []
         """w, valid inside `held` once a perturbation was made. Allocated by the first one and kept."""
@@ -46,6 +54,7 @@ class Weights:
         self.restore()
         self.moved = True
         vectors.add_(self.parameters, perturbation)
+        torch.clear_autocast_cache()
 
     def forget(self) -> None:
         """The parameters are at a new w: what was saved is not valid any more."""
@@ -57,4 +66,26 @@ class Weights:
         """Moves back to w."""
         if self.moved:
             vectors.copy_(self.parameters, self.origin)
+            torch.clear_autocast_cache()
             self.moved = False
+
+
+def check_parameters(parameters: Sequence[Tensor]) -> None:
+    """Raises ValueError for parameters whose norms and perturbations would come out wrong."""
+    dtensor = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())  # imported by whoever made one
+    for parameter in parameters:
+        if isinstance(parameter, dtensor):
+            raise ValueError(
+                "sharded parameters (DTensor: fully_shard, tensor parallelism) are not supported: every norm would be "
+                "that of a shard; use DistributedDataParallel"
+            )
+        # What FullyShardedDataParallel sets on the parameters that it cuts up, whether it shows the originals or not.
+        if getattr(parameter, "_fsdp_flattened", False):
+            raise ValueError(
+                "sharded parameters (FullyShardedDataParallel) are not supported: every norm would be that of a shard; "
+                "use DistributedDataParallel"
+            )
+        if parameter.is_complex():
+            raise ValueError(
+                f"parameters must be real (got {parameter.dtype}): keep torch.view_as_real of them as the parameter"
+            )

@@ -1,4 +1,6 @@
-"""How sharp a minimum is: curvature, neighbourhood loss, bounds and pictures of any PyTorch model. Needs torch alone.
+"""How sharp a minimum is: curvature, neighbourhood loss, bounds and pictures of any PyTorch model.
+
+This package knows the measures and torch; it must import nothing else but `samtune.sam` and `samtune.errors`.
 
 Every measure is a function `measure(model, loss_fn, batches, ...)`:
 

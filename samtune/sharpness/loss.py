@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samtune.errors import UsageError, one_line
+from samtune.sam.gradients import gradients_of
+from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
 
 LossFn = Callable[[Any, Tensor], Tensor]
@@ -68,7 +71,11 @@ class MeanLoss:
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.num_weights = sum(self.sizes)
         self.passes = 0.0
-        self.weights = Weights(self.parameters)
+        try:
+            self.weights = Weights(self.parameters)
+        except ValueError as error:  # sharded or complex
+            raise UsageError(str(error)) from error
+        self._autocast: AbstractContextManager[Any] = nullcontext()
         self._num_examples: int | None = None
         self._checked = False
         self._bytes_per_example = 0.0  # of a graph; known once second derivatives were tried
@@ -76,22 +83,51 @@ class MeanLoss:
 
     @contextmanager
     def fixed(self) -> Iterator[None]:
-        """The model is in eval mode and computes eagerly; afterwards modes and weights are as they were."""
+        """The model is in eval mode and computes eagerly; afterwards modes, weights and buffers are as they were.
+
+        In a region of `torch.autocast` the model and the loss alone run in its precision.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
+        state = RunningState(self.model.modules()).save()  # InstanceNorm without statistics, a layer of a user's
         with ExitStack() as stack:
             # Neither the fused attention kernels nor compiled code can be differentiated twice.
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if any(getattr(module, "_compiled_call_impl", None) for module, _ in modes):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(self.weights.held())
+            stack.enter_context(self._autocast_left_to_the_model())
             stack.enter_context(torch.enable_grad())
             self.model.eval()
             try:
                 yield
             finally:
                 self._kept = None
+                state.restore()
                 for module, training in modes:
                     module.training = training
+
+    @contextmanager
+    def _autocast_left_to_the_model(self) -> Iterator[None]:
+        kind = self.device.type
+        if not torch.is_autocast_enabled(kind):
+            yield
+            return
+        dtype = torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            # Without its cache: it would keep weights from before a perturbation, and such without a gradient.
+            self._autocast = torch.autocast(kind, dtype=dtype, cache_enabled=False)
+            try:
+                yield
+            finally:
+                self._autocast = nullcontext()
+                torch.clear_autocast_cache()
+
+    def over(self, batches: Batches) -> Self:
+        """The same loss over other examples, of this process alone. Inside this one's `fixed`, it is fixed too."""
+        other = copy.copy(self)
+        other.batches, other.group, other.passes = batches, None, 0.0
+        other._num_examples, other._kept = None, None
+        return other
 
     @property
     def num_examples(self) -> int:
@@ -121,7 +157,8 @@ class MeanLoss:
 
     def batch_loss(self, inputs: Any, targets: Tensor) -> Tensor:
         """The mean loss of one batch."""
-        return self.loss_fn(self.model(_to(inputs, self.device)), _to(targets, self.device))
+        with self._autocast:
+            return self.loss_fn(self.model(_to(inputs, self.device)), _to(targets, self.device))
 
     @torch.no_grad()
     def value(self) -> float:
@@ -181,7 +218,11 @@ class MeanLoss:
         return self._num_own_batches == 1 or gradients + graphs <= KEPT_BYTES
 
     def _gradient(self, loss: Tensor, twice: bool = False) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, self.parameters, create_graph=twice, allow_unused=True, materialize_grads=True)
+        try:
+            gradients = gradients_of(loss, self.parameters, create_graph=twice)
+        except ValueError as error:  # a checkpoint that cannot do this
+            raise UsageError(str(error)) from error
+        return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True))
 
     def _products(self, gradient: tuple[Tensor, ...], vectors: Tensor, *, keep: bool) -> Tensor:
         depends = [g.requires_grad for g in gradient]

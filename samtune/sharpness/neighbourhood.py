@@ -127,9 +127,7 @@ def _mean_over_groups(
     while True:
         found = torch.zeros(3, dtype=torch.float64, device=device)
         if (pieces := next(groups, None)) is not None:
-            one = MeanLoss(mean_loss.model, mean_loss.loss_fn, pieces)
-            one.weights = mean_loss.weights
-            base, top = ascend(one, rho=rho, steps=steps, p=p, scale=scale)
+            base, top = ascend(mean_loss.over(pieces), rho=rho, steps=steps, p=p, scale=scale)
             rise = top - base
             found += torch.tensor([1.0, rise, rise * rise], dtype=torch.float64, device=device)
         mean_loss.sum_over_ranks(found)

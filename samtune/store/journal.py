@@ -7,16 +7,21 @@ knows whether one is.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from samtune.errors import UsageError
-from samtune.study import Callback, Objective, Study, Trial, TrialState
+from samtune.errors import RunError, UsageError
+from samtune.formatting import format_bytes
+from samtune.store.checksums import DamagedLineError, from_line, to_line
+from samtune.store.ownership import is_signed, sign
+from samtune.store.study_files import is_name, open_to_append, read_file
+from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 
 FILE_NAME = "journal.jsonl"
 
@@ -38,7 +43,9 @@ class Journal(Callback):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file: IO[str] = (folder / FILE_NAME).open("a", encoding="utf-8")
+        # For this user alone: it holds the command line.
+        self._path = folder / FILE_NAME
+        self._file: IO[bytes] = open_to_append(self._path, mode=0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -53,6 +60,7 @@ class Journal(Callback):
             **fields,
             objectives=[asdict(objective) for objective in study.objectives],
             versions=study.versions,
+            signature=sign(study.space_yaml, study.tracking_uri),
             experiment_id=study.experiment_id,
             parent_run_id=study.parent_run_id,
             started_at=study.started_at,
@@ -66,7 +74,9 @@ class Journal(Callback):
         self.on_trial_start(study, trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=trial.places[-1] if trial.places else None)
+        record = trial.history.records[-1]
+        place = None if record.group is None else (record.group, record.ended_at)
+        self._write("epoch", sync=False, id=trial.id, metrics=metrics, place=place)
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         self._write(
@@ -75,6 +85,7 @@ class Journal(Callback):
             state=trial.state,
             error=trial.error,
             traceback=trial.traceback,
+            diverged=trial.diverged,
             started_at=trial.started_at,
             ended_at=trial.ended_at,
         )
@@ -88,10 +99,18 @@ class Journal(Callback):
         self._file.close()
 
     def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
-        self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
-        self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
+        line = (to_line({"event": event, "time": time.time(), **fields}) + "\n").encode()
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)  # not half a line, which the next would continue
+            free = format_bytes(shutil.disk_usage(self._path.parent).free)
+            raise RunError(f"{self._path}: cannot be written: {error.strerror} ({free} are free there)") from error
 
 
 def read_journal(folder: Path) -> Study:
@@ -102,10 +121,12 @@ def read_journal(folder: Path) -> Study:
     """
     path = folder / FILE_NAME
     try:
-        journal = path.read_bytes()
+        journal = read_file(path)
     except FileNotFoundError as error:
         others = (p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))
         raise no_study(str(folder), str(path), others) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_journal(journal, str(path))
 
 
@@ -118,17 +139,16 @@ def parse_journal(journal: bytes, path: str) -> Study:
     Raises:
         UsageError: the journal is damaged.
     """
-    lines = journal.splitlines()
+    # The driver may have died while it wrote the last line, which has no end then.
+    lines = journal[: journal.rfind(b"\n") + 1].split(b"\n")[:-1]
     study: Study | None = None
     stopped_by: str | None = None
     usage: dict[str, float] = {}
     trials: dict[str, Trial] = {}
     for index, line in enumerate(lines):
         try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if index == len(lines) - 1:
-                break  # the driver died while it wrote this line
+            entry = from_line(line)
+        except DamagedLineError as error:
             raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         try:
             if entry["event"] == "study":
@@ -141,6 +161,8 @@ def parse_journal(journal: bytes, path: str) -> Study:
         except KeyError as error:
             problem = f"was not written by this version of samtune (it lacks {error})"
             raise UsageError(f"{path}:{index + 1}: {problem}") from error
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         if study is not None:
             study.ended_at = written_at  # as far as is known
     if study is None:
@@ -159,19 +181,34 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+def is_unwritten(folder: Path) -> bool:
+    """Whether the folder has a journal without a complete line: its study never started."""
+    path = folder / FILE_NAME
+    return path.is_file() and b"\n" not in read_file(path)
+
+
 def _drop_torn_line(path: Path) -> None:
     """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
-    content = path.read_bytes()
+    content = read_file(path)
     complete = content.rfind(b"\n") + 1
     if complete < len(content):
         os.truncate(path, complete)
 
 
+def _checked(name: Any, of: str) -> str:
+    """A name that becomes one of a file or a folder. Raises ValueError where it would lead elsewhere."""
+    if not is_name(name):
+        raise ValueError(f"{name!r} cannot be the {of}: it names files of the study")
+    return str(name)
+
+
 def _study(entry: dict[str, Any]) -> Study:
+    _checked(entry["name"], "name of a study")
     return Study(
         **{"kind": "search", **{name: entry[name] for name in _STUDY_FIELDS if name != "kind" or name in entry}},
         objectives=tuple(Objective(**fields) for fields in entry["objectives"]),
         versions=entry["versions"],
+        is_own=is_signed(entry.get("signature"), entry["space_yaml"], entry["tracking_uri"]),
         experiment_id=entry["experiment_id"],
         parent_run_id=entry["parent_run_id"],
         started_at=entry["started_at"],
@@ -183,17 +220,16 @@ def _apply(entry: dict[str, Any], trials: dict[str, Trial]) -> None:
     event = entry["event"]
     if event == "trial":
         fields = {name: entry[name] for name in _TRIAL_FIELDS}
+        _checked(entry["id"], "id of a trial")
         known = trials.get(entry["id"])
-        history, places = (known.history, known.places) if known else ([], [])
-        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=history, places=places)
+        trials[entry["id"]] = Trial(**fields, state=TrialState.RUNNING, history=known.history if known else EpochLog())
     elif event == "epoch":
-        trial = trials[entry["id"]]
-        if entry["metrics"]["epoch"] > trial.epoch:
-            trial.history.append(entry["metrics"])
-            trial.places += [tuple(place) for place in [entry["place"]] if place]
+        trials[entry["id"]].history.append(EpochRecord(entry["metrics"], *(entry["place"] or ())))
     elif event == "end":
         trial = trials[entry["id"]]
         trial.error, trial.traceback = entry["error"], entry["traceback"]
+        # Journals of samtune 0.1.0 say it in the error's text alone.
+        trial.diverged = entry.get("diverged", "diverged: " in (entry["error"] or ""))
         trial.started_at, trial.ended_at = entry["started_at"], entry["ended_at"]
         trial.state = TrialState(entry["state"])
 

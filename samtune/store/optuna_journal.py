@@ -1,11 +1,15 @@
-"""Optuna's own records of a study: a file in its folder, which `optuna-dashboard` opens."""
+"""Optuna's own records of a study: a file in its folder, which `optuna-dashboard` opens.
+
+The file is derived from the study's journal: where it is lost or damaged, it is made again.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samtune.errors import UsageError
+from samtune.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
@@ -24,5 +28,29 @@ def open_storage(file: Path) -> JournalStorage:
 
     try:
         return JournalStorage(JournalFileBackend(str(file)))
-    except ValueError as error:
-        raise UsageError(f"{file}: is damaged ({error}): what the sampler had learned cannot be read") from error
+    except Exception as error:  # whatever Optuna makes of other bytes than it wrote
+        problem = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"{file}: is damaged ({problem}): what the sampler had learned cannot be read") from error
+
+
+def open_or_set_aside(file: Path) -> tuple[JournalStorage, Path | None]:
+    """The records as Optuna's storage, without a last line that was not written whole.
+
+    Returns:
+        The storage, and where a damaged file was moved to; None where it was not damaged.
+    """
+    _drop_torn_line(file)
+    try:
+        return open_storage(file), None
+    except UsageError:
+        damaged = file.with_name(f"{file.name}.damaged")
+        file.replace(damaged)
+        return open_storage(file), damaged
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cuts off what a full disk or the death of the driver left of a line: Optuna would append to it."""
+    if file.exists():
+        content = file.read_bytes()
+        if whole := len(content) - (content.rfind(b"\n") + 1):
+            os.truncate(file, len(content) - whole)

@@ -11,13 +11,13 @@ from typing import IO
 
 import pyarrow.fs as pafs
 
-from samtune.data.folders import cache_folder
 from samtune.errors import UsageError, one_line
-from samtune.storage import join, open_storage
+from samtune.storage import cache_folder, join, open_storage
 from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.journal import Journal, no_study, parse_journal
 from samtune.store.lease import Lease
-from samtune.store.study_folder import StudyFolder, make_folder
+from samtune.store.local_folder import StudyFolder, make_folder
+from samtune.store.moved import found_at
 from samtune.store.uploader import Mirror, fetch, newest_journal
 from samtune.study import Callback, Study
 
@@ -43,7 +43,7 @@ class RemoteStudyFolder(StudyFolder):
             journal, _ = newest_journal(self.local, self.uri)
             if journal is None:
                 raise no_study(self.uri.partition("?")[0], join(self.uri, JOURNAL), self._others())
-        return parse_journal(journal, join(self.uri, JOURNAL))
+        return found_at(parse_journal(journal, join(self.uri, JOURNAL)), self.name, self.uri)
 
     def is_running(self) -> bool:
         with self._explained():
@@ -90,4 +90,4 @@ class RemoteStudyFolder(StudyFolder):
             yield
         except OSError as error:
             reason = one_line(error, 300)
-            raise UsageError(f"--storage-path {self.storage}: cannot be used: {reason}") from error
+            raise UsageError(f"cannot be used: {reason}", argument="storage_path", value=self.storage) from error

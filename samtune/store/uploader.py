@@ -13,8 +13,8 @@ from samtune.errors import one_line
 from samtune.storage import join, read_bytes, write_bytes
 from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.lease import RENEW_SECONDS, Lease, LeaseLostError
+from samtune.store.local_folder import SPACE_FILE
 from samtune.store.optuna_journal import FILE_NAME as OPTUNA
-from samtune.store.study_folder import SPACE_FILE
 from samtune.study import Callback, Study, Trial
 
 MIN_PAUSE = 0.5

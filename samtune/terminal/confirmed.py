@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from samtune.terminal.summary import format_failures, format_outcome
+from samtune.experiments.summary import format_failures, format_outcome
 
 if TYPE_CHECKING:
     from samtune.experiments.confirmation import Confirmation
@@ -27,7 +27,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
     """The table, what it means, and how to load the best weights.
 
     Args:
-        again: the command that goes on where replicas are missing.
+        again: the command that trains the missing replicas.
     """
     from samtune.experiments.confirmation import CAPTION, table
     from samtune.store.study_folder import weights_file
@@ -52,7 +52,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
     for line in format_failures(study):
         console.print(Text(line, style="red"), soft_wrap=True)
     if confirmation.num_missing:
-        missing = f"{confirmation.num_missing} replicas are missing; `{again}` goes on with those that were interrupted"
+        missing = f"{confirmation.num_missing} replicas are missing; `{again}` resumes those that were interrupted"
         console.print(Text(missing, style="yellow"), soft_wrap=True)
     elif confirmation.best is not None:
         console.print(f"the best weights ({confirmation.best.label}), in Python:")

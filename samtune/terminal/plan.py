@@ -21,13 +21,14 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         workers += f" + {format_number(plan.gpus_per_worker)} GPU"
     waiting = f" ({plan.num_waiting} of them wait for nodes)" if plan.num_waiting else ""
     repeated = f", each trial {plan.repeats} times with seeds of its own" if plan.repeats > 1 else ""
+    steps = f" of {_range(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else ""
     lines = [
         ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
-        ("data", f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"),
+        ("data", _data(plan)),
         ("model", plan.model),
         ("method", f"{plan.method}, m = {plan.group_size}"),
         ("batch", f"{_range(plan.batch_size)} examples, {_range(plan.batch_per_worker)} per worker"),
-        ("epochs", f"{_range(plan.epochs)} of {_range(plan.steps_per_epoch)} steps{repeated}"),
+        ("epochs", f"{_range(plan.epochs)}{steps}{repeated}"),
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
         ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}{waiting}"),
@@ -35,7 +36,14 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     ]
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
     lines += [("tried first" if i == 0 else "", format_config(point)) for i, point in enumerate(plan.initial)]
+    lines += [("imports" if i == 0 else "", function) for i, function in enumerate(plan.functions)]
     return lines
+
+
+def _data(plan: Plan) -> str:
+    if plan.num_train is None or plan.num_validation is None:
+        return f"{plan.data}: the search calls this function, and then knows how many examples there are"
+    return f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:

@@ -1,65 +1,16 @@
-"""The end of a search: for people, and as JSON."""
+"""A study as it stands or has ended, for people."""
 
 from __future__ import annotations
-
-import math
-import shlex
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from samtune.formatting import first_line, format_metric, format_seconds, set_arguments
-from samtune.storage import parent
-from samtune.store.study_folder import DEFAULT_STORAGE
-from samtune.study import Scalar, Study, TrialState
+from samtune.experiments.summary import format_best, format_failures, format_outcome, next_commands
+from samtune.formatting import set_arguments
+from samtune.study import Study, TrialState
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
-
-ERRORS_SHOWN = 5
-
-
-def format_outcome(study: Study) -> str:
-    """`digits-1: 14 completed, 2 failed of 16 trials in 1:02`."""
-    counts = [
-        f"{study.count(state)} {state}"
-        for state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.INTERRUPTED)
-        if study.count(state)
-    ]
-    return (
-        f"{study.name}: {', '.join(counts) or 'none ended'} of {study.num_trials} trials "
-        f"in {format_seconds(study.seconds)}"
-    )
-
-
-def format_best(study: Study) -> str:
-    """The best trial and its value; what to say when there is none."""
-    best = study.best
-    if best is None:
-        return "no trial was completed"
-    text = f"best {study.objective} {format_metric(study.objective.value(best))} (trial {best.number})"
-    if len(study.objectives) > 1:
-        return f"Pareto front: {_trials([trial.number for trial in study.pareto])}; {text}"
-    return text
-
-
-def format_failures(study: Study) -> list[str]:
-    """One line per error: the trials it ended, and its first line."""
-    trials: dict[str, list[int]] = {}
-    for trial in study:
-        if trial.state is TrialState.FAILED:
-            trials.setdefault(first_line(trial.error) or "unknown error", []).append(trial.number)
-    lines = [f"{_trials(numbers)} failed: {error}" for error, numbers in list(trials.items())[:ERRORS_SHOWN]]
-    if more := len(trials) - len(lines):
-        lines.append(f"and {more} other error{'s' * (more > 1)}")
-    return lines
-
-
-def _trials(numbers: list[int]) -> str:
-    text = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
-    return f"trial{'s' * (len(numbers) > 1)} {text}"
 
 
 def print_summary(console: Console, study: Study) -> None:
@@ -88,40 +39,21 @@ def print_summary(console: Console, study: Study) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
-def next_commands(study: Study) -> list[tuple[str, str]]:
-    """What to do with a search that has ended: (command, what it does)."""
-    storage = parent(study.storage_path)
-    is_default = storage == str(Path(DEFAULT_STORAGE).absolute())
-    name = study.name if is_default else f"{study.name} --storage-path {shlex.quote(storage)}"
-    return [
-        (f"samtune confirm {name}", "retrain the best with new seeds and test them, beside a baseline"),
-        (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
-        (f"samtune ui {name}", "the best trials side by side in MLflow"),
-    ]
+def format_state(study: Study, *, running: bool) -> str:
+    """`running: trial 7 is at epoch 3 of 12`, or what can be done about a study that is not."""
+    if running:
+        active = [t for t in study if t.state is TrialState.RUNNING]
+        where = ", ".join(f"trial {t.number} is at epoch {len(t.history)} of {t.num_epochs}" for t in active[:4])
+        return f"running{': ' + where if where else ''}{' …' if len(active) > 4 else ''}"
+    ended = study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+    if ended < study.num_trials:
+        return (
+            f"stopped after {ended} of {study.num_trials} trials; `samtune search --resume {study.name}` continues it"
+        )
+    return "complete"
 
 
-def json_summary(study: Study) -> dict[str, Any]:
-    """The result for programs: JSON types only; what is not a finite number is null."""
-    best = study.best
-    return {
-        "study": study.name,
-        "num_trials": study.num_trials,
-        "num_completed": study.count(TrialState.COMPLETED),
-        "num_pruned": study.count(TrialState.PRUNED),
-        "num_failed": study.count(TrialState.FAILED),
-        "best": best
-        and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
-        **({"pareto": [trial.number for trial in study.pareto]} if len(study.objectives) > 1 else {}),
-        "stopped_by": study.stopped_by,
-        "seconds": round(study.seconds, 3),
-        "tracking_uri": study.tracking_uri,
-        "experiment_id": study.experiment_id,
-        "parent_run_id": study.parent_run_id,
-        "storage_path": study.storage_path,
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Scalar]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+def print_status(console: Console, study: Study, *, running: bool) -> None:
+    """The state in a line, then what `print_summary` shows of an ended search."""
+    console.print(Text(f"{study.name}: {format_state(study, running=running)}"), soft_wrap=True)
+    print_summary(console, study)

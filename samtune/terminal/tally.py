@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import time
 
-from samtune.study import Study, Trial, TrialState
+from samtune.study import Study, Trial, TrialState, is_over
 
 
 class Tally:
@@ -20,7 +20,7 @@ class Tally:
         """The ended trials in the order in which they ended."""
         self._first: tuple[float, float] | None = None  # when the first epoch had ended, and how many trials were done
         for trial in list(study):  # a search that is resumed
-            if trial.state.is_final:
+            if is_over(trial):
                 self.end(trial)
         self._first = None
 

@@ -1,6 +1,74 @@
-"""Experiment tracking with MLflow. Importing this package does not import mlflow; connecting does."""
+"""Experiment tracking with MLflow, which no other package imports.
 
-from samtune.tracking.tracker import MlflowTracker
-from samtune.tracking.uris import default_tracking_uri, resolve_tracking_uri, ui_command, ui_page
+Knows studies and how they look in MLflow; must not import Ray. Importing this package does not import mlflow;
+connecting does.
+"""
 
-__all__ = ["MlflowTracker", "default_tracking_uri", "resolve_tracking_uri", "ui_command", "ui_page"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samtune.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from samtune.tracking.history import check_experiment, finished_runs
+    from samtune.tracking.models import log_model
+    from samtune.tracking.runs import TrackedRun, is_run_id
+    from samtune.tracking.store import log_files
+    from samtune.tracking.system import SWITCH
+    from samtune.tracking.tracker import MlflowTracker
+    from samtune.tracking.ui import comparison_page, serving, top_runs
+    from samtune.tracking.uris import (
+        default_tracking_uri,
+        is_server,
+        redact_text,
+        resolve_tracking_uri,
+        sqlite_path,
+        ui_command,
+        ui_page,
+    )
+
+__all__ = [
+    "SWITCH",
+    "MlflowTracker",
+    "TrackedRun",
+    "check_experiment",
+    "comparison_page",
+    "default_tracking_uri",
+    "finished_runs",
+    "is_run_id",
+    "is_server",
+    "log_files",
+    "log_model",
+    "redact_text",
+    "resolve_tracking_uri",
+    "serving",
+    "sqlite_path",
+    "top_runs",
+    "ui_command",
+    "ui_page",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "check_experiment": ".history",
+        "finished_runs": ".history",
+        "log_model": ".models",
+        "TrackedRun": ".runs",
+        "is_run_id": ".runs",
+        "log_files": ".store",
+        "SWITCH": ".system",
+        "MlflowTracker": ".tracker",
+        "comparison_page": ".ui",
+        "serving": ".ui",
+        "top_runs": ".ui",
+        "default_tracking_uri": ".uris",
+        "is_server": ".uris",
+        "redact_text": ".uris",
+        "resolve_tracking_uri": ".uris",
+        "sqlite_path": ".uris",
+        "ui_command": ".uris",
+        "ui_page": ".uris",
+    },
+)

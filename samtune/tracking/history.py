@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from samtune.errors import UsageError, one_line
-from samtune.study import Trial, TrialState
+from samtune.study import EpochLog, Trial, TrialState
 from samtune.tracking.store import client_of
 from samtune.tracking.uris import redact, sqlite_path
 
@@ -73,5 +73,5 @@ def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) 
         params=dict(run.data.params),
         num_epochs=len(history),
         state=TrialState.COMPLETED,
-        history=[history[step] for step in sorted(history)],
+        history=EpochLog(history[step] for step in sorted(history)),
     )

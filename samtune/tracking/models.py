@@ -10,10 +10,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from samtune.errors import TrackingError
 from samtune.formatting import first_line
 from samtune.tracking.store import used_by_mlflow
-from samtune.tracking.uris import redact
+from samtune.tracking.uris import store_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +62,7 @@ def log_model(
                 registered_model_name=registered_name,
             )
     except MlflowException as error:
-        raise TrackingError(f"--tracking-uri {redact(tracking_uri)}: {first_line(str(error))}") from error
+        raise store_error(tracking_uri, first_line(str(error))) from error
     return str(info.model_uri)
 
 
@@ -74,7 +73,8 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(unheard), redirect_stderr(unheard), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category in (UserWarning, DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         logging.disable(logging.NOTSET)

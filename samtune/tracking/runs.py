@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samtune.errors import TrackingError, one_line
-from samtune.tracking.uris import redact
+from samtune.errors import one_line
+from samtune.tracking.uris import store_error
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -45,7 +45,7 @@ class TrackedRun:
             run = client_of(uri).get_run(run_id)
         except Exception as error:  # of stores and database drivers: there is no common base
             reason = one_line(error, 200)
-            raise TrackingError(f"--tracking-uri {redact(uri)}: run {run_id} cannot be read: {reason}") from error
+            raise store_error(uri, f"run {run_id} cannot be read: {reason}") from error
         return cls(uri, run_id, dict(run.data.tags))
 
     def log(self, metrics: Mapping[str, float], files: Sequence[Path], folder: str) -> None:
@@ -65,4 +65,4 @@ class TrackedRun:
                 client.log_artifact(self.run_id, str(file), folder)
         except Exception as error:
             reason = one_line(error, 200)
-            raise TrackingError(f"--tracking-uri {redact(self.uri)}: run {self.run_id}: {reason}") from error
+            raise store_error(self.uri, f"run {self.run_id}: {reason}") from error

@@ -1,23 +1,31 @@
-"""The MLflow store of a search, and the few requests it makes: all that a search knows of mlflow."""
+"""The MLflow store of a search, and the few requests it makes."""
 
 from __future__ import annotations
 
 import getpass
 import json
 import os
-import socket
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-# MLflow reads these when it is imported. The user's own setting wins; a search reports to nobody unasked.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Else MLflow prints two lines to stdout for every run that ends on a server: stdout is the search's own.
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+from samtune.tracking.mlflow_names import (
+    EXPERIMENT_KIND,
+    LOGGED_ARTIFACTS,
+    PARENT_RUN_ID,
+    PRIMARY_METRIC,
+    PRINTED_URLS,
+    RUN_NOTE,
+    SOURCE_NAME,
+    TELEMETRY,
+    USER,
+    quiet,
+)
 
-from filelock import FileLock, Timeout
+# MLflow reads these when it is imported. The user's own setting of the first wins.
+os.environ.setdefault(TELEMETRY, "true")
+os.environ[PRINTED_URLS] = "true"
+
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -31,27 +39,22 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.utils.logging_utils import suppress_logs_in_thread
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_LOGGED_ARTIFACTS,
-    MLFLOW_PARENT_RUN_ID,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_USER,
-)
 
 from samtune.errors import TrackingError
-from samtune.formatting import first_line
 from samtune.study import Study
-from samtune.tracking.uris import database_address, is_server, redact, redact_text, sqlite_path
+from samtune.tracking.connect import (
+    CONNECT_SECONDS,
+    alone,
+    check_reachable,
+    connect_error,
+    make_folder,
+    redacted_line,
+)
+from samtune.tracking.moved_artifacts import FOLDER, correct_addresses
+from samtune.tracking.uris import redact, sqlite_path, store_error
 
-TRIAL_ID_TAG, STUDY_TAG = "samtune.trial_id", "samtune.study"
-# What MLflow's UI goes by: to open on runs and charts rather than on traces, and on which metric.
-_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
-_PRIMARY_METRIC = "mlflow.experiment.primaryMetric.name"
+TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
 
-CONNECT_SECONDS = 5
-LOCK_SECONDS = 60
 REQUEST_SECONDS = 30
 
 # What no repetition mends: the run was deleted, or the store does not take such a value.
@@ -95,28 +98,30 @@ class Store:
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri
         self._is_new = False
-        _make_folder(uri)
+        make_folder(uri)
         _set_http("connect")
         try:
-            with suppress_logs_in_thread(), _alone(uri):
-                _check_reachable(uri)
+            with quiet(), alone(uri):
+                check_reachable(uri)
+                if database := sqlite_path(uri):
+                    correct_addresses(database)
                 self._client = MlflowClient(uri)
                 self.experiment_id = self._get_or_create(experiment)
         except TrackingError:
             raise
         except MlflowException as error:
-            raise _connect_error(uri, error) from error
+            raise connect_error(uri, error) from error
         except Exception as error:  # SQLAlchemy's and the database drivers' own
-            raise TrackingError(f"--tracking-uri {redact(uri)}: cannot be opened: {_one_line(error)}") from error
+            raise store_error(uri, f"cannot be opened: {redacted_line(error)}") from error
         _set_http("request")
 
     def _get_or_create(self, name: str) -> str:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             database = sqlite_path(self.uri)
-            folder = database.parent / "mlartifacts" if database else None
+            folder = database.parent / FOLDER if database else None
             try:
-                created = self._client.create_experiment(name, folder.as_uri() if folder else None, _EXPERIMENT_KIND)
+                created = self._client.create_experiment(name, folder.as_uri() if folder else None, EXPERIMENT_KIND)
                 self._is_new = True
                 return str(created)
             except MlflowException as error:
@@ -126,8 +131,10 @@ class Store:
         assert isinstance(experiment, Experiment)
         if experiment.lifecycle_stage == LifecycleStage.DELETED:
             raise TrackingError(
-                f"--experiment {name}: was deleted in {redact(self.uri)}; choose another name, or restore it with "
-                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`"
+                f"was deleted in {redact(self.uri)}; choose another name, or restore it with "
+                f"`MLFLOW_TRACKING_URI={redact(self.uri)} mlflow experiments restore -x {experiment.experiment_id}`",
+                argument="experiment",
+                value=name,
             )
         return str(experiment.experiment_id)
 
@@ -135,28 +142,48 @@ class Store:
         """Makes a metric the one that the UI shows first; an experiment of somebody else's making is left alone."""
         if self._is_new:
             with _translated():
-                self._client.set_experiment_tag(self.experiment_id, _PRIMARY_METRIC, metric)
+                self._client.set_experiment_tag(self.experiment_id, PRIMARY_METRIC, metric)
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
         """Creates a run, RUNNING from `start_ms` on, and returns its id."""
-        tags = {MLFLOW_USER: _user(), MLFLOW_SOURCE_NAME: "samtune", **tags}
+        tags = {USER: _user(), SOURCE_NAME: "samtune", **tags}
         if parent_run_id:
-            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
+            tags[PARENT_RUN_ID] = parent_run_id
         with _translated():
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
 
-    def study_run(self, study: str, start_ms: int) -> str | None:
-        """The parent run of a study that began at that moment, if there is one."""
-        query = f"attributes.start_time = {start_ms} AND tags.`{STUDY_TAG}` = '{study}'"
+    def parent_run(self, run_id: str, storage_path: str) -> bool:
+        """Whether the parent run is still there, in this experiment; if so, it has the study's present address."""
+        try:
+            with _translated():
+                run = self._client.get_run(run_id)
+        except StoreError as error:
+            if error.refused:
+                return False
+            raise
+        if run.info.lifecycle_stage == LifecycleStage.DELETED or run.info.experiment_id != self.experiment_id:
+            return False
+        if run.data.tags.get(STORAGE_TAG) != storage_path:
+            with _translated():
+                self._client.set_tag(run_id, STORAGE_TAG, storage_path)
+        return True
+
+    def orphan_run(self, study: str, storage_path: str) -> str | None:
+        """The parent run of a study whose driver died before it had a journal: it runs, and has no trial."""
+        query = f"attributes.status = 'RUNNING' AND tags.`{STUDY_TAG}` = '{study}'"
         with _translated():
-            found = self._client.search_runs([self.experiment_id], query, max_results=10)
-        parents = [str(run.info.run_id) for run in found if MLFLOW_PARENT_RUN_ID not in run.data.tags]
-        return parents[0] if parents else None
+            found = self._client.search_runs([self.experiment_id], query, max_results=100)
+        for run in found:
+            tags = run.data.tags  # a path may hold quotes, which MLflow's queries cannot
+            if PARENT_RUN_ID not in tags and tags.get(STORAGE_TAG) == storage_path:
+                run_id = str(run.info.run_id)
+                return None if self.trial_runs(run_id) else run_id
+        return None
 
     def trial_runs(self, parent_run_id: str, trial_id: str | None = None) -> dict[str, KnownRun]:
         """The runs under a parent by trial id: all of them, or the one of a trial if it exists."""
-        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
+        query = f"tags.`{PARENT_RUN_ID}` = '{parent_run_id}'"
         if trial_id is not None:
             query += f" AND tags.`{TRIAL_ID_TAG}` = '{trial_id}'"
         found: list[Run] = []
@@ -220,11 +247,11 @@ class Store:
         """Logs a table that MLflow's UI shows as one. (`MlflowClient.log_table` appends; this replaces.)"""
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         self.log_text(run_id, json.dumps({"columns": list(columns), "data": rows}, allow_nan=False), file_name)
-        self.log(run_id, tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": file_name, "type": "table"}])})
+        self.log(run_id, tags={LOGGED_ARTIFACTS: json.dumps([{"path": file_name, "type": "table"}])})
 
     def describe(self, run_id: str, markdown: str) -> None:
         """Sets the text at the top of the run's page."""
-        self.log(run_id, tags={MLFLOW_RUN_NOTE: markdown})
+        self.log(run_id, tags={RUN_NOTE: markdown})
 
     def set_running(self, run_id: str) -> None:
         """Opens a run that had ended."""
@@ -240,12 +267,12 @@ class Store:
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
-        with suppress_logs_in_thread():  # MLflow logs each failure with its traceback; the writer reports it once
+        with quiet():  # MLflow logs each failure with its traceback; the writer reports it once
             yield
     except MlflowException as error:
-        raise StoreError(_one_line(error), refused=error.error_code in _REFUSED) from error
+        raise StoreError(redacted_line(error), refused=error.error_code in _REFUSED) from error
     except Exception as error:  # of artifact stores and database drivers: there is no common base
-        raise StoreError(_one_line(error), refused=False) from error
+        raise StoreError(redacted_line(error), refused=False) from error
 
 
 def log_files(study: Study, files: Mapping[str, str]) -> None:
@@ -260,7 +287,7 @@ def log_files(study: Study, files: Mapping[str, str]) -> None:
         for name, text in files.items():
             store.log_text(study.parent_run_id, text, name)
     except StoreError as error:
-        raise TrackingError(f"--tracking-uri {redact(study.tracking_uri)}: {error}") from error
+        raise store_error(study.tracking_uri, str(error)) from error
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -286,100 +313,6 @@ def used_by_mlflow(uri: str) -> Iterator[None]:
 def _set_http(phase: str) -> None:
     """MLflow's own defaults block a call for four minutes when a server is down. The user's settings are kept."""
     os.environ.update({name: str(value[phase]) for name, value in _HTTP_SETTINGS.items() if name not in _user_settings})
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Alone of all processes of this machine: two that create MLflow's tables in a sqlite file disturb each other."""
-    path = sqlite_path(uri)
-    if path is None:
-        yield
-        return
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
-    with suppress(Timeout):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make_folder(uri: str) -> None:
-    """Makes the folder of a sqlite file."""
-    if path := sqlite_path(uri):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(uri, path, error) from error
-        if not os.access(path.parent, os.W_OK):
-            raise TrackingError(f"--tracking-uri {redact(uri)}: {path.parent} is not writable")
-
-
-def _check_reachable(uri: str) -> None:
-    """Finds in time what MLflow would retry for 100 seconds: a database that cannot be opened."""
-    if path := sqlite_path(uri):
-        _check_sqlite(uri, path)
-    if address := database_address(uri):
-        try:
-            socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            host, port = address
-            raise TrackingError(
-                f"--tracking-uri {redact(uri)}: no database answers at {host}:{port}: {error.strerror or error}"
-            ) from error
-
-
-def _check_sqlite(uri: str, path: Path) -> None:
-    try:
-        connection = sqlite3.connect(path, timeout=CONNECT_SECONDS)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.rollback()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise _unusable(uri, path, error) from error
-
-
-def _unusable(uri: str, path: Path, error: Exception) -> TrackingError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return TrackingError(f"--tracking-uri {redact(uri)}: {path} cannot be opened for writing: {reason}")
-
-
-def _connect_error(uri: str, error: MlflowException) -> TrackingError:
-    where, text = f"--tracking-uri {redact(uri)}", str(error)
-    if "out-of-date database schema" in text or "Can't locate revision" in text:
-        return TrackingError(
-            f"{where}: was written by another version of MLflow; back it up, then run `mlflow db upgrade {redact(uri)}`"
-        )
-    if is_server(uri):
-        if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
-            return TrackingError(
-                f"{where}: the server refuses: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-                f"MLFLOW_TRACKING_TOKEN ({_one_line(error)})"
-            )
-        if "Failed to establish" in text or "NameResolution" in text or "timeout" in text.lower():
-            return TrackingError(f"{where}: no MLflow server answers: {_network_reason(text)}")
-        if error.error_code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
-            return TrackingError(f"{where}: what answers is not an MLflow tracking server; check the address")
-    return TrackingError(f"{where}: {_one_line(error)}")
-
-
-def _network_reason(text: str) -> str:
-    reasons = {
-        "Connection refused": "connection refused; is the server running, and is the port right?",
-        "NameResolution": "the host name is not known",
-        "Name or service not known": "the host name is not known",
-        "No route to host": "no route to the host",
-        "Network is unreachable": "the network is unreachable",
-        "timed out": f"nothing within {CONNECT_SECONDS} seconds",
-        "timeout": f"nothing within {CONNECT_SECONDS} seconds",
-    }
-    return next((reason for sign, reason in reasons.items() if sign in text), redact_text(first_line(text))[:200])
-
-
-def _one_line(error: BaseException) -> str:
-    return redact_text(first_line(str(error)))[:300] or type(error).__name__
 
 
 def _user() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from samtune.tracking.mlflow_names import system_metrics_monitor
+
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"  # MLflow's own
 
 
@@ -19,8 +21,7 @@ def start_system_metrics(tracking_uri: str, run_id: str) -> Callable[[], None]:
     Returns:
         What ends it.
     """
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=tracking_uri)
+    monitor = system_metrics_monitor(run_id, tracking_uri)
     monitor.start()
-    return monitor.finish
+    stop: Callable[[], None] = monitor.finish
+    return stop

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from samtune.errors import TrackingError
 from samtune.formatting import trial_name
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
 from samtune.tracking.system import is_wanted, start_system_metrics
-from samtune.tracking.uris import redact
+from samtune.tracking.uris import redact, store_error
 
 if TYPE_CHECKING:
     from samtune.tracking.store import KnownRun, Store
@@ -26,8 +25,8 @@ class MlflowTracker(Callback):
     """Writes a search to MLflow without ever holding it up.
 
     Call `connect` (or `connect_in_background`, which takes the seconds of MLflow's import off the caller) before
-    anything is started: it fails early. `on_study_start` creates the parent run; from then on nothing raises, and what
-    the store cannot take now is kept and written when it can.
+    anything is started: it fails early. `open` creates the parent run; from then on nothing raises, and what the store
+    cannot take now is kept and written when it can.
 
     Args:
         tracking_uri: absolute, see `resolve_tracking_uri` and `default_tracking_uri`.
@@ -56,6 +55,7 @@ class MlflowTracker(Callback):
         self._stop_system_metrics: Callable[[], None] = lambda: None
         self._study_run: _StudyRun | None = None
         self._trial_runs: dict[str, _TrialRun] = {}
+        self._known: dict[str, KnownRun] = {}
 
     def connect(self) -> None:
         """Opens the store, and creates the experiment if need be.
@@ -88,37 +88,49 @@ class MlflowTracker(Callback):
         """Of the experiment; None before `connect`."""
         return self._store.experiment_id if self._store else None
 
-    def on_study_start(self, study: Study) -> None:
-        """Creates the parent run, or opens the one of a study that is resumed, and fills in the study's two ids.
+    def open(self, study: Study) -> tuple[str, str]:
+        """Creates the parent run, or opens the one of a study that is resumed.
+
+        Returns:
+            The ids of the experiment and of the parent run.
 
         Raises:
             TrackingError: the store no longer answers.
         """
         from samtune.tracking.store import StoreError
-        from samtune.tracking.writer import Writer
 
         self.connect()
         assert self._store is not None
-        known: dict[str, KnownRun] = {}
-        study.experiment_id = self._store.experiment_id
         try:
-            started = _milliseconds(study.started_at)
-            if study.parent_run_id is None:  # the driver may have died before the journal had the id
-                study.parent_run_id = self._store.study_run(study.name, started)
-            if study.parent_run_id is None:
-                study.parent_run_id = self._store.create_run(study.name, started, content.study_tags(study))
+            run_id = study.parent_run_id
+            if run_id is None:  # a driver that died before the journal's first line left its run behind
+                run_id = self._store.orphan_run(study.name, study.storage_path)
+            elif not self._store.parent_run(run_id, study.storage_path):
+                run_id = None
+                self._warn(f"the study's run is no longer in MLflow: writing all {len(study.trials)} trials again")
+            if run_id is None:
+                started = _milliseconds(study.started_at)
+                run_id = self._store.create_run(study.name, started, content.study_tags(study))
             else:
-                self._store.set_running(study.parent_run_id)
-                known = self._store.trial_runs(study.parent_run_id)
+                self._store.set_running(run_id)
+                self._known = self._store.trial_runs(run_id)
         except StoreError as error:
-            raise TrackingError(f"--tracking-uri {redact(self.tracking_uri)}: {error}") from error
+            raise store_error(self.tracking_uri, str(error)) from error
+        return self._store.experiment_id, run_id
+
+    def on_study_start(self, study: Study) -> None:
+        """Begins to write, under the ids that `open` has returned."""
+        from samtune.tracking.writer import Writer
+
+        assert self._store is not None
+        assert study.parent_run_id is not None
         self._writer = Writer(self._store, self._warn)
         self._study_run = _StudyRun(study, study.parent_run_id)
         self._writer.put(self._study_run)
         if is_wanted():
             self._stop_system_metrics = start_system_metrics(self.tracking_uri, study.parent_run_id)
         for trial in study:  # of before the search was resumed
-            run = known.get(trial.id)
+            run = self._known.get(trial.id)
             if not (run and trial.state.is_final and run.status == content.run_status(trial)):
                 record = self._record(study, trial, run)
                 record.ended = trial.state.is_final
@@ -130,9 +142,7 @@ class MlflowTracker(Callback):
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
         if self._writer:
-            record = self._record(study, trial)
-            record.add_epoch(metrics)
-            self._writer.put(record)
+            self._writer.put(self._record(study, trial))
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         if self._writer and self._study_run:
@@ -163,7 +173,7 @@ class MlflowTracker(Callback):
 
     def _record(self, study: Study, trial: Trial, known: KnownRun | None = None) -> _TrialRun:
         if trial.id not in self._trial_runs:
-            self._trial_runs[trial.id] = _TrialRun(study, trial, known)
+            self._trial_runs[trial.id] = _TrialRun(study, trial, known or self._known.get(trial.id))
         return self._trial_runs[trial.id]
 
 
@@ -175,27 +185,24 @@ class _TrialRun:
         self.ended = False
         self._study, self._trial = study, trial
         self._run_id = known.run_id if known else None
+        self._must_reopen = known is not None and known.status != "RUNNING"
         self._maybe_created = False  # a request to create it was sent, and its answer was lost
         self._has_params = False
-        self._num_sent = 0
-        now = _milliseconds(time.time())
-        self._epochs: list[tuple[int, dict[str, float]]] = [(now, metrics) for metrics in trial.history]
-        if known:
-            self._num_sent = min(known.num_epochs, len(self._epochs))
-
-    def add_epoch(self, metrics: dict[str, float]) -> None:
-        if metrics["epoch"] > len(self._epochs):
-            self._epochs.append((_milliseconds(time.time()), metrics))
+        self._last_sent = known.num_epochs if known else 0
+        """The last epoch that the store has."""
 
     def write(self, store: Store) -> None:
         ended = self.ended  # before the epochs are read: what comes later is written by the next call
         if self._run_id is None:
             self._run_id = self._create(store)
-        epochs = self._epochs[self._num_sent :]
+        elif self._must_reopen and not ended:
+            store.set_running(self._run_id)
+            self._must_reopen = False
+        epochs = self._trial.history.after(self._last_sent)
         metrics = [
-            (name, float(value), milliseconds, int(values["epoch"]))
-            for milliseconds, values in epochs
-            for name, value in values.items()
+            (name, float(value), _milliseconds(record.ended_at), record.epoch)
+            for record in epochs
+            for name, value in record.metrics.items()
             if name != "epoch"  # is the step
         ]
         params = {} if self._has_params else content.trial_params(self._trial)
@@ -203,10 +210,11 @@ class _TrialRun:
             store.log_dataset(self._run_id, *dataset)
         tags = content.trial_end_tags(self._trial) if ended else {}
         if epochs:
-            tags["samtune.num_epochs"] = str(int(epochs[-1][1]["epoch"]))
+            tags["samtune.num_epochs"] = str(epochs[-1].epoch)
         if metrics or params or tags:
             store.log(self._run_id, metrics=metrics, params=params, tags=tags)
-        self._has_params, self._num_sent = True, self._num_sent + len(epochs)
+        self._has_params = True
+        self._last_sent = epochs[-1].epoch if epochs else self._last_sent
         if ended:
             if self._trial.traceback:
                 store.log_text(self._run_id, self._trial.traceback, "error.txt")
@@ -271,7 +279,7 @@ class _StudyRun:
             store.log_text(self._run_id, content.best_yaml(study.best), "best.yaml")
         for digest, text in content.label_noise(study).items():
             store.log_text(self._run_id, text, f"label_noise/{digest}.json")
-        # At step 0 the UI draws a single value as a bar; the curve of the best goes on to the last trial.
+        # At step 0 the UI draws a single value as a bar; the curve of the best is drawn to the last trial.
         metrics = [(name, value, now, 0) for name, value in content.study_end_metrics(study).items()]
         if self._curve:
             name, value, _, _ = self._curve[-1]

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode
 from samtune.errors import RunError, UsageError
 from samtune.formatting import first_line
 from samtune.study import Study
+from samtune.tracking.mlflow_names import JOB_RUNNERS, TELEMETRY
 from samtune.tracking.uris import UI_PORT, redact_text
 
 COMPARED = 6
@@ -68,7 +69,7 @@ def serving(tracking_uri: str, port: int | None = None) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", tracking_uri]
     # Without the job runners of evaluations, it is two processes instead of nine.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
+    environment = {JOB_RUNNERS: "false", TELEMETRY: "true", **os.environ}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C is for this process, which then ends the server and all that it has started.
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -89,7 +90,7 @@ def _free_port(wanted: int | None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise UsageError(f"--port {wanted}: is taken by another program")
+    raise UsageError("is taken by another program", argument="port", value=wanted)
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -> None:
@@ -97,8 +98,10 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: IO[str]) -
     while time.monotonic() < until:
         if server.poll() is not None:
             log.seek(0)
-            said = [line for line in log.read().splitlines() if line.strip()]
-            raise RunError(f"MLflow's server ended at once: {redact_text(first_line(said[-1] if said else ''))[:300]}")
+            lines = [line for line in log.read().splitlines() if line.strip()]
+            raise RunError(
+                f"MLflow's server ended at once: {redact_text(first_line(lines[-1] if lines else ''))[:300]}"
+            )
         try:
             with urllib.request.urlopen(url, timeout=1):
                 return

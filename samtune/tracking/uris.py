@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from samtune.errors import TrackingError
 from samtune.study import Study
+from samtune.tracking.mlflow_names import PARENT_RUN_ID
 
 UI_PORT = 5000
 
@@ -29,7 +30,9 @@ def default_tracking_uri(storage_path: str | Path) -> str:
     """
     if "://" in str(storage_path):
         raise TrackingError(
-            f"--storage-path {storage_path}: a remote folder cannot hold the MLflow store; give --tracking-uri"
+            "a remote folder cannot hold the MLflow store; give `tracking_uri`",
+            argument="storage_path",
+            value=storage_path,
         )
     return sqlite_uri(Path(storage_path) / "mlflow.db")
 
@@ -62,20 +65,18 @@ def resolve_tracking_uri(uri: str) -> str:
         return _resolve_path(uri)
     if scheme == "file":
         path = Path(unquote(urlsplit(uri).path) or "mlruns")
-        raise TrackingError(
-            f"--tracking-uri {uri}: MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}"
-        )
+        raise store_error(uri, f"MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}")
     if scheme == "sqlite":
         slashes, _, query = uri.partition("?")
         path_text = unquote(slashes.partition("///")[2])
         if not path_text or path_text == ":memory:":
-            raise TrackingError(f"--tracking-uri {uri}: must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
+            raise store_error(uri, f"must name a file, e.g. {sqlite_uri(Path('mlflow.db'))}")
         return sqlite_uri(Path(path_text)) + (f"?{query}" if query else "")
     if scheme in _SERVERS and not _host(uri):
-        raise TrackingError(f"--tracking-uri {uri}: must have a host, e.g. http://127.0.0.1:5000")
+        raise store_error(uri, "must have a host, e.g. http://127.0.0.1:5000")
     if scheme.partition("+")[0] in (*_DATABASES, *_SERVERS, *_DATABRICKS):
         return uri.rstrip("/") if scheme in _SERVERS else uri
-    raise TrackingError(f"--tracking-uri {redact(uri)}: MLflow cannot keep runs at {scheme}: {_EXPECTED}")
+    raise store_error(uri, f"MLflow cannot keep runs at {scheme}: {_EXPECTED}")
 
 
 def _resolve_path(text: str) -> str:
@@ -85,11 +86,10 @@ def _resolve_path(text: str) -> str:
     if path.suffix in _SQLITE_SUFFIXES and not path.is_dir():
         return sqlite_uri(path)
     if not text or path.is_dir() or path.name == "mlruns":
-        raise TrackingError(
-            f"--tracking-uri {text or repr(text)}: MLflow no longer keeps runs in plain folders; "
-            f"use {sqlite_uri(path / 'mlflow.db')}"
+        raise store_error(
+            text or repr(text), f"MLflow no longer keeps runs in plain folders; use {sqlite_uri(path / 'mlflow.db')}"
         )
-    raise TrackingError(f"--tracking-uri {text}: is neither a URI nor a .db file; {_EXPECTED}")
+    raise store_error(text, f"is neither a URI nor a .db file; {_EXPECTED}")
 
 
 def _scheme(uri: str) -> str | None:
@@ -135,6 +135,11 @@ def redact(uri: str) -> str:
     return f"{scheme}://{user}{':***' if colon else ''}@{host}"
 
 
+def store_error(uri: str, problem: str) -> TrackingError:
+    """What is wrong with an MLflow store, or with its URI."""
+    return TrackingError(problem, argument="tracking_uri", value=redact(uri))
+
+
 def ui_command(study: Study) -> str:
     """The command that starts MLflow's UI on a study's store; for a server, which has one, the page to open."""
     if is_server(study.tracking_uri):
@@ -157,7 +162,7 @@ def ui_page(study: Study, base: str = f"http://127.0.0.1:{UI_PORT}/") -> str:
     query = {"workflowType": "machine_learning"}  # else MLflow's UI looks for traces of language models
     if study.parent_run_id:
         query |= {
-            "searchFilter": f"tags.`mlflow.parentRunId`='{study.parent_run_id}'",
+            "searchFilter": f"tags.`{PARENT_RUN_ID}`='{study.parent_run_id}'",
             "orderByKey": f"metrics.`{study.objective.metric}`",
             "orderByAsc": str(study.objective.mode == "min").lower(),
         }

@@ -97,7 +97,7 @@ class Writer:
                 record.write(self._store)
             except StoreError as error:
                 self._failed(record, error)
-            except Exception as error:  # a defect of ours: the search goes on, and the record is reported unsent
+            except Exception as error:  # a defect of ours: the search continues, and the record is reported unsent
                 self._failed(record, StoreError(f"{type(error).__name__}: {error}", refused=True))
             else:
                 self._succeeded()
@@ -140,7 +140,7 @@ class Writer:
             self._say(f"warning: MLflow refuses {record.name}: {error}")
             return
         if self._failures == 1:
-            self._say(f"warning: MLflow does not answer; the search goes on and its records are kept ({error})")
+            self._say(f"warning: MLflow does not answer; the search continues and its records are kept ({error})")
         self._pause(_BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS)) - 1])
 
     def _pause(self, seconds: float) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from samtune.sam import vectors
 from samtune.sam.batch_statistics import RunningStatistics
 
 
@@ -32,14 +32,13 @@ class WeightAverage:
         """The network with the averaged weights."""
         self._decay = decay
         self._statistics = RunningStatistics(self.model)
-        self._groups = _by_dtype(zip(_tensors(self.model), _tensors(model), strict=True))
+        self._averages, self._values = _tensors(self.model), _tensors(model)
 
     @torch.no_grad()
     def update(self, num_steps: int) -> None:
         """After step `num_steps` of the optimizer. Does not wait for the device."""
         decay = min(self._decay, (1 + num_steps) / (10 + num_steps))
-        for averages, values in self._groups:
-            torch._foreach_lerp_(averages, values, 1 - decay)
+        vectors.move_towards_(self._averages, self._values, 1 - decay)
 
     def average_over(self, num_workers: int) -> None:
         """Averages the running statistics over all workers, before an evaluation. A collective."""
@@ -62,13 +61,3 @@ class WeightAverage:
 def _tensors(model: nn.Module) -> list[Tensor]:
     """Everything that is averaged, shared tensors once."""
     return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-
-
-def _by_dtype(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
-    """(averages, values) of each dtype: torch's operations on lists want one."""
-    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-    for average, value in pairs:
-        averages, values = groups.setdefault(average.dtype, ([], []))
-        averages.append(average)
-        values.append(value)
-    return list(groups.values())

@@ -139,7 +139,7 @@ class CheckpointFolder:
 
 
 class Resumable(ABC):
-    """What is trained epoch by epoch on every rank and can go on from a checkpoint, also in the middle of an epoch."""
+    """What is trained epoch by epoch on every rank and can resume from a checkpoint, also in the middle of an epoch."""
 
     history: list[dict[str, float]]
     """The metrics of all finished epochs, those before a restore included."""
@@ -166,7 +166,7 @@ class Resumable(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What to go on from; the same on every rank."""
+        """The state to resume from; the same on every rank."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

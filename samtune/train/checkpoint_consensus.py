@@ -17,7 +17,7 @@ class Request(IntEnum):
 
     NOTHING = 0
     SAVE = 1
-    LEAVE = 2  # save, and go on elsewhere
+    LEAVE = 2  # save, and continue elsewhere
 
 
 class CheckpointConsensus:
@@ -57,9 +57,9 @@ class CheckpointConsensus:
             speed = self._steps / max(now - self._asked_at, 1e-9)
             self._asked_at, self._steps = now, max(1, min(MAX_STEPS, round(speed * self._interval)))
         if self._num_workers > 1:
-            said = torch.tensor([int(request), self._steps], device=self._device)
-            dist.broadcast(said, 0)
-            number, self._steps = (int(value) for value in said.tolist())
+            agreed = torch.tensor([int(request), self._steps], device=self._device)
+            dist.broadcast(agreed, 0)
+            number, self._steps = (int(value) for value in agreed.tolist())
             request = Request(number)
         self._left = self._steps
         return request

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from samtune import sharpness
 from samtune.config.diagnostics import DiagnosticsConfig
+from samtune.config.trial import TrialSpec
+from samtune.data import Dataset
 from samtune.data.sample import Sample
 from samtune.train.loss import Measure, evaluation_measures
-
-if TYPE_CHECKING:
-    from samtune.train.trial import TrialRun
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 """Of the density of the eigenvalues."""
 
 
-def measure_diagnostics(run: TrialRun, names: Sequence[str]) -> tuple[dict[str, float], float]:
-    """Measures the weights that are evaluated, on a fixed sample of the training examples. A collective.
+def measure_diagnostics(
+    names: Sequence[str],
+    model: nn.Module,
+    dataset: Dataset,
+    spec: TrialSpec,
+    *,
+    rank: int,
+    num_workers: int,
+    device: torch.device,
+) -> tuple[dict[str, float], float]:
+    """Measures a network on a fixed sample of the training examples. A collective; each rank has its share of them.
 
     Args:
-        run: of this rank; each has its share of the sample.
         names: of the measures; may be empty.
+        model: with the weights that are evaluated. Those of an average, which require no gradient, are asked for one
+            while they are measured.
 
     Returns:
         The metrics, the same on every rank and up to rounding for any number of workers, and their cost in passes over
@@ -35,37 +45,30 @@ def measure_diagnostics(run: TrialRun, names: Sequence[str]) -> tuple[dict[str, 
     Raises:
         UsageError: the sample is smaller than a group, or the loss has no second derivative.
     """
-    config = run.spec.training.diagnostics
+    config = spec.training.diagnostics
     if not names or config is None:
         return {}, 0.0
     sample = Sample(
-        run.dataset,
-        run.dataset.train,
+        dataset,
+        dataset.train,
         config.num_examples,
-        seed=run.spec.seed,
-        device=run.device,
-        rank=run.rank,
-        num_workers=run.num_workers,
+        seed=spec.seed,
+        device=device,
+        rank=rank,
+        num_workers=num_workers,
         multiple=math.lcm(*config.m),
     )
-    model = run.model if run.average is None else run.average.model
-    frozen = [parameter for parameter in model.parameters() if run.average is not None and not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_()
-    of = (model, evaluation_measures(run.spec.training)["loss"], sample)
-    group = dist.group.WORLD if run.num_workers > 1 else None
+    of = (model, evaluation_measures(spec.training)["loss"], sample)
+    group = dist.group.WORLD if num_workers > 1 else None
     metrics: dict[str, float] = {}
     cost = 0.0
-    try:
+    with _requiring_gradients(model if spec.training.ema is not None else None):
         for name in names:
-            found, passes = _measure(name, config, of, run.spec.seed, group)
+            found, passes = _measure(name, config, of, spec.seed, group)
             metrics |= found
             cost += passes
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-    used = min(config.num_examples, len(run.dataset.train)) // sample.multiple * sample.multiple
-    return metrics, cost * used / len(run.dataset.train)
+    used = min(config.num_examples, len(dataset.train)) // sample.multiple * sample.multiple
+    return metrics, cost * used / len(dataset.train)
 
 
 def _measure(
@@ -96,3 +99,15 @@ def _measure(
     if len(each) > 1:
         metrics |= {f"{name}_{m}": answer.value for m, answer in each.items()}
     return metrics, sum(answer.passes for answer in each.values())
+
+
+@contextmanager
+def _requiring_gradients(average: nn.Module | None) -> Iterator[None]:
+    frozen = [] if average is None else [p for p in average.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

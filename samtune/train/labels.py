@@ -22,7 +22,7 @@ def relabelled(dataset: Dataset, network: str, *, rank: int, num_workers: int, d
     """The data set with the classes that a trained network predicts for the training examples, as they are.
 
     Every rank predicts its share. An image that cannot be read keeps its label. Foret et al. 2021, section 3.3
-    (bootstrap: train, relabel, train anew).
+    (bootstrap: train, relabel, train again).
 
     Args:
         network: path or URI of what `samtune.models.saved.save_weights` wrote.

@@ -21,8 +21,7 @@ from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import evaluation_measures, training_loss
-from samtune.train.optimizers import base_optimizer
-from samtune.train.schedule import learning_rate
+from samtune.train.optimizers import base_optimizer, learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
 
@@ -83,7 +82,7 @@ class TrialRun(Resumable):
         self._measures = evaluation_measures(training)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the trial goes on from after its last finished epoch; the same on all ranks."""
+        """Everything it takes to resume the trial after its last finished epoch; the same on all ranks."""
         state = {
             "model": self.model.state_dict(),
             "train_step": self.train_step.state_dict(),
@@ -104,6 +103,11 @@ class TrialRun(Resumable):
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history, self._steps_done = state["history"], state.get("steps_done", 0)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network with the weights that are evaluated: the averaged ones, where there are any."""
+        return self.model if self.average is None else self.average.model
 
     @property
     def steps_done(self) -> int:
@@ -134,7 +138,8 @@ class TrialRun(Resumable):
         metrics, lr = self._train_steps(epoch, after_step)
         train_seconds = self._seconds_before + time.perf_counter() - self._started
         if not math.isfinite(metrics["train_loss"]):
-            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}")
+            before = _best_before(self.history)
+            raise DivergedError(f"diverged: train_loss is {metrics['train_loss']} in epoch {epoch}{before}")
         self.train_step.average_running_statistics()
         if self.average is not None:
             self.average.average_over(self.num_workers)
@@ -143,7 +148,15 @@ class TrialRun(Resumable):
             split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
             evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
         config = self.spec.training.diagnostics
-        diagnostics, cost = measure_diagnostics(self, config.due(epoch, self.spec.num_epochs) if config else [])
+        diagnostics, cost = measure_diagnostics(
+            config.due(epoch, self.spec.num_epochs) if config else [],
+            self.evaluated_model,
+            self.dataset,
+            self.spec,
+            rank=self.rank,
+            num_workers=self.num_workers,
+            device=self.device,
+        )
         self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
         record = {
             "epoch": float(epoch),
@@ -206,8 +219,7 @@ class TrialRun(Resumable):
         """
         from samtune.models.saved import save_weights
 
-        model = self.model if self.average is None else self.average.model
-        save_weights(uri, model, self.spec, self.dataset, self.history[-1])
+        save_weights(uri, self.evaluated_model, self.spec, self.dataset, self.history[-1])
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
@@ -215,7 +227,7 @@ class TrialRun(Resumable):
 
         Of the averaged weights, where there are any.
         """
-        model = self.model if self.average is None else self.average.model
+        model = self.evaluated_model
         model.eval()
         totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
         batches = eval_batches(
@@ -240,6 +252,23 @@ class TrialRun(Resumable):
         if self.spec.training.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
+
+
+def _best_before(history: list[dict[str, float]]) -> str:
+    """What preceded a divergence: the epoch of the lowest loss, for the message.
+
+    SAM's ε̂ has the length rho however small the gradient is: where the loss was almost 0, the step is that of a point
+    at a fixed distance, which may be large.
+    """
+    if not history:
+        return ""
+    best = min(history, key=lambda record: record["train_loss"])
+    parts = [f"train_loss was {best['train_loss']:.2g} in epoch {best['epoch']:.0f}"]
+    if "gradient_norm" in best:
+        parts.append(f"the gradient's norm {best['gradient_norm']:.2g}")
+    if "relative_perturbation" in best:
+        parts.append(f"the perturbation {best['relative_perturbation']:.2%} of the weights")
+    return f" ({', '.join(parts)})"
 
 
 def compile_model(model: nn.Module, num_forwards: int) -> None:

@@ -1,14 +1,21 @@
-"""What a space optimises, as the search's records know it."""
+"""The objectives of a study, as its records know them."""
 
 from __future__ import annotations
 
-from samtune.config.space import SearchSpace
+from typing import Protocol
+
+from samtune.config.search import ObjectiveConfig
 from samtune.study import Objective
 
 SCORE = "objective"
 """Key of a result of Tune's: the first objective after the epochs so far, which schedulers compare."""
 
 
-def objectives_of(space: SearchSpace) -> tuple[Objective, ...]:
-    """The objectives of a space, the first one deciding where only one can."""
-    return tuple(Objective(config.metric, config.mode, config.epochs) for config in space.objectives)
+class HasObjectives(Protocol):
+    @property
+    def objectives(self) -> tuple[ObjectiveConfig, ...]: ...
+
+
+def objectives_of(definition: HasObjectives) -> tuple[Objective, ...]:
+    """The objectives of a space or a list of candidates, the first one deciding where only one can."""
+    return tuple(Objective(config.metric, config.mode, config.epochs) for config in definition.objectives)

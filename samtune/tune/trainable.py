@@ -11,12 +11,13 @@ from typing import Any
 import ray
 from ray import tune
 
-from samtune.config.space import SearchSpace
 from samtune.errors import SpaceError
 from samtune.storage import join
+from samtune.study import EpochLog
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.tune.objectives import SCORE, objectives_of
-from samtune.workers.protocol import Failure, Progress, Reply
+from samtune.tune.trial_source import Definition
+from samtune.workers.protocol import Failure, Outcome, Progress, Reply
 
 NO_LIMIT = 2**31
 
@@ -33,11 +34,11 @@ class TrialTrainable(tune.Trainable):
     """
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], *, coordinator: Any, space: SearchSpace, checkpoint_root: str
+        self, config: dict[str, Any], *, coordinator: Any, definition: Definition, checkpoint_root: str
     ) -> None:
-        self._coordinator, self._space, self._checkpoint_root = coordinator, space, checkpoint_root
-        self._free_running = space.scheduler.name == "none"
-        self._objective = objectives_of(space)[0]
+        self._coordinator, self._definition, self._checkpoint_root = coordinator, definition, checkpoint_root
+        self._free_running = definition.scheduler.name == "none"
+        self._objective = objectives_of(definition)[0]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -50,11 +51,11 @@ class TrialTrainable(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._key = self.trial_id  # `trial_id` is already the next one's when this actor is reset
-        self._history: list[dict[str, float]] = []
+        self._history = EpochLog()
         self._posted = False
         self._invalid: str | None = None
         try:
-            self._spec = self._space.trial(config)
+            self._spec = self._definition.trial(config)
         except SpaceError as error:
             self._invalid = str(error)
 
@@ -69,35 +70,32 @@ class TrialTrainable(tune.Trainable):
 
     @property
     def _target(self) -> int:
-        return NO_LIMIT if self._free_running else len(self._history) + 1
+        return NO_LIMIT if self._free_running else self._history.last + 1
 
     def step(self) -> dict[str, Any]:
-        """Waits for the next records of the trial.
+        """Waits for the next epochs of the trial.
 
         Returns:
-            The last record's metrics; `records` with all that are new and their `places`; the objective so far;
-            `started_at`; and at the end `done`, `outcome` ("completed", "stopped", "failed") and, of a failed trial,
-            `error`, `traceback` and whether it `diverged`.
+            The last epoch's metrics; `epochs` with the records of all that are new; the objective so far;
+            `started_at`; and at the end `done`, `outcome` (an `Outcome`) and, of a failed trial, its `failure`.
         """
         if self._invalid is not None:
-            return {"records": [], "done": True, "outcome": "failed", "error": self._invalid, "traceback": ""}
+            return {"epochs": [], "done": True, "outcome": Outcome.FAILED, "failure": Failure(self._invalid)}
         if not self._posted:  # not before: Tune may hand over a checkpoint first
             self._post(self._target)
         progress: Progress | Reply = Reply.ASK_AGAIN
         while not isinstance(progress, Progress):
             if progress is Reply.RESTART:
                 self._post(self._target)
-            progress = ray.get(self._coordinator.progress.remote(self._key, len(self._history), self._target))
-        self._history += progress.records
-        result: dict[str, Any] = {**(progress.records[-1] if progress.records else {}), "records": progress.records}
-        result["places"] = progress.places
+            progress = ray.get(self._coordinator.progress.remote(self._key, self._history.last, self._target))
+        for epoch in progress.epochs:
+            self._history.append(epoch)
+        result: dict[str, Any] = {**(progress.epochs[-1].metrics if progress.epochs else {}), "epochs": progress.epochs}
         result["started_at"] = progress.started_at
         if (score := self._objective.score(self._history)) is not None:
             result[SCORE] = score
         if progress.outcome is not None:
-            result |= {"done": True, "outcome": str(progress.outcome)}
-        if progress.failure is not None:
-            result |= {"error": progress.failure.error, "traceback": progress.failure.traceback}
+            result |= {"done": True, "outcome": progress.outcome, "failure": progress.failure}
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -109,12 +107,12 @@ class TrialTrainable(tune.Trainable):
         answer: str | Failure | Reply = Reply.ASK_AGAIN
         while answer in (Reply.ASK_AGAIN, Reply.RESTART):
             if answer is Reply.RESTART:
-                self._post(len(self._history))
-            answer = ray.get(self._coordinator.save.remote(self._key, len(self._history)))
+                self._post(self._history.last)
+            answer = ray.get(self._coordinator.save.remote(self._key, self._history.last))
         if isinstance(answer, Failure):
             raise SaveError(answer.error)
         if not isinstance(answer, Reply):  # else the search is over, and nobody will ask for this checkpoint
-            self._checkpoints(answer).export(len(self._history), Path(checkpoint_dir))
+            self._checkpoints(answer).export(self._history.last, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
         """The trial goes on from a checkpoint of its own, or of another that it takes over."""

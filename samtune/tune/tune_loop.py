@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from ray import tune
 
-from samtune.config.space import SearchSpace
-from samtune.experiments.plan import Plan
-from samtune.experiments.results import HOPELESS
+from samtune.raylib.environment import HEAD_NODE
 from samtune.storage import join
-from samtune.study import Callback, Study, TrialState
+from samtune.study import Callback, Study, is_over
 from samtune.tune.budget import Budget
 from samtune.tune.concurrency_limiter import ConcurrencyLimiter
-from samtune.tune.optuna_searcher import GRID_DONE, OptunaSearcher, is_over, open_study
+from samtune.tune.ending import HOPELESS, Ending
+from samtune.tune.objectives import objectives_of
 from samtune.tune.schedulers import build_scheduler
 from samtune.tune.study_recorder import StopWhen, StudyRecorder
 from samtune.tune.trainable import TrialTrainable
+from samtune.tune.trial_source import Definition, TrialSource
 from samtune.workers.pool import WorkerPool
 
 _TRAINABLE_FAILURES = 3  # the light actors between Tune and the coordinator; losing one loses nothing
@@ -27,82 +26,81 @@ _TRAINABLE_FAILURES = 3  # the light actors between Tune and the coordinator; lo
 
 def run_trials(
     study: Study,
-    folder: Path,
-    space: SearchSpace,
-    plan: Plan,
+    definition: Definition,
+    source: TrialSource,
     pool: WorkerPool,
     callbacks: Sequence[Callback],
-    stop_reason: Callable[[], str | None],
+    ending: Ending,
+    *,
+    num_groups: int,
+    longest: Mapping[str, float],
     num_placed: Callable[[], int],
-) -> str | None:
-    """Runs the trials that the study still lacks.
+) -> None:
+    """Runs the trials that the study still lacks, until they are done or `ending` says that it is enough.
 
     Args:
-        folder: where this process writes the study's own files.
-        stop_reason: asked in every turn of Tune's loop; a text ends the search in order.
+        source: proposes the new ones; those that are unfinished come first.
+        num_groups: worker groups at the start.
+        longest: what the longest trial takes, in `epochs` and in `passes`.
         num_placed: how many groups the cluster holds at the moment: so many trials are under way at once.
 
-    Returns:
-        Why the search ended before all trials were done, or None.
+    Raises:
+        Exception: what a callback raised, once the search has ended in order.
     """
-    num_left = study.num_trials - sum(is_over(trial) for trial in study)
-    if num_left <= 0:
-        return None
-    optuna_study = open_study(space, study.name, folder / "optuna.journal", plan.num_groups > 1)
-    searcher = OptunaSearcher(
-        space,
-        optuna_study,
-        earlier=study.trials,
-        go_on=lambda new_id, old_id: ray.get(pool.coordinator.go_on.remote(new_id, old_id)),
+    budget = Budget(definition.budget, study)
+    limiter = ConcurrencyLimiter(
+        source,
+        objectives_of(definition)[0],
+        [trial for trial in study if not is_over(trial)],
+        num_placed,
+        ending,
+        on_resume=lambda new_id, own_id: ray.get(pool.coordinator.resume.remote(new_id, own_id)),
     )
-    budget = Budget(space.budget, study)
-    bridge = StudyRecorder(study, space, searcher, pool.coordinator, [budget, *callbacks])
-    limiter = ConcurrencyLimiter(searcher, num_placed, bridge.pause)
-    bridge.limiter = limiter
-    in_passes = getattr(space.scheduler, "resource", "epochs") == "passes"
-    scheduler = build_scheduler(
-        space,
-        longest=math.ceil(plan.passes_per_trial[1] if in_passes else plan.epochs[1]),
-        num_groups=num_placed,
-        on_take_over=bridge.take_over,
-    )
-    reason: str | None = None
+    recorder = StudyRecorder(study, definition, source, limiter, ending, pool.coordinator, [budget, *callbacks])
+    limiter.when_paused = recorder.pause
+
+    told: list[object] = []
 
     def should_stop() -> bool:
-        nonlocal reason
-        if not limiter.closed and (lost := budget.patience_lost()):
-            limiter.closed, study.stopped_by = True, lost
-        if reason is None:
-            reason = (
-                stop_reason()
-                or ("a callback failed" if bridge.error else None)
-                or (HOPELESS if bridge.hopeless(plan.num_groups) else None)
-                or budget.exhausted()
-            )
-            if reason is not None:
-                bridge.stopping = searcher.closing = True
-                pool.coordinator.close.remote()  # Trainables wait for records: they are told that none will come
-        return reason is not None
+        if lost := budget.patience_lost():
+            ending.stop_proposing(lost)
+        if recorder.error is not None:
+            ending.stop("a callback failed")
+        elif recorder.hopeless(num_groups):
+            ending.stop(HOPELESS)
+        elif over := budget.exhausted():
+            ending.stop(over)
+        if ending.is_stopping and not told:
+            told.append(pool.coordinator.close.remote())  # Trainables wait for epochs: they hear that none will come
+        return ending.is_stopping
 
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(
-                TrialTrainable, coordinator=pool.coordinator, space=space, checkpoint_root=pool.checkpoint_root
+                TrialTrainable,
+                coordinator=pool.coordinator,
+                definition=definition,
+                checkpoint_root=pool.checkpoint_root,
             ),
             # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
-            tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}]),
+            tune.PlacementGroupFactory([{HEAD_NODE: 0.001}]),
         ),
         tune_config=tune.TuneConfig(
-            num_samples=num_left,
+            num_samples=study.num_trials - sum(is_over(trial) for trial in study),
             search_alg=limiter,
-            scheduler=scheduler,
+            scheduler=build_scheduler(
+                definition,
+                longest=math.ceil(longest[getattr(definition.scheduler, "resource", "epochs")]),
+                num_groups=num_placed,
+                on_take_over=recorder.take_over,
+            ),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=f"tune-{len(study.trials):06d}",
             storage_path=join(study.storage_path, "ray"),
             verbose=0,
-            callbacks=[bridge],
+            callbacks=[recorder],
             stop=StopWhen(should_stop),
             failure_config=tune.FailureConfig(max_failures=_TRAINABLE_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, num_to_keep=3),
@@ -111,8 +109,8 @@ def run_trials(
     try:
         tuner.fit()
     finally:
-        bridge.end_all(TrialState.INTERRUPTED, reason or "the search ended")
-    if bridge.error is not None:
-        raise bridge.error
-    study.stopped_by = study.stopped_by or reason or (GRID_DONE if searcher.exhausted else None)
-    return reason
+        recorder.end_all(ending.reason or "the search ended")
+    ending.trials_done = True
+    if recorder.error is not None:
+        raise recorder.error
+    study.stopped_by = ending.no_more or ending.reason or source.exhausted

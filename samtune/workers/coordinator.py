@@ -1,6 +1,6 @@
 """Who trains what: the one place where trials and worker groups meet.
 
-It holds state, never a queue of commands. A worker that starts anew asks what its group is to do *now* and is told
+It holds state, never a queue of commands. A worker that restarts asks what its group is to do *now* and is told
 the trial that was interrupted; a record that arrives twice is known by its epoch and dropped.
 """
 
@@ -41,9 +41,10 @@ class Coordinator:
         await self._announce()
 
     async def progress(self, trial_id: str, known: int, target: int) -> Progress | Reply:
-        """The trial's records after the first `known`, once there are any or the trial has ended.
+        """The trial's epochs after epoch `known`, once there are any or the trial has ended.
 
         Args:
+            known: the last epoch that the caller has; 0 for none.
             target: the epoch up to which the trial may train without asking.
 
         Returns:
@@ -55,10 +56,10 @@ class Coordinator:
         if target > work.target:
             work.target = target
             await self._announce()
-        await self._wait(lambda: len(work.records) > known or self._state.settle(work))
-        if not self._state.settle(work) and len(work.records) <= known:
+        await self._wait(lambda: work.history.last > known or self._state.settle(work))
+        if not self._state.settle(work) and work.history.last <= known:
             return Reply.ASK_AGAIN
-        return Progress(work.records[known:], work.outcome, work.failure, work.started_at, work.places[known:])
+        return Progress(work.history.after(known), work.outcome, work.failure, work.started_at)
 
     async def save(self, trial_id: str, epoch: int) -> str | Failure | Reply:
         """Has the workers, which wait after this epoch, write a checkpoint of it.
@@ -156,7 +157,7 @@ class Coordinator:
         return group.leaving and not self._state.closed
 
     async def left(self, worker: WorkerId, number: int) -> None:
-        """The group has saved its trial in the middle of an epoch and is about to raise: it goes on elsewhere."""
+        """The group has saved its trial in the middle of an epoch and is about to raise: it continues elsewhere."""
         group = self._state.alive(worker)
         if group is not None and group.work is not None and group.work.number == number:
             self._state.take_back(group)
@@ -177,7 +178,7 @@ class Coordinator:
         """A rank's trial raised. The first report counts: the errors of other ranks mostly follow from it.
 
         Args:
-            restarts: whether the group will be replaced, because other ranks may wait in a collective for ever.
+            restarts: whether the group will be replaced, because other ranks may wait in a collective forever.
         """
         if (group := self._state.alive(worker)) is not None:
             group.dying = group.dying or restarts
@@ -188,8 +189,8 @@ class Coordinator:
 
     # -- the driver's questions --------------------------------------------------------------------------------------
 
-    async def go_on(self, trial_id: str, key: str) -> None:
-        """The trial that will be posted under this id goes on from the checkpoints of `key`."""
+    async def resume(self, trial_id: str, key: str) -> None:
+        """The trial that will be posted under this id resumes from the checkpoints of `key`."""
         self._state.keys[trial_id] = key
 
     async def expect(self, num_groups: int) -> None:
@@ -197,7 +198,7 @@ class Coordinator:
         self._state.num_groups = num_groups
 
     async def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
-        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle.
+        """Nodes have died, or are about to be taken away. Trials on them continue in the next group that is idle.
 
         Args:
             gone: ids of nodes that are not there any more.
@@ -205,6 +206,16 @@ class Coordinator:
         """
         self._state.nodes_changed(gone, draining)
         await self._announce()
+
+    async def controller_lost(self, group_index: int) -> bool:
+        """Ray Train's controller of the group has died, and its workers with it: the group starts again.
+
+        Returns:
+            Whether all workers of the group had been there since its last start.
+        """
+        had_come_up = self._state.controller_lost(group_index)
+        await self._announce()
+        return had_come_up
 
     async def group_lost(self, group_index: int, failure: Failure) -> None:
         """The group cannot be started or kept alive; no further trial is given to it."""

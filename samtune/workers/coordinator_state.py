@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from samtune.config.trial import TrialSpec
+from samtune.study import EpochLog, EpochRecord
 from samtune.workers.protocol import Assignment, Failure, Outcome, Reply, WorkerId
 
 
@@ -25,11 +26,10 @@ class PostedTrial:
     attempt: int = 0  # how often a group began it
     started_at: float | None = None
     last_loss: str = ""
-    granted: int = 0  # after this epoch the workers were told to go on
+    granted: int = 0  # after this epoch the workers were told to continue
     save_wanted: int = 0  # a checkpoint of this epoch is asked for
     saved: int = 0  # the last epoch with a checkpoint that was asked for
-    records: list[dict[str, float]] = field(default_factory=list)
-    places: list[tuple[int, float]] = field(default_factory=list)  # group and time of each record
+    history: EpochLog = field(default_factory=EpochLog)
     outcome: Outcome | None = None
     failure: Failure | None = None
 
@@ -42,7 +42,7 @@ class WorkerGroup:
     generation: str = ""
     present: set[int] = field(default_factory=set)  # ranks that have asked in this generation
     nodes: set[str] = field(default_factory=set)  # that they run on
-    leaving: bool = False  # a node is about to be taken away: the trial is saved and goes on elsewhere
+    leaving: bool = False  # a node is about to be taken away: the trial is saved and continues elsewhere
     dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
     failure_reported: bool = False
     work: PostedTrial | None = None
@@ -100,12 +100,11 @@ class CoordinatorState:
     def add_records(self, work: PostedTrial, group: WorkerGroup, epoch: int, records: list[dict[str, float]]) -> None:
         """The metrics of epochs up to this one. Those known already, of epochs that were repeated, are dropped."""
         if len(records) > 1:
-            # The first question after a restore. The rank that wrote the checkpoint may have died before it said so.
+            # The first question after a restore. The rank that wrote the checkpoint may have died before its report.
             work.saved = max(work.saved, epoch - 1)
         if work.outcome is None:
-            new = [record for record in records if record["epoch"] > len(work.records)]
-            work.records += new
-            work.places += [(group.index, time.time())] * len(new)
+            for metrics in records:
+                work.history.append(EpochRecord(metrics, group.index, time.time()))
             if epoch >= work.spec.num_epochs:
                 work.outcome = Outcome.COMPLETED
 
@@ -191,12 +190,22 @@ class CoordinatorState:
         self.events.append(f"group {index} is lost: {failure.error}")
         self.fail(group, failure)
 
+    def controller_lost(self, index: int) -> bool:
+        """The group's processes are gone and will be started again. Returns whether all of them had been there."""
+        group = self.groups.setdefault(index, WorkerGroup(index))
+        had_come_up = len(group.present) == self.num_workers
+        group.failure_reported, group.present = True, set()
+        self.events.append(f"group {index} lost its Ray Train controller and is restarted")
+        self._note_lost_attempt(group)
+        self.take_back(group)
+        return had_come_up
+
     def nodes_changed(self, gone: set[str], draining: set[str]) -> None:
-        """Nodes have died, or are about to be taken away. Trials on them go on in the next group that is idle."""
+        """Nodes have died, or are about to be taken away. Trials on them continue in the next group that is idle."""
         for group in self.groups.values():
             if group.nodes & gone:
                 group.failure_reported = True
-                self.events.append(f"group {group.index} lost its node; it starts anew where there is room")
+                self.events.append(f"group {group.index} lost its node; it restarts where there is room")
                 self._note_lost_attempt(group)
                 self.take_back(group)
             elif group.nodes & draining and not group.leaving:
@@ -204,7 +213,7 @@ class CoordinatorState:
                 self.events.append(f"group {group.index} leaves its node, which is about to be taken away")
 
     def take_back(self, group: WorkerGroup) -> None:
-        """The trial waits for the next idle group; this one gets nothing until it has started anew."""
+        """The trial waits for the next idle group; this one gets nothing until it has restarted."""
         group.dying, group.nodes = True, set()
         if (work := group.work) is not None:
             work.handed_out = False
@@ -231,7 +240,7 @@ class CoordinatorState:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _note_lost_attempt(self, group: WorkerGroup) -> None:
-        """The trial that the group had begun goes on with its new workers, unless it is over or lost too many."""
+        """The trial that the group had begun continues on its new workers, unless it is over or lost too many."""
         work = group.work
         if work is None or work.attempt == 0:
             return

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.errors import one_line
+from samtune.raylib.cluster import Node, count_workers
+from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
+from samtune.user_path import user_folders
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Failure
 from samtune.workers.worker_loop import LoopConfig, worker_loop
@@ -19,14 +21,8 @@ from samtune.workers.worker_loop import LoopConfig, worker_loop
 if TYPE_CHECKING:
     from samtune.raylib.group_trainer import GroupTrainer
 
-# Ray Train polls its workers and notices their end and their loss at this interval (2 s by default). The watcher and
-# the metrics each cost a process that imports Ray Train.
-_TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
+
+_MAX_FAILED_STARTS = 3  # in a row, of a group whose controller is lost before its workers have come up
 
 
 class WorkerPool:
@@ -39,7 +35,7 @@ class WorkerPool:
         num_groups: how many groups; the caller has checked that the cluster can hold them all.
         storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
         checkpoint: when trials are saved.
-        max_failures: how often a trial may lose its workers and go on.
+        max_failures: how often a trial may lose its workers before it fails.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
         parts: the user's own functions by their path (see `samtune.user_code`).
     """
@@ -61,8 +57,7 @@ class WorkerPool:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = ray.get_runtime_context().get_node_id()
-        for name, value in _TRAIN_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        set_train_environment()
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
         self._timeout = timeout
@@ -94,7 +89,7 @@ class WorkerPool:
     def grow(self, num_groups: int) -> None:
         """Starts further groups, until there are so many: the cluster can hold them now, or will.
 
-        Groups that lost their nodes are not replaced: they wait for others, and go on there.
+        Groups that lost their nodes are not replaced: they wait for others, and continue there.
         """
         import ray
 
@@ -112,6 +107,10 @@ class WorkerPool:
             threading.Thread(target=self._run_group, args=(index,), name=f"group-{index}", daemon=True)
             for index in indices
         ]
+
+    def capacity(self, nodes: Iterable[Node]) -> int:
+        """How many groups the nodes hold."""
+        return count_workers(self._cpus, self._gpus, nodes) // self.num_workers
 
     def needs(self) -> str:
         """What one group needs, e.g. `2 x (1 CPU and 1 GPU)`."""
@@ -132,32 +131,52 @@ class WorkerPool:
             checkpoint=self._checkpoint,
             timeout=self._timeout,
             parts=self._parts,
+            user_folders=tuple(user_folders()),
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
+        failures, trainer = 0, None
+        while not self._closing:
+            try:
+                trainer = GroupTrainer(
+                    worker_loop,
+                    train_loop_config={"loop": loop},
+                    scaling_config=ScalingConfig(
+                        num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
+                    ),
+                    run_config=RunConfig(
+                        name=f"group-{index}",
+                        storage_path=join(self._storage_path, "ray", "train"),
+                        # The coordinator counts how often a trial loses its workers; the group itself never gives up.
+                        failure_config=FailureConfig(max_failures=-1),
+                    ),
+                )
+                self._trainers.append(trainer)
+                if not self._closing:
+                    trainer.fit()
+                return
+            except Exception as error:
+                # Its controller was lost. Where the group had come up before, it comes up again.
+                if trainer is not None and not self._closing:
+                    trainer.free_resources()
+                failures = 1 if self._had_come_up(index) else failures + 1
+                if failures >= _MAX_FAILED_STARTS:
+                    self._tell_lost(index, error)
+                    return
+
+    def _had_come_up(self, index: int) -> bool:
+        """Has the coordinator take the group's trial back; whether all workers of the group had been there."""
+        import ray
+
         try:
-            trainer = GroupTrainer(
-                worker_loop,
-                train_loop_config={"loop": loop},
-                scaling_config=ScalingConfig(
-                    num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
-                ),
-                run_config=RunConfig(
-                    name=f"group-{index}",
-                    storage_path=join(self._storage_path, "ray", "train"),
-                    # The coordinator counts how often a trial loses its workers; the group itself never gives up.
-                    failure_config=FailureConfig(max_failures=-1),
-                ),
-            )
-            self._trainers.append(trainer)
-            if not self._closing:
-                trainer.fit()
-        except Exception as error:
-            if not self._closing:
-                self._tell_lost(index, error)
+            return bool(ray.get(self.coordinator.controller_lost.remote(index)))
+        except ray.exceptions.RayError:  # the cluster is gone, or is being shut down
+            return False
 
     def _tell_lost(self, index: int, error: Exception) -> None:
         import ray
 
+        if self._closing:
+            return
         failure = Failure(one_line(f"worker group {index}: {type(error).__name__}: {error}", 500), str(error))
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the coordinator with it
             ray.get(self.coordinator.group_lost.remote(index, failure))

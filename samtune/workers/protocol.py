@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from samtune.config.trial import TrialSpec
+from samtune.study import EpochRecord
 
 
 class Reply(StrEnum):
     """What a worker is told."""
 
-    CONTINUE = "go on"
+    CONTINUE = "continue"
     END = "end"  # this trial is over; asked for an assignment: the search is over
     ASK_AGAIN = "ask again"  # nothing to say yet
     SAVE = "save"  # write a checkpoint of this epoch and ask again (rank 0 only)
-    RESTART = "start anew"  # the coordinator was lost and knows nothing of this group: its workers must be replaced
+    RESTART = "restart"  # the coordinator was lost and knows nothing of this group: its workers must be replaced
 
 
 class Outcome(StrEnum):
@@ -28,10 +29,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: one line, and the worker's traceback where there is one."""
+    """Why a trial failed: one line, and the worker's traceback where there is one.
+
+    Attributes:
+        diverged: the training loss was not finite.
+        fault: not the trial's error but the machine's, such as a full disk: the next trial would meet it too.
+    """
 
     error: str
     traceback: str = ""
+    diverged: bool = False
+    fault: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class WorkerId:
 class Assignment:
     """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
 
-    `key` names the trial's checkpoints; it stays the same when the trial goes on in a resumed search.
+    `key` names the trial's checkpoints; it stays the same in a resumed search.
     """
 
     number: int
@@ -66,13 +74,11 @@ class Progress:
     """What became of a trial since the last question.
 
     Attributes:
-        records: the metrics of the epochs that are new.
+        epochs: those that are new.
         started_at: when its workers took it (seconds since 1970).
-        places: of each record, the group that trained the epoch, and when it ended (seconds since 1970).
     """
 
-    records: list[dict[str, float]]
+    epochs: list[EpochRecord]
     outcome: Outcome | None = None
     failure: Failure | None = None
     started_at: float | None = field(default=None, compare=False)
-    places: list[tuple[int, float]] = field(default_factory=list, compare=False)

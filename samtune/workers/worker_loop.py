@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from typing import Any
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import LABEL_NOISE
 from samtune.errors import one_line
+from samtune.raylib.environment import GROUP_GENERATION
 from samtune.storage import join, parent
 from samtune.user_code import accept_functions
+from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
-
-GROUP_GENERATION = "SAMTUNE_GROUP_LIFE"
-"""Environment variable that names this start of the group, the same on all its workers."""
+from samtune.workers.torch_globals import TorchGlobals
+from samtune.workers.trial_errors import failure_of, is_about_a_peer, ruins_the_device
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LoopConfig:
         checkpoint: when to save.
         timeout: seconds that an epoch may take; None: any.
         parts: reference to the user's own functions (see `samtune.user_code`), by path.
+        user_folders: of the driver, that the user's own modules are in (see `samtune.user_path`).
     """
 
     coordinator: Any
@@ -44,17 +45,18 @@ class LoopConfig:
     checkpoint: CheckpointConfig
     timeout: float | None
     parts: Any = None
+    user_folders: tuple[str, ...] = ()
 
 
-class MailboxLostError(Exception):
-    """The group must start anew, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
+class RestartGroupError(Exception):
+    """The group must restart, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Ends this process when its body takes longer: a rank that hangs holds the others in a collective for ever.
+    """Ends this process when its body takes longer: a rank that hangs holds the others in a collective forever.
 
-    Ray Train then replaces all workers of the group, and the trial goes on from its last checkpoint.
+    Ray Train then replaces all workers of the group, and the trial resumes from its last checkpoint.
     """
     if seconds is None:
         yield
@@ -76,17 +78,18 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
     try:
         worker = _start(loop)
     except Exception as error:  # would fail again and again: the group ends in order instead
-        ray.get(loop.coordinator.group_lost.remote(loop.group, _failure(error)))
+        ray.get(loop.coordinator.group_lost.remote(loop.group, failure_of(error)))
         return
-    finished = -1
+    finished, settings = -1, TorchGlobals()
     while True:
         answer = ray.get(loop.coordinator.next_assignment.remote(worker.id, finished))
         if answer is Reply.END:
             return
         if answer is Reply.RESTART:
-            raise MailboxLostError
+            raise RestartGroupError
         if isinstance(answer, Assignment):
             _run(answer, loop, worker)
+            settings.restore()
             gc.collect()  # a trial's graph holds cycles; its memory must be free before the next
             if finished == -1:
                 gc.freeze()  # all that is there now stays: going through torch's objects again costs 0.2 s a trial
@@ -107,8 +110,10 @@ def _start(loop: LoopConfig) -> _Worker:
 
     import samtune.train.repeats  # noqa: F401  # paid for here, once
 
+    add_user_folders(loop.user_folders)
     if loop.parts is not None:
-        accept_functions(ray.get(loop.parts))
+        with importing_user_code():  # to unpickle them
+            accept_functions(ray.get(loop.parts))
     torch.set_num_threads(loop.threads)
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
@@ -132,39 +137,20 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
         if worker.id.rank == 0:
             keep_changed_labels(run.dataset, assignment.spec, join(parent(loop.checkpoint_root), LABEL_NOISE))
         _train(run, assignment, loop, worker)
-    except DivergedError as error:  # seen by all ranks alike: the group goes on
-        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, Failure(str(error)), False))
-    except MailboxLostError:
+    except DivergedError as error:  # seen by all ranks alike: the group stays
+        failure = Failure(str(error), diverged=True)
+        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure, False))
+    except RestartGroupError:
         raise
-    except Exception as error:
-        if _is_about_a_peer(error):
-            ray.get(loop.coordinator.peer_lost.remote(worker.id, assignment.number, _failure(error).error))
+    except BaseException as error:  # sys.exit in a trial's code would end the worker without a word
+        if is_about_a_peer(error):
+            ray.get(loop.coordinator.peer_lost.remote(worker.id, assignment.number, failure_of(error).error))
             raise
-        # The other ranks may wait in a collective for ever: raising makes Ray Train replace them all.
-        alone = worker.num_workers == 1 and not _ruins_the_device(error)
-        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, _failure(error), not alone))
+        # The other ranks may wait in a collective forever: raising makes Ray Train replace them all.
+        alone = worker.num_workers == 1 and not ruins_the_device(error)
+        ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure_of(error), not alone))
         if not alone:
-            raise
-
-
-def _is_about_a_peer(error: Exception) -> bool:
-    """Whether a collective broke because another rank left it. Gloo raises plain RuntimeErrors that name its source."""
-    import torch.distributed as dist
-
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _ruins_the_device(error: Exception) -> bool:
-    """Whether the CUDA context is of no use any more: after a failed kernel every further call fails too."""
-    import torch
-
-    ruinous = getattr(torch, "AcceleratorError", ())
-    return (isinstance(error, ruinous) or "CUDA error" in str(error)) and not isinstance(error, torch.OutOfMemoryError)
-
-
-def _failure(error: Exception) -> Failure:
-    line = one_line(f"{type(error).__name__}: {error}")
-    return Failure(line[:500], "".join(traceback.format_exception(error)))
+            raise RestartGroupError(one_line(error)) from None
 
 
 def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
@@ -196,7 +182,7 @@ def _train(run: Any, assignment: Assignment, loop: LoopConfig, worker: _Worker) 
             question = loop.coordinator.epoch_done.remote(worker.id, assignment.number, epoch, records, saved)
             answer, records = ray.get(question), None
         if answer is Reply.RESTART:
-            raise MailboxLostError
+            raise RestartGroupError
         if answer is Reply.END:
             return
 
@@ -236,7 +222,7 @@ class _Saver:
         self.save()
         if request is Request.LEAVE:
             ray.get(self._loop.coordinator.left.remote(self._worker.id, self._number))
-            raise MailboxLostError
+            raise RestartGroupError
 
     def _request(self) -> Any:
         """Of the first rank. Never waits for the coordinator: its answer is seen the next time."""

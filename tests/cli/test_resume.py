@@ -114,7 +114,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(t
     whole = run_samtune("search", *space, "--name", "whole", "--experiment", "other", "--json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     gate.touch()
-    kill_after(tmp_path, (*space, "--name", "study"), lines=5)  # study twice, trial, two epochs
+    kill_after(tmp_path, (*space, "--name", "study"), lines=4)  # study, trial, two epochs
     gate.unlink()
     folder = tmp_path / "samtune-results" / "study"
     (trial,) = read_journal(folder)
@@ -125,7 +125,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(t
 
     shown = run_samtune("status", "study", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert "stopped after 0 of 1 trials; `samtune search --resume study` goes on" in shown.stdout
+    assert "stopped after 0 of 1 trials; `samtune search --resume study` continues it" in shown.stdout
 
     done = run_samtune("search", "--resume", "study", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

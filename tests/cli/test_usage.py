@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.command import Run
 
+from samtune.cli.app import with_options
+from samtune.errors import RunError, TrackingError, UsageError
+
 DIGITS = ("search", "--space", "digits.yaml")
 
 
@@ -156,3 +159,11 @@ def test_a_ui_of_nothing_is_refused_and_leaves_nothing(samtune: Run, tmp_path: P
     line = one_line(samtune("ui", "--storage-path", "nowhere"))
     assert "--storage-path nowhere: no search has logged anything there" in line
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_argument_of_the_library_is_an_option_of_the_command_line() -> None:
+    assert with_options(UsageError("is taken", argument="port", value=5000)) == "--port 5000: is taken"
+    error = TrackingError("cannot hold it; give `tracking_uri`", argument="storage_path", value="s3://tracking_uri/x")
+    assert with_options(error) == "--storage-path s3://tracking_uri/x: cannot hold it; give --tracking-uri"
+    assert str(error) == "storage_path s3://tracking_uri/x: cannot hold it; give `tracking_uri`"
+    assert with_options(RunError("no `tracking_uri`")) == "no `tracking_uri`"

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from helpers.ray_internals import AutoscalingConfig, prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
 

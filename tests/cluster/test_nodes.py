@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import ray
 import ray.util.state
+from helpers.ray_internals import drain_spot_node, node_of_the_worker
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 from torch import Tensor, nn
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
@@ -95,7 +95,7 @@ def search(
 
 
 def groups_of(trial: Trial) -> set[int]:
-    return {group for group, _ in trial.places}
+    return {record.group for record in trial.history.records if record.group is not None}
 
 
 def histories(results: Results) -> dict[int, list[dict[str, float]]]:
@@ -136,20 +136,13 @@ def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_pat
     assert script.is_over
     assert "nodes were added: starting 1 more worker group" in script.said
     assert results.study.count(TrialState.COMPLETED) == 8, [trial.error for trial in results]
-    assert sum("lost its node; it starts anew where there is room" in line for line in script.said) == 1, script.said
+    assert sum("lost its node; it restarts where there is room" in line for line in script.said) == 1, script.said
     assert set().union(*(groups_of(trial) for trial in results)) == {0, 1, 2}
     assert any(len(groups_of(trial)) == 2 for trial in results)  # went on in another group
     assert placement_groups(cluster.address) <= {"REMOVED"}
 
     undisturbed = search(tmp_path, "undisturbed", "local", num_trials=8)
     assert histories(undisturbed) == histories(results)
-
-
-def node_of_the_worker() -> str:
-    """Where the only worker of this process's search runs."""
-    actors = ray._private.state.actors().values()
-    alive = [actor for actor in actors if actor["State"] == "ALIVE" and "RayTrainWorker" in actor["ActorClassName"]]
-    return str(alive[-1]["Address"]["NodeID"])
 
 
 def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: Cluster, tmp_path: Path) -> None:
@@ -169,10 +162,7 @@ def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: 
     def drain(study: Study) -> None:
         """What the autoscaler, or a handler of the cloud's notice, tells Ray."""
         drained.append(node_of_the_worker())
-        client = ray._raylet.GcsClient(address=cluster.address)
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, problem = client.drain_node(drained[0], reason, "spot", int(time.time() * 1000) + 120_000)
-        assert accepted, problem
+        drain_spot_node(cluster.address, drained[0])
 
     def moved(study: Study) -> bool:
         return node_of_the_worker() != drained[0]

@@ -198,8 +198,8 @@ def test_a_study_that_is_not_there_is_said_with_the_nearest(s3: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("s4://bucket/x", r"--storage-path s4://bucket/x: cannot be used: Unrecognized filesystem type"),
-        ("s3://key:secret@bucket/x", r"--storage-path: must not hold credentials"),
+        ("s4://bucket/x", r"storage_path s4://bucket/x: cannot be used: Unrecognized filesystem type"),
+        ("s3://key:secret@bucket/x", r"storage_path: must not hold credentials"),
     ],
 )
 def test_a_uri_that_cannot_work_is_refused(uri: str, message: str) -> None:
@@ -209,5 +209,5 @@ def test_a_uri_that_cannot_work_is_refused(uri: str, message: str) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_refused_before_anything_starts(s3: str) -> None:
-    with pytest.raises(UsageError, match=r"--storage-path s3://nowhere\S+: cannot be used: Bucket 'nowhere' not found"):
+    with pytest.raises(UsageError, match=r"storage_path s3://nowhere\S+: cannot be used: Bucket 'nowhere' not found"):
         Driver(s3.replace("studies", "nowhere"))

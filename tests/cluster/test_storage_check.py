@@ -31,7 +31,7 @@ def test_a_node_that_cannot_reach_the_store_is_named_and_no_probe_is_left(
             nodes = look_at_cluster().nodes
             assert len(nodes) == 2
             check_storage(str(tmp_path / "studies"), nodes)
-            with pytest.raises(UsageError, match=r"--storage-path s3://.*: node [\d.]+ cannot use it: .*") as caught:
+            with pytest.raises(UsageError, match=r"storage_path s3://.*: node [\d.]+ cannot use it: .*") as caught:
                 check_storage(storage, nodes)
     finally:
         cluster.shutdown()

@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 
 from samtune import SearchSpace
-from samtune.config.yaml_source import parse_yaml
 from samtune.errors import SpaceError
 
 HEAD = "name: t\ndata: {name: digits}\nmodel: {name: digits_cnn}\n"
 
 
 def space(text: str, *overrides: str, head: str = HEAD) -> SearchSpace:
-    data, source = parse_yaml(head + text, "space.yaml")
-    return SearchSpace.from_dict(data, overrides, source=source)
+    return SearchSpace.from_text(head + text, "space.yaml", overrides)
 
 
 def refusal(text: str, *overrides: str) -> str:
@@ -141,7 +139,7 @@ def test_keys_of_the_search_go_to_every_branch_that_has_them() -> None:
 )
 def test_a_space_is_written_read_changed_and_sent_without_loss(text: str) -> None:
     searched = space(text)
-    written = SearchSpace.from_dict(parse_yaml(searched.to_yaml(), "copy")[0])
+    written = SearchSpace.from_text(searched.to_yaml(), "copy")
     assert written.model_dump() == searched.model_dump()
     assert written.search == searched.search
     for copy in (written, pickle.loads(pickle.dumps(searched)), searched.replace({"max_failures": 1})):
@@ -300,12 +298,18 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ("method: {name: sam, rho: {uniform: [-1, 1]}}", "method.rho: must be greater than or equal to 0 (a bound"),
         (
             "method: {choice: [{name: sgd}, {name: sam, roh: 3}]}",
-            "method.choice.1.roh: unknown key; did you",
+            "method.roh (in branch sam): unknown key; did you",
         ),
-        ("method: {choice: [{name: sgd}, {name: sam, roh: {int: [1, 2]}}]}", "method.choice.1.roh: unknown key"),
-        ("method: {choice: [{name: sgd}, {name: sam, rho: -3}]}", "method.choice.1.rho: must be greater than or equal"),
-        ("method: {choice: [{name: sam, rho: -3}]}", "method.choice.0.rho: must be greater than or equal"),
-        ("method: {choice: [{name: sgd}, {name: smm}]}", "unknown value 'smm'; did you mean 'sam'?"),
+        ("method: {choice: [{name: sgd}, {name: sam, roh: {int: [1, 2]}}]}", "method.roh (in branch sam): unknown key"),
+        (
+            "method: {choice: [{name: sgd}, {name: sam, rho: -3}]}",
+            "method.rho (in branch sam): must be greater than or equal",
+        ),
+        ("method: {choice: [{name: sam, rho: -3}]}", "method.rho (in branch sam): must be greater than or equal"),
+        (
+            "method: {choice: [{name: sgd}, {name: smm}]}",
+            "space.yaml:4: method (in branch smm): unknown name 'smm'; did you mean 'sam'?",
+        ),
         ("method: {choice: [{name: sgd}], m: 3}", "method: choice has no 'm' beside it; keys of a branch stand in its"),
         ("method: {choice: [1, 2]}", "method: as a whole it is a choice between mappings"),
         ("method: {name: sam}\nsearch: {method: {choice: [{name: sgd}]}}", "search.method: method is fixed too"),
@@ -322,14 +326,17 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ),
         (
             "method:\n  choice:\n    - {name: asam, m: 8}\n    - {name: sam, m: 24}",
-            "space.yaml:7: method.choice.1.m: m",
+            "space.yaml:7: method.m (in branch sam): m",
         ),
         ("method: sam\nsearch: [a]", "space.yaml:5: search: must be a mapping of dotted keys"),
         ("method: 3", "space.yaml:4: method: must be a mapping of keys to values (got 3)"),
-        ("method:\n  choice:\n    - sgd\n    - {name: sam, m: 24}", "space.yaml:7: method.choice.1.m: m must divide"),
+        (
+            "method:\n  choice:\n    - sgd\n    - {name: sam, m: 24}",
+            "space.yaml:7: method.m (in branch sam): m must divide",
+        ),
         (
             "method:\n  choice:\n    - sgd\n    - name: sam\n      m: {choice: [worker, 24]}",
-            "space.yaml:8: method.choice.1.m: m must divide",
+            "space.yaml:8: method.m (in branch sam): m must divide",
         ),
         (METHODS + "initial: [{method.rho: 3.0}]", "initial.0.method.rho: must lie in the searched log_uniform"),
         (METHODS + "initial: [{method.name: asam}]", "initial.0.method.name: must lie in the searched choice"),

@@ -17,7 +17,7 @@ HEAD = "name: t\ndata: {name: digits}\nmodel: {name: digits_cnn}\n"
 
 
 def read(text: str) -> Any:
-    return parse_yaml(text, "space.yaml")[0]
+    return parse_yaml(text, "space.yaml").plain()
 
 
 @pytest.mark.parametrize("name", builtin_spaces())

@@ -87,7 +87,7 @@ def small(*overrides: str) -> SearchSpace:
         (
             "method.rho: {log_uniform: [0.01, 0.5]}",
             "method.name: {choice: [sam, adma]}",
-            "search.method.name: unknown value 'adma'",
+            "search.method.name: unknown name 'adma'; did you mean",
         ),
         ("epochs: 2", "epochs: 2\n  epochs: 3", "space.yaml:7:3: not valid YAML: the key 'epochs' stands twice"),
         ("data: {name: digits}", "data: {name: digits", "not valid YAML"),

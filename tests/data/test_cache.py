@@ -18,7 +18,7 @@ from samtune.data import cache, load_dataset
 from samtune.data.cache import load_arrays
 from samtune.data.dataset import forget_loaded
 from samtune.data.sources import open_source
-from samtune.data.sources.base import Source
+from samtune.data.sources.base import DataSource
 from samtune.errors import DatasetError
 
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(root: Path) -> Source:
+def source(root: Path) -> DataSource:
     return open_source(Cifar10Config(root=str(root)))
 
 
@@ -38,7 +38,7 @@ def arrow_files(folder: Path) -> list[Path]:
 
 
 def test_second_load_reads_the_file_and_not_the_source(
-    source: Source, root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+    source: DataSource, root: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load_arrays(source, "train", "cifar10")
     monkeypatch.setattr(source, "read", lambda split: pytest.fail("decoded a second time"))
@@ -50,7 +50,7 @@ def test_second_load_reads_the_file_and_not_the_source(
     assert arrow_files(root) == []
 
 
-def test_images_are_pages_of_the_file(source: Source, cache_folder: Path) -> None:
+def test_images_are_pages_of_the_file(source: DataSource, cache_folder: Path) -> None:
     images = load_arrays(source, "train", "cifar10").images
     (path,) = arrow_files(cache_folder)
     mappings = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
@@ -58,7 +58,7 @@ def test_images_are_pages_of_the_file(source: Source, cache_folder: Path) -> Non
     assert any(low <= images.data_ptr() and images.data_ptr() + images.nbytes <= high for low, high in ranges)
 
 
-def test_writing_to_a_tensor_does_not_reach_the_file(source: Source, cache_folder: Path) -> None:
+def test_writing_to_a_tensor_does_not_reach_the_file(source: DataSource, cache_folder: Path) -> None:
     images = load_arrays(source, "train", "cifar10").images
     before = arrow_files(cache_folder)[0].read_bytes()
     images.fill_(7)
@@ -76,7 +76,7 @@ def test_changed_source_is_decoded_again(root: Path, cache_folder: Path) -> None
 
 
 def test_a_file_of_another_version_is_removed_when_this_one_decodes(
-    source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+    source: DataSource, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_arrays(source, "train", "cifar10")
     load_arrays(source, "test", "cifar10")
@@ -91,7 +91,7 @@ def test_a_file_of_another_version_is_removed_when_this_one_decodes(
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1000])
-def test_damaged_file_is_built_again(source: Source, cache_folder: Path, keep: int) -> None:
+def test_damaged_file_is_built_again(source: DataSource, cache_folder: Path, keep: int) -> None:
     expected = load_arrays(source, "train", "cifar10").images.clone()
     (path,) = arrow_files(cache_folder)
     content = path.read_bytes()
@@ -101,7 +101,7 @@ def test_damaged_file_is_built_again(source: Source, cache_folder: Path, keep: i
     assert path.read_bytes() == content
 
 
-def test_leftovers_of_a_killed_builder_are_removed_and_not_read(source: Source, cache_folder: Path) -> None:
+def test_leftovers_of_a_killed_builder_are_removed_and_not_read(source: DataSource, cache_folder: Path) -> None:
     path = cache.cache_path(source, "train", "cifar10")
     assert path is not None
     cache_folder.mkdir()
@@ -112,7 +112,7 @@ def test_leftovers_of_a_killed_builder_are_removed_and_not_read(source: Source, 
 
 
 def test_failed_build_leaves_nothing_behind(
-    source: Source, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+    source: DataSource, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, os.strerror(28))
@@ -124,7 +124,7 @@ def test_failed_build_leaves_nothing_behind(
     assert [path.suffix for path in cache_folder.iterdir()] == [".lock"]
 
 
-def test_cache_in_an_impossible_place(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_in_an_impossible_place(source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SAMTUNE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DatasetError, match="set the environment variable SAMTUNE_CACHE"):

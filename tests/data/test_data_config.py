@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from samtune.config.base import Config
 from samtune.config.data import DataConfig
 from samtune.config.model import ModelConfig
-from samtune.config.yaml_source import config_classes
+from samtune.config.sections import config_classes
 
 CONFIGS = [*config_classes(DataConfig), *config_classes(ModelConfig)]
 REQUIRED = {"image_folder": {"image_size": 32}}

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.experiments.candidates import Lineup, add_baseline, candidates_of, make_lineup
+from samtune.experiments.candidates import CandidateList, add_baseline, candidates_of, list_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import confirmation_of, table
-from samtune.experiments.fixed_trials import LineupTuner
-from samtune.study import Objective, Scalar, Study, Trial, TrialState
+from samtune.experiments.fixed_trials import CandidateRun
+from samtune.study import EpochLog, Objective, Scalar, Study, Trial, TrialState
 
 SPACE: dict[str, Any] = {
     "name": "digits",
@@ -65,23 +64,23 @@ def study(space: SearchSpace) -> Study:
     return _study(space, *configs)
 
 
-def _lineup(study: Study, space: SearchSpace, top: int = 2, replicas: int = 3) -> Lineup:
+def _listed(study: Study, space: SearchSpace, top: int = 2, replicas: int = 3) -> CandidateList:
     chosen = candidates_of(study, space, top)
-    return make_lineup(space, chosen, replicas=replicas, baselines=add_baseline(chosen, study, space))
+    return list_candidates(space, chosen, replicas=replicas, baselines=add_baseline(chosen, study, space))
 
 
 def test_the_best_are_trained_on_everything_and_tested(study: Study, space: SearchSpace) -> None:
-    lineup = _lineup(study, space)
-    assert list(lineup.candidates) == ["trial 1 (sam)", "trial 2 (sam)", "sgd (4 epochs)", "sgd (8 epochs)"]
-    assert lineup.searched["trial 1 (sam)"] == 0.95
-    for spec in lineup.candidates.values():
+    listed = _listed(study, space)
+    assert list(listed.candidates) == ["trial 1 (sam)", "trial 2 (sam)", "sgd (4 epochs)", "sgd (8 epochs)"]
+    assert listed.searched["trial 1 (sam)"] == 0.95
+    for spec in listed.candidates.values():
         assert spec.final
         assert spec.data.validation_fraction == 0
-    assert lineup.objective.metric == "test_accuracy"
+    assert listed.objective.metric == "test_accuracy"
 
 
 def test_the_baseline_has_the_same_settings_and_equal_passes(study: Study, space: SearchSpace) -> None:
-    candidates = _lineup(study, space).candidates
+    candidates = _listed(study, space).candidates
     sam, sgd = candidates["trial 1 (sam)"], candidates["sgd (8 epochs)"]
     assert sgd.num_passes == sam.num_passes == 8
     assert sgd.training.lr == sam.training.lr == 0.2
@@ -97,28 +96,28 @@ def test_a_search_that_had_sgd_gives_its_best_as_baseline() -> None:
         ({"method.name": "sgd", "training.lr": 0.3}, 0.94),
         ({"method.name": "sgd", "training.lr": 0.4}, 0.92),
     )
-    lineup = _lineup(study, space, top=1)
-    assert lineup.candidates["sgd (8 epochs)"].training.lr == 0.3
-    assert lineup.searched["sgd (4 epochs)"] == 0.94
-    assert lineup.searched["sgd (8 epochs)"] is None  # never measured at that length
+    listed = _listed(study, space, top=1)
+    assert listed.candidates["sgd (8 epochs)"].training.lr == 0.3
+    assert listed.searched["sgd (4 epochs)"] == 0.94
+    assert listed.searched["sgd (8 epochs)"] is None  # never measured at that length
     # Among the candidates themselves, it is not trained twice.
-    both = _lineup(study, space, top=2)
+    both = _listed(study, space, top=2)
     assert both.baselines == ["trial 1 (sgd)", "sgd (8 epochs)"]
     assert len(both.candidates) == 3
 
 
 def test_replicas_have_seeds_that_the_search_had_not_and_share_them(study: Study, space: SearchSpace) -> None:
-    lineup = _lineup(study, space)
+    listed = _listed(study, space)
     seeds = {
-        label: [lineup.trial({"replica": r, "candidate": label}).seed for r in range(3)] for label in lineup.candidates
+        label: [listed.trial({"replica": r, "candidate": label}).seed for r in range(3)] for label in listed.candidates
     }
     assert set(map(tuple, seeds.values())) == {(8, 9, 10)}
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_a_lineup_survives_its_yaml(study: Study, space: SearchSpace, replicas: int) -> None:
-    lineup = _lineup(study, space, replicas=replicas)
-    assert Lineup.model_validate(yaml.safe_load(lineup.to_yaml())) == lineup
+def test_a_listed_survives_its_yaml(study: Study, space: SearchSpace, replicas: int) -> None:
+    listed = _listed(study, space, replicas=replicas)
+    assert CandidateList.from_yaml_text(listed.to_yaml()) == listed
 
 
 def test_a_study_without_a_completed_trial_cannot_be_confirmed(space: SearchSpace) -> None:
@@ -127,7 +126,7 @@ def test_a_study_without_a_completed_trial_cannot_be_confirmed(space: SearchSpac
 
 
 def test_the_better_baseline_counts_and_pairs_share_a_seed(study: Study, space: SearchSpace) -> None:
-    lineup = _lineup(study, space, top=1)
+    listed = _listed(study, space, top=1)
     values = {
         "trial 1 (sam)": [0.93, 0.94, 0.95],
         "sgd (4 epochs)": [0.90, 0.90, 0.90],
@@ -138,10 +137,10 @@ def test_the_better_baseline_counts_and_pairs_share_a_seed(study: Study, space: 
         for replica, value in enumerate(results):
             config: dict[str, Scalar] = {"candidate": label, "replica": replica}
             state = TrialState.FAILED if value is None else TrialState.COMPLETED
-            history = [] if value is None else [{"epoch": 1.0, "test_accuracy": value}]
+            history = EpochLog([] if value is None else [{"epoch": 1.0, "test_accuracy": value}])
             number = len(confirmed.trials)
             confirmed.trials.append(Trial(number, f"{number}", config, {}, 4, state, history))
-    found = confirmation_of(confirmed, lineup)
+    found = confirmation_of(confirmed, listed)
     assert found.baseline == "sgd (8 epochs)"
     assert found.num_missing == 1
     best = found.best
@@ -162,12 +161,12 @@ def test_the_better_baseline_counts_and_pairs_share_a_seed(study: Study, space: 
 def test_plain_sgd_alone_is_its_own_baseline_and_its_weights_are_kept(study: Study) -> None:
     source = find_source(SearchSpace.from_yaml("digits.yaml", {"method.name": "sgd", **SGD}), top=1)
     assert add_baseline(source.chosen, None, source.space) == ["sgd"]
-    lineup = make_lineup(source.space, source.chosen, replicas=1, baselines=["sgd"])
+    listed = list_candidates(source.space, source.chosen, replicas=1, baselines=["sgd"])
     confirmed = Study(**{**vars(study), "objectives": (Objective("test_accuracy"),), "num_trials": 1, "trials": []})
-    history = [{"epoch": 1.0, "test_accuracy": 0.9}]
+    history = EpochLog([{"epoch": 1.0, "test_accuracy": 0.9}])
     config: dict[str, Scalar] = {"candidate": "sgd", "replica": 0}
     confirmed.trials.append(Trial(0, "0", config, {}, 1, TrialState.COMPLETED, history))
-    best = confirmation_of(confirmed, lineup).best
+    best = confirmation_of(confirmed, listed).best
     assert best is not None
     assert best.label == "sgd"
 
@@ -182,6 +181,6 @@ def test_an_expression_has_its_value_once_what_it_is_made_of_has(tmp_path: Path)
     source = find_source(SearchSpace.from_yaml("digits.yaml", changes), top=1)
     ((spec, _),) = source.chosen.values()
     assert spec.training.weight_decay == pytest.approx(5e-4 * spec.training.lr / 0.1)
-    lineup = make_lineup(source.space, source.chosen, replicas=1, baselines=[])
-    tuner = LineupTuner(lineup, name="x", storage_path=tmp_path)
-    assert tuner.space == lineup  # the same wherever it goes on
+    listed = list_candidates(source.space, source.chosen, replicas=1, baselines=[])
+    run = CandidateRun(listed, kind="training", name="x", storage_path=tmp_path)
+    assert run.candidates == listed  # the same wherever it is resumed

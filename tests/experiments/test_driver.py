@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray.air.execution._internal.actor_manager import RayActorManager
+from helpers.ray_internals import count_actors
 
 from samtune.benchmarks.noop import run_noop
 from samtune.config.space import SearchSpace
@@ -17,14 +16,7 @@ from samtune.config.space import SearchSpace
 def test_no_more_actors_are_started_than_trials_are_active(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[Any] = []
-    add_actor = RayActorManager.add_actor
-
-    def counting(self: RayActorManager, *arguments: Any, **options: Any) -> Any:
-        started.append(options)
-        return add_actor(self, *arguments, **options)
-
-    monkeypatch.setattr(RayActorManager, "add_actor", counting)
+    started = count_actors(monkeypatch)
     settings = ["training.epochs=2", "sampler={name: random}", "resources.cpus_per_worker=0.1"]
     space = SearchSpace.from_yaml("digits.yaml", [*settings, f"scheduler={{name: {scheduler}}}"])
     marks = run_noop(space, 60, 3, tmp_path)

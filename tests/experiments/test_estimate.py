@@ -6,7 +6,7 @@ import pytest
 
 from samtune import SearchSpace
 from samtune.experiments.estimate import estimate
-from samtune.experiments.plan import make_plan
+from samtune.experiments.plan import plan_search
 from samtune.raylib.cluster import Node
 
 
@@ -21,7 +21,7 @@ from samtune.raylib.cluster import Node
 )
 def test_seconds_follow_from_the_step_the_passes_and_the_groups(overrides: list[str]) -> None:
     space = SearchSpace.from_yaml("digits.yaml", [*overrides, "resources.num_workers=2"])
-    plan = make_plan(space, [Node(cpus=4, gpus=0)])
+    plan = plan_search(space, [Node(cpus=4, gpus=0)])
     assert plan.num_groups == 2
     found = estimate(space, plan)
     assert found.device == "cpu"

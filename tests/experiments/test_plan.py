@@ -7,7 +7,7 @@ import pytest
 from samtune import SearchSpace
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, SpaceError
-from samtune.experiments.plan import make_plan
+from samtune.experiments.plan import plan_search
 from samtune.raylib.cluster import Node, group_capacity
 
 TWO_CPUS = [Node(cpus=2, gpus=0)]
@@ -44,7 +44,7 @@ def test_costs_range_over_what_may_be_drawn() -> None:
         "digits.yaml",
         ["search.method.name={choice: [sgd, sam]}", "search.training.epochs={choice: [2, 20]}", "num_trials=10"],
     )
-    plan = make_plan(space, TWO_CPUS)
+    plan = plan_search(space, TWO_CPUS)
     assert plan.passes_per_step == (1.0, 2.0)
     assert plan.epochs == (2, 20)
     assert plan.passes_per_trial == (2.0, 40.0)
@@ -56,10 +56,10 @@ def test_a_range_is_right_however_many_other_keys_are_searched() -> None:
     many = [f"search.training.{key}={{uniform: [0.1, 0.2]}}" for key in ("lr", "weight_decay", "label_smoothing")]
     many += [f"search.training.{key}={{uniform: [0.5, 0.6]}}" for key in ("momentum", "decay_factor")]
     space = SearchSpace.from_yaml("digits.yaml", ["initial=[]", *many, "search.training.epochs={choice: [2, 20]}"])
-    assert make_plan(space, TWO_CPUS).epochs == (2, 20)
+    assert plan_search(space, TWO_CPUS).epochs == (2, 20)
 
 
 def test_searched_data_is_checked_too() -> None:
     space = SearchSpace.from_yaml("digits.yaml", ["search.data.num_train={choice: [40, 400]}"])
     with pytest.raises(SpaceError, match=r"training\.batch_size: must not exceed the training examples \(64 > 36"):
-        make_plan(space, TWO_CPUS)
+        plan_search(space, TWO_CPUS)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from samtune.config.space import SearchSpace
-from samtune.config.yaml_source import parse_yaml
 from samtune.errors import DatasetError
-from samtune.experiments.plan import check_data
+from samtune.experiments.plan import check_files_of, search_variants
 from samtune.store.study_folder import located
 
 VIT = "name: torchvision, architecture: vit_b_16"
@@ -46,9 +45,7 @@ def test_paths_are_in_the_folder(
     space = located(SearchSpace.from_yaml("cifar.yaml", [setting]))
     assert located(space) is space
     monkeypatch.chdir("/")
-    stored = SearchSpace.from_dict(
-        parse_yaml(space.to_yaml(), "space.yaml")[0]
-    )  # as a resumed search reads it, elsewhere
+    stored = SearchSpace.from_text(space.to_yaml(), "space.yaml")  # as a resumed search reads it, elsewhere
     for one in (space, stored):
         found = one.trial({**_defaults(one), **config}).params()[key]
         assert found == (expected.replace("HERE", str(tmp_path)) if expected else expected)
@@ -59,7 +56,7 @@ def test_each_data_set_that_can_be_drawn_is_looked_for(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     space = SearchSpace.from_yaml("digits.yaml", ["data={choice: [{name: digits}, {name: cifar10, root: there}]}"])
     with pytest.raises(DatasetError, match=f"cifar10 is not in {tmp_path}/there"):
-        check_data(located(space))
+        check_files_of(search_variants(located(space)))
 
 
 def _defaults(space: SearchSpace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from samtune.experiments.sharpness.gap import kendall_tau, pair_information, rel
 from samtune.experiments.sharpness.subjects import load_subject
 from samtune.models.saved import save_weights
 from samtune.store.journal import Journal
-from samtune.study import Objective, Study, Trial, TrialState
+from samtune.study import EpochRecord, Objective, Study, Trial, TrialState
 from samtune.tracking import default_tracking_uri
 from samtune.tracking.store import MlflowClient, Store
 from samtune.train.checkpoint import CheckpointFolder
@@ -56,8 +56,7 @@ def add_trial(study: Study, journal: Journal, rho: float, history: list[dict[str
     study.trials.append(trial)
     journal.on_trial_start(study, trial)
     for metrics in history:
-        trial.history.append(metrics)
-        trial.places.append((0, 0.0))
+        trial.history.append(EpochRecord(metrics, 0, 0.0))
         journal.on_epoch(study, trial, metrics)
     trial.state = TrialState.COMPLETED
     journal.on_trial_end(study, trial)
@@ -205,7 +204,7 @@ def test_what_is_not_there_is_said(studies, text, message):
 
 def test_options_that_cannot_work(studies):
     for arguments, message in (
-        (["--measures", "eigenvalue"], "--measures eigenvalue: .*eigenvalues"),
+        (["--measures", "eigenvalue"], "measures eigenvalue: .*eigenvalues"),
         (["--m", "1;2"], "--m 1;2: must be whole numbers"),
         (["--data", "training"], "--data training: must be train, val or test"),
     ):

@@ -8,8 +8,10 @@ from typing import Any
 import psutil
 import ray
 
+from helpers.ray_internals import raylet_pid
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
+from samtune.study import EpochRecord
 from samtune.workers.pool import WorkerPool
 from samtune.workers.protocol import Outcome, Progress, Reply
 
@@ -41,7 +43,7 @@ class Client:
         while len(records) < at_least:
             progress = ray.get(self.coordinator.progress.remote(trial_id, len(records), 0))
             if isinstance(progress, Progress):
-                records += progress.records
+                records += [epoch.metrics for epoch in progress.epochs]
                 assert progress.outcome is not Outcome.FAILED, progress
         return records
 
@@ -54,10 +56,10 @@ class Client:
             if progress is Reply.RESTART:
                 self.post(trial_id, self.posted[trial_id])
             if isinstance(progress, Progress):
-                records += [{k: v for k, v in r.items() if k not in TIMES} for r in progress.records]
+                records += [{k: v for k, v in e.metrics.items() if k not in TIMES} for e in progress.epochs]
                 if progress.outcome is not None:
                     ray.get(self.coordinator.end.remote(trial_id))
-                    return Progress(records, progress.outcome, progress.failure)
+                    return Progress([EpochRecord(r) for r in records], progress.outcome, progress.failure)
         raise AssertionError(f"trial {trial_id} did not end within {seconds} s")
 
     def run(self, trial_id: str, trial: TrialSpec) -> Progress:
@@ -67,9 +69,8 @@ class Client:
 
 def pids(*names: str) -> set[int]:
     """The processes whose titles, by Ray, begin with one of these, among the descendants of this test's Ray."""
-    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
     found = set()
-    for child in psutil.Process(raylet).children(recursive=True):
+    for child in psutil.Process(raylet_pid()).children(recursive=True):
         try:
             if "".join(child.cmdline()[:1]).startswith(tuple(f"ray::{name}" for name in names)):
                 found.add(child.pid)

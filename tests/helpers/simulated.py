@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from samtune.study import Callback, Objective, Scalar, Study, Trial, TrialState
+from samtune.study import Callback, EpochRecord, Objective, Scalar, Study, Trial, TrialState
+from samtune.tracking import MlflowTracker
 
 
 def make_study(folder: Path, tracking_uri: str, num_trials: int = 4) -> Study:
@@ -48,7 +49,7 @@ def run_epoch(study: Study, trial: Trial, callbacks: Sequence[Callback], accurac
     epoch = len(trial.history) + 1
     metrics = {"epoch": float(epoch), "val_accuracy": accuracy, "val_loss": 1.0 - accuracy, "num_passes": 2.0 * epoch}
     metrics["lr"] = 0.001  # by the schedule
-    trial.history.append({**metrics, **more})
+    trial.history.append(EpochRecord({**metrics, **more}, 0, time.time()))
     for callback in callbacks:
         callback.on_epoch(study, trial, trial.history[-1])
 
@@ -64,6 +65,12 @@ def end_trial(
     trial.state, trial.error, trial.traceback, trial.ended_at = state, error, traceback, time.time()
     for callback in callbacks:
         callback.on_trial_end(study, trial)
+
+
+def start(tracker: MlflowTracker, study: Study) -> None:
+    """Opens the tracker, as the runner does, and tells it of the study's start."""
+    study.experiment_id, study.parent_run_id = tracker.open(study)
+    tracker.on_study_start(study)
 
 
 def end_study(study: Study, callbacks: Sequence[Callback]) -> None:

@@ -11,7 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from samtune.store.journal import Journal
-from samtune.study import Objective, Scalar, Study, Trial, TrialState
+from samtune.study import EpochRecord, Objective, Scalar, Study, Trial, TrialState
 
 METHODS = ("sam", "asam", "sgd")
 
@@ -73,12 +73,13 @@ def make_study(
         epochs = {TrialState.PRUNED: 2, TrialState.FAILED: 1}.get(state, num_epochs)
         for epoch in range(1, epochs + 1):
             clock[group] += 1.0
-            trial.history.append(_metrics(epoch, config, num_epochs, random_numbers.gauss(0, 0.003)))
-            trial.places.append((group, clock[group]))
+            metrics = _metrics(epoch, config, num_epochs, random_numbers.gauss(0, 0.003))
+            trial.history.append(EpochRecord(metrics, group, clock[group]))
             journal.on_epoch(study, trial, trial.history[-1])
         clock[group] += 0.2
         trial.state, trial.ended_at = state, clock[group]
         trial.error = "diverged: train_loss is nan in epoch 2" if state is TrialState.FAILED else None
+        trial.diverged = state is TrialState.FAILED
         journal.on_trial_end(study, trial)
         if state is TrialState.COMPLETED:
             told.tell(asked, [objective.value(trial) for objective in objectives])

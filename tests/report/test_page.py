@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 from samtune.cli.app import app
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.experiments.candidates import final, make_lineup
+from samtune.experiments.candidates import final, list_candidates
 from samtune.experiments.results import Results
 from samtune.report.figures import Figure, figures
 from samtune.report.plots import KINDS
 from samtune.report.style import log_ticks
 from samtune.report.timeline import spans
 from samtune.store.journal import Journal
-from samtune.study import Objective, Scalar, Trial, TrialState
+from samtune.study import EpochLog, EpochRecord, Objective, Scalar, Trial, TrialState
 
 SAM = {"method": {"name": "sam"}}
 TWO = (Objective(), Objective("sharpness", "min"))
@@ -117,7 +117,8 @@ def test_a_trial_that_changes_its_group_has_two_spans(tmp_path: Path) -> None:
     trial = make_study(tmp_path).trials[0]
     start = trial.started_at
     assert start is not None
-    trial.places = [(0, start + 1.0), (0, start + 2.0), (1, start + 9.0), (1, start + 10.0)]
+    epochs = enumerate([(0, start + 1.0), (0, start + 2.0), (1, start + 9.0), (1, start + 10.0)], 1)
+    trial.history = EpochLog(EpochRecord({"epoch": n, "epoch_seconds": 1.0}, *where) for n, where in epochs)
     assert [(span.group, span.start - start, span.end - start) for span in spans(trial)] == [(0, 0, 2), (1, 8, 10)]
 
 
@@ -134,18 +135,19 @@ def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
     search = make_study(tmp_path)
     space = SearchSpace.from_dict({"name": "d", "data": {"name": "digits"}, "model": {"name": "digits_cnn"}, **SAM})
     spec = final(space.trial({}))
-    lineup = make_lineup(space, {"trial 3 (sam)": (spec, 0.97)}, replicas=3, baselines=[])
+    listed = list_candidates(space, {"trial 3 (sam)": (spec, 0.97)}, replicas=3, baselines=[])
     confirmed = make_study(tmp_path, name="digits-1-confirm", num_trials=0, objectives=(Objective("test_accuracy"),))
     folder = tmp_path / "digits-1-confirm"
     (folder / "journal.jsonl").unlink()
-    confirmed.space_yaml, confirmed.num_trials = lineup.to_yaml(), 3
+    confirmed.space_yaml, confirmed.num_trials = listed.to_yaml(), 3
     journal = Journal(folder)
     journal.on_study_start(confirmed)
     for replica, accuracy in enumerate((0.95, 0.96)):
         config: dict[str, Scalar] = {"candidate": "trial 3 (sam)", "replica": replica}
         trial = Trial(replica, f"c{replica}", config, {}, 1, TrialState.COMPLETED, started_at=1.0, ended_at=2.0)
         journal.on_trial_start(confirmed, trial)
-        journal.on_epoch(confirmed, trial, {"epoch": 1.0, "test_accuracy": accuracy})
+        trial.history.append({"epoch": 1.0, "test_accuracy": accuracy})
+        journal.on_epoch(confirmed, trial, trial.metrics)
         journal.on_trial_end(confirmed, trial)
     journal.close()
     text = _report(tmp_path, search.name, tmp_path / "report.html").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from samtune.cli.app import app
 from samtune.errors import RunError, UsageError
 from samtune.experiments.results import Results
-from samtune.study import Objective, TrialState
+from samtune.study import EpochLog, Objective, TrialState
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_table_has_a_row_per_trial_and_epoch_with_typed_columns(storage: Pat
 
 def test_a_trial_without_an_epoch_keeps_a_row(tmp_path: Path) -> None:
     study = make_study(tmp_path)
-    study.trials[3].history.clear()
+    study.trials[3].history = EpochLog()
     row = next(row for row in Results(study).to_arrow().to_pylist() if row["trial"] == 3)
     assert row["epoch"] is None
     assert row["val_accuracy"] is None

@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from samtune.benchmarks.sam import all_reduce_sizes
 from samtune.config.method import MethodConfig, SAMConfig
 from samtune.sam import SAM, TrainStep
-from samtune.sam.collectives import all_reduce_sizes
 
 NUM_WEIGHTS = 6 * 8 + 8 + 8 * 3 + 3  # of the small network: 83
 
@@ -111,7 +111,8 @@ def directions(rank: int, num_ranks: int, recipe: str) -> torch.Tensor:
         averaged_by_accident = [p.grad.clone() for p in model.parameters()]
         sam._perturb(averaged_by_accident)
         closure()
-        sam.second_step()
+        sam._weights.restore()
+        sam.base_optimizer.step()
     assert wrapped.require_backward_grad_sync
     return before - flat_weights(model)
 
@@ -208,7 +209,7 @@ def test_running_statistics_are_averaged():
 
 # -- a warm worker process --------------------------------------------------------------------------------------------
 def many_trials(rank: int, num_ranks: int) -> tuple[int, list[bool]]:
-    from samtune.sam import subgroups
+    from samtune.sam import m_group
 
     made: list[int] = []
     original = dist.new_subgroups
@@ -229,7 +230,7 @@ def many_trials(rank: int, num_ranks: int) -> tuple[int, list[bool]]:
             alive += [reference() is not None for reference in references]
     finally:
         dist.new_subgroups = original
-    assert subgroups.ascent_group(2).size() == 2
+    assert m_group.ascent_group(2).size() == 2
     return len(made), alive
 
 

@@ -31,7 +31,7 @@ from samtune.config.method import (
     TraceSAMConfig,
     UniversalConfig,
 )
-from samtune.config.yaml_source import config_classes
+from samtune.config.sections import config_classes
 from samtune.sam import TrainStep
 
 METHODS: dict[str, MethodConfig] = {

@@ -9,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from samtune.config.method import MethodConfig, SAMConfig
-from samtune.config.yaml_source import config_classes, names_of
+from samtune.config.sections import config_classes, names_of
 
 ADAPTER = TypeAdapter(MethodConfig)
 CLASSES = list(config_classes(MethodConfig))

@@ -224,7 +224,7 @@ def test_det_sam_descends_the_determinant_of_a_wide_quadratic():
     """
     from samtune.sam.rules.universal import DetRule
 
-    rule = DetRule(DetSAMConfig(half_width=30.0), [torch.zeros(2)], 0)
+    rule = DetRule([torch.zeros(2)], 0, half_width=30.0)
     h = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
     grid = torch.linspace(-30, 30, 4001, dtype=torch.float64)
     value = rule.phi(torch.stack([rule.psi(0.5 * hi * grid**2).mean() for hi in h]).prod().reshape(1))

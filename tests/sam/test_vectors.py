@@ -56,6 +56,48 @@ def test_norm_is_rho_and_dtype_is_kept(p, dtype, scale):
 
 
 @pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-23, 3e-22, 1e-21, 1e-19, 1e19, 1e25, 1e37])
+def test_squares_neither_vanish_nor_overflow(p, dtype, scale):
+    """The norm of ε̂ is rho for every gradient that its dtype can hold, not only where its squares fit too."""
+    vector = gradient(dtype, scale=scale)
+    length = vectors.dual_norm_(vector, 0.05, p)
+    assert torch.linalg.vector_norm(flat(vector).double(), p).item() == pytest.approx(0.05, rel=0.02)
+    assert length.item() == pytest.approx(torch.linalg.vector_norm(flat(gradient(dtype, scale=scale)).double()).item())
+
+
+@pytest.mark.parametrize("p", PS)
+def test_numbers_below_the_smallest_normal_one_never_give_more_than_rho(p):
+    vector = [torch.full((100,), 1e-42), torch.zeros(3)]
+    vectors.dual_norm_(vector, 0.05, p)
+    assert torch.linalg.vector_norm(flat(vector).double(), p).item() <= 0.05 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float16), (torch.bfloat16, torch.float64), (torch.float16,)])
+def test_dtypes_mix_and_keep(p, dtypes):
+    """Entries of 2,000 in 16 bits: their squares overflow there. Whatever the order of the dtypes."""
+    for order in (dtypes, dtypes[::-1]):
+        vector = [torch.full((500,), 2000.0 if dtype == torch.float16 else 1.0, dtype=dtype) for dtype in order]
+        exact = vectors.dual_norm_([tensor.to(torch.float64, copy=True) for tensor in vector], 0.05, p)
+        length = vectors.dual_norm_(vector, 0.05, p)
+        assert [tensor.dtype for tensor in vector] == list(order)
+        assert length.item() == pytest.approx(exact.item(), rel=1e-5)
+        size = torch.linalg.vector_norm(flat([tensor.double() for tensor in vector]), p).item()
+        assert size == pytest.approx(0.05, rel=0.02)
+
+
+def test_a_16_bit_vector_is_scaled_in_32_bits():
+    """A factor of 1e6 does not exist in float16, the product does."""
+    vector = [torch.full((3,), 6e-5, dtype=torch.float16)]
+    expected = vector[0].double() * 1e6
+    for found in (vectors.scaled(vector, torch.tensor(1e6)), vector):
+        if found is vector:
+            vectors.scale_(vector, torch.tensor(1e6))
+        assert_close(found[0].double(), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("p", PS)
 def test_it_maximises_the_inner_product(p):
     """gᵀε̂ = rho ‖g‖_q (Hölder's inequality holds with equality), and no other point of the ball does better."""
     g = flat(gradient())

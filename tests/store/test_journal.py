@@ -16,7 +16,8 @@ def make_study(*objectives: Objective) -> Study:
 
 
 def add_trial(study: Study, state: TrialState = TrialState.COMPLETED, **metrics: float) -> Trial:
-    trial = Trial(len(study.trials), str(len(study.trials)), {}, {}, 1, state=state, history=[metrics])
+    trial = Trial(len(study.trials), str(len(study.trials)), {}, {}, 1, state)
+    trial.history.append({"epoch": 1.0, **metrics})
     study.trials.append(trial)
     return trial
 

@@ -10,8 +10,9 @@ from helpers.searches import Search
 from rich.console import Console
 
 import samtune.terminal.tally
+from samtune.experiments.summary import json_summary
 from samtune.study import Objective, Trial, TrialState
-from samtune.terminal import json_summary, leaderboard, print_plan, print_summary
+from samtune.terminal import leaderboard, print_plan, print_summary
 from samtune.terminal.tally import Tally
 
 
@@ -132,19 +133,19 @@ def test_json_has_exactly_the_promised_keys(search: Search) -> None:
 def test_json_is_strict_whatever_the_metrics(search: Search) -> None:
     assert json_summary(search.study)["best"] is None
     trial = search.run(0.9)
-    trial.history[-1] |= {"sharpness": math.nan, "train_loss": math.inf}
+    trial.history[-1].update(sharpness=math.nan, train_loss=math.inf)
     metrics = json.loads(json.dumps(json_summary(search.study), allow_nan=False))["best"]["metrics"]
     assert (metrics["sharpness"], metrics["train_loss"]) == (None, None)
 
 
 def test_the_plan_of_a_built_in_space() -> None:
     from samtune.config.space import SearchSpace
-    from samtune.experiments.plan import make_plan
+    from samtune.experiments.plan import plan_search
     from samtune.raylib.cluster import Node
 
     output = io.StringIO()
     print_plan(
-        make_plan(SearchSpace.from_yaml("digits.yaml"), [Node(4, 0)]),
+        plan_search(SearchSpace.from_yaml("digits.yaml"), [Node(4, 0)]),
         Console(file=output, width=80, markup=False, highlight=False),
     )
     text = output.getvalue()

@@ -32,14 +32,14 @@ def test_no_server() -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     message = refused(uri)
     assert message == (
-        f"--tracking-uri {uri}: no MLflow server answers: "
+        f"tracking_uri {uri}: no MLflow server answers: "
         "connection refused; is the server running, and is the port right?"
     )
 
 
 def test_a_host_that_does_not_exist() -> None:
     message = refused("http://no-such-host.invalid:5000")
-    assert "--tracking-uri http://no-such-host.invalid:5000: no MLflow server answers: the host name" in message
+    assert "tracking_uri http://no-such-host.invalid:5000: no MLflow server answers: the host name" in message
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_server_that_wants_a_password(web_server: int) -> None:
 def test_a_database_server_that_is_not_there() -> None:
     port = free_port()
     message = refused(f"postgresql://me:secret@127.0.0.1:{port}/mlflow")
-    assert message.startswith(f"--tracking-uri postgresql://me:***@127.0.0.1:{port}/mlflow: no database answers")
+    assert message.startswith(f"tracking_uri postgresql://me:***@127.0.0.1:{port}/mlflow: no database answers")
 
 
 def test_a_file_that_is_not_a_database(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_store_of_another_mlflow_version(tmp_path: Path) -> None:
 def test_a_deleted_experiment(store_uri: str, client: MlflowClient) -> None:
     client.delete_experiment(client.create_experiment("gone"))
     message = refused(store_uri, experiment="gone")
-    assert message.startswith(f"--experiment gone: was deleted in {store_uri}; choose another name, or restore it")
+    assert message.startswith(f"experiment gone: was deleted in {store_uri}; choose another name, or restore it")
 
 
 def test_a_missing_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.network import Gate
-from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
+from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start, start_trial
 from mlflow import MlflowClient
 
 from samtune.study import Study, TrialState
@@ -61,7 +61,7 @@ def test_a_search_on_a_server(
     study: Study, tracker: MlflowTracker, server_port: int, messages: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker.connect_in_background().result(timeout=30)
-    tracker.on_study_start(study)
+    start(tracker, study)
     run_trial(study, [tracker], [0.5, float("nan"), 0.7])
     trial = start_trial(study, [tracker])
     end_trial(study, trial, [tracker], TrialState.FAILED, "boom", "Traceback\nboom")
@@ -79,7 +79,7 @@ def test_a_search_on_a_server(
 def test_nothing_is_lost_while_the_server_is_away(
     study: Study, tracker: MlflowTracker, server_port: int, gate: Gate, messages: list[str]
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     before = start_trial(study, [tracker])
     run_epoch(study, before, [tracker], 0.5)
     wait_until_written(study, server_port, "trial 000")
@@ -101,14 +101,14 @@ def test_nothing_is_lost_while_the_server_is_away(
     assert tracker.unsent == []
     messages = [message for message in messages if not message.startswith("writing the last")]
     assert len(messages) == 2  # not one per attempt
-    assert messages[0].startswith("warning: MLflow does not answer; the search goes on and its records are kept")
+    assert messages[0].startswith("warning: MLflow does not answer; the search continues and its records are kept")
     assert messages[1].startswith("MLflow answers again")
 
 
 def test_an_answer_that_is_lost_makes_no_second_run(
     study: Study, tracker: MlflowTracker, server_port: int, gate: Gate, messages: list[str]
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     gate.lose_answers_to = b"/runs/create"
     run_trial(study, [tracker], [0.5])
     wait_until(lambda: gate.num_lost > 0, "an answer is lost")
@@ -123,7 +123,7 @@ def test_the_end_waits_a_bounded_time_and_says_what_is_unsent_which_a_resume_sen
 ) -> None:
     study.num_trials = 2
     tracker = MlflowTracker(study.tracking_uri, "bounded", warn=messages.append, patience=3.0)
-    tracker.on_study_start(study)
+    start(tracker, study)
     run_trial(study, [tracker], [0.5])
     wait_until_written(study, server_port, "trial 000")
     gate.shut()
@@ -137,7 +137,7 @@ def test_the_end_waits_a_bounded_time_and_says_what_is_unsent_which_a_resume_sen
 
     gate.is_open = True
     again = MlflowTracker(study.tracking_uri, tracker.experiment, warn=messages.append)
-    again.on_study_start(study)
+    start(again, study)
     end_study(study, [again])
     assert again.unsent == []
     assert runs(study, server_port) == {"trial 000": ("FINISHED", 1), "trial 001": ("FINISHED", 1)}
@@ -149,7 +149,7 @@ def test_the_end_waits_a_bounded_time_and_says_what_is_unsent_which_a_resume_sen
 def test_a_run_that_was_deleted_does_not_hold_up_the_others(
     study: Study, tracker: MlflowTracker, server_port: int, messages: list[str]
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     doomed = start_trial(study, [tracker])
     run_epoch(study, doomed, [tracker], 0.5)
     wait_until_written(study, server_port, "trial 000")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start_trial
+from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_trial, start, start_trial
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -55,7 +55,7 @@ def artifact(client: MlflowClient, run: Run, name: str, folder: Path) -> str:
 def test_a_completed_trial_has_its_parameters_metrics_and_tags(
     client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = run_trial(study, [tracker], [0.5, 0.7, 0.9], rho=0.1 + 0.2)
     end_study(study, [tracker])
 
@@ -106,7 +106,7 @@ def test_a_completed_trial_has_its_parameters_metrics_and_tags(
 def test_states_of_trials(
     state: TrialState, status: str, client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.5)
     end_trial(study, trial, [tracker], state)
@@ -118,7 +118,7 @@ def test_states_of_trials(
 def test_a_failed_trial_keeps_its_error_and_traceback(
     client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [tracker])
     end_trial(study, trial, [tracker], TrialState.FAILED, "OutOfMemoryError: " + "x" * 9000, "Traceback …\nboom ε̂\n")
     end_study(study, [tracker])
@@ -128,7 +128,7 @@ def test_a_failed_trial_keeps_its_error_and_traceback(
 
 
 def test_values_that_are_not_finite_are_kept(client: MlflowClient, tracker: MlflowTracker, study: Study) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], math.nan, train_loss=math.inf)
     end_trial(study, trial, [tracker], TrialState.FAILED, "diverged")
@@ -141,7 +141,7 @@ def test_values_that_are_not_finite_are_kept(client: MlflowClient, tracker: Mlfl
 def test_more_metrics_and_parameters_than_one_request_may_hold(
     client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [], num_epochs=150)
     trial.params |= {f"extra.p{index}": index for index in range(150)}
     tracker.on_trial_start(study, trial)
@@ -157,7 +157,7 @@ def test_more_metrics_and_parameters_than_one_request_may_hold(
 def test_the_parent_run_holds_the_search(
     client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path, experiment: str
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     assert parent(client, study).info.status == "RUNNING"
     for accuracy, rho in [(0.8, 0.2), (0.9778, 0.0512), (0.7, 0.4)]:
         run_trial(study, [tracker], [0.1, accuracy], rho)
@@ -185,7 +185,7 @@ def test_the_parent_run_holds_the_search(
 def test_the_leaderboard_is_a_table_that_mlflow_loads(
     client: MlflowClient, tracker: MlflowTracker, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     for accuracy, rho in [(0.8, 0.2), (0.9778, 0.0512)]:
         run_trial(study, [tracker], [0.1, accuracy], rho)
     end_study(study, [tracker])
@@ -202,7 +202,7 @@ def test_the_leaderboard_is_a_table_that_mlflow_loads(
 def test_the_leaderboard_ranks_no_failed_trial(
     client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.99)
     end_trial(study, trial, [tracker], TrialState.FAILED, "boom")
@@ -217,7 +217,7 @@ def test_the_leaderboard_ranks_no_failed_trial(
 def test_a_new_experiment_opens_on_runs_and_the_objective(
     client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     end_study(study, [tracker])
     assert study.experiment_id
     tags = client.get_experiment(study.experiment_id).tags
@@ -228,7 +228,7 @@ def test_a_new_experiment_opens_on_runs_and_the_objective(
 def test_the_description_shows_leaderboard_best_and_command(
     client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     run_trial(study, [tracker], [0.1, 0.9778], 0.0512)
     end_study(study, [tracker])
     note = parent(client, study).data.tags["mlflow.note.content"]
@@ -252,7 +252,7 @@ def test_states_of_searches(
     states: list[TrialState], status: str, client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
     study.num_trials = 2
-    tracker.on_study_start(study)
+    start(tracker, study)
     for state in states:
         trial = start_trial(study, [tracker])
         run_epoch(study, trial, [tracker], 0.5)
@@ -266,7 +266,7 @@ def test_nothing_is_written_where_it_was_not_asked_to(
     tmp_path: Path, tracker: MlflowTracker, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tracker.on_study_start(study)
+    start(tracker, study)
     run_trial(study, [tracker], [0.5])
     end_study(study, [tracker])
     assert list(tmp_path.iterdir()) == []
@@ -289,7 +289,7 @@ def test_a_trial_is_in_the_store_while_the_search_runs(
 ) -> None:
     import time
 
-    tracker.on_study_start(study)
+    start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.5)
     deadline = time.monotonic() + 60
@@ -311,7 +311,7 @@ def test_a_search_that_never_began_needs_no_end(tracker: MlflowTracker, study: S
 class TestResume:
     def test_runs_are_continued_and_none_is_doubled(self, client: MlflowClient, store_uri: str, study: Study) -> None:
         first = MlflowTracker(store_uri, "resume")
-        first.on_study_start(study)
+        start(first, study)
         run_trial(study, [first], [0.5, 0.6])
         trial = start_trial(study, [first])
         run_epoch(study, trial, [first], 0.5)
@@ -322,7 +322,7 @@ class TestResume:
         study.num_trials, study.ended_at = 3, None
         trial.state, trial.ended_at = TrialState.RUNNING, None
         second = MlflowTracker(store_uri, "resume")
-        second.on_study_start(study)
+        start(second, study)
         second.on_trial_start(study, trial)
         for accuracy in (0.7, 0.8):
             run_epoch(study, trial, [second], accuracy)
@@ -342,11 +342,11 @@ class TestResume:
 
     def test_what_was_never_sent_is_written(self, client: MlflowClient, store_uri: str, study: Study) -> None:
         tracker = MlflowTracker(store_uri, "unsent")
-        tracker.on_study_start(study)
+        start(tracker, study)
         end_study(study, [tracker])
         run_trial(study, [], [0.5, 0.6])  # finished while no tracker listened: the driver was killed
         again = MlflowTracker(store_uri, "unsent")
-        again.on_study_start(study)
+        start(again, study)
         end_study(study, [again])
         (run,) = children(client, study)
         assert (run.info.status, run.data.metrics["val_accuracy"]) == ("FINISHED", 0.6)
@@ -360,25 +360,25 @@ def test_a_parent_run_that_the_journal_did_not_hear_of_is_found_again(
     study = make_study(tmp_path, store_uri)
     study.name = "orphaned"
     first = MlflowTracker(store_uri, "digits")
-    first.on_study_start(study)
+    start(first, study)
     created = study.parent_run_id
     resumed = make_study(tmp_path, store_uri)
     resumed.name, resumed.started_at = study.name, study.started_at
     second = MlflowTracker(store_uri, "digits")
-    second.on_study_start(resumed)
+    start(second, resumed)
     assert resumed.parent_run_id == created
     end_study(resumed, [second])
     end_study(study, [first])
     another = make_study(tmp_path, store_uri)
     another.name, another.started_at = study.name, study.started_at + 1.0
     third = MlflowTracker(store_uri, "digits")
-    third.on_study_start(another)
+    start(third, another)
     assert another.parent_run_id != created  # the same name in another folder
     end_study(another, [third])
 
 
 def test_a_trial_says_which_data_it_used(client: MlflowClient, tracker: MlflowTracker, study: Study) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     run_trial(study, [tracker], [0.5])
     run_trial(study, [tracker], [0.6])
     end_study(study, [tracker])
@@ -393,7 +393,7 @@ def test_a_trial_says_which_data_it_used(client: MlflowClient, tracker: MlflowTr
 def test_files_are_logged_to_the_parent_run(
     client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
 ) -> None:
-    tracker.on_study_start(study)
+    start(tracker, study)
     end_study(study, [tracker])
     log_files(study, {"report.html": "<p>old</p>"})
     log_files(study, {"report.html": "<p>ε̂</p>", "figures/rho.svg": "<svg/>"})

@@ -28,8 +28,8 @@ def _searched(storage: Path) -> None:
     study = make_study(storage, default_tracking_uri(storage), num_trials=3)
     (storage / "digits-1").mkdir()
     callbacks = [Journal(storage / "digits-1"), tracker := MlflowTracker(study.tracking_uri, "digits")]
-    tracker.connect()
-    for callback in reversed(callbacks):  # the journal once MLflow's ids are known
+    study.experiment_id, study.parent_run_id = tracker.open(study)
+    for callback in callbacks:
         callback.on_study_start(study)
     for rho, accuracies in ((0.05, [0.5, 0.7]), (0.1, [0.6, 0.9]), (0.2, [0.4, 0.6])):
         run_trial(study, callbacks, accuracies, rho)
@@ -72,5 +72,5 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"--port {port}: is taken"), serving(default_tracking_uri(tmp_path), port):
+        with pytest.raises(UsageError, match=f"^port {port}: is taken"), serving(default_tracking_uri(tmp_path), port):
             pass

@@ -25,7 +25,7 @@ def test_default_is_sqlite_with_an_absolute_path(tmp_path: Path, monkeypatch: py
 
 
 def test_a_remote_storage_path_has_no_default() -> None:
-    with pytest.raises(TrackingError, match=r"s3://bucket/x.*give --tracking-uri"):
+    with pytest.raises(TrackingError, match=r"s3://bucket/x.*give `tracking_uri`"):
         default_tracking_uri("s3://bucket/x")
 
 
@@ -56,7 +56,7 @@ def test_absolute_uris_stay(given: str, resolved: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("./mlruns", r"--tracking-uri \./mlruns: .*no longer keeps runs in plain folders; use sqlite:////.*mlflow\.db"),
+        ("./mlruns", r"tracking_uri \./mlruns: .*no longer keeps runs in plain folders; use sqlite:////.*mlflow\.db"),
         ("mlruns", "use sqlite:////"),
         ("file:///data/mlruns", "use sqlite:////data/mlruns/mlflow.db"),
         ("", "use sqlite:////"),
@@ -136,10 +136,10 @@ def test_ui_page_of_a_database_is_on_the_commands_port(tmp_path: Path) -> None:
 
 
 def test_the_check_of_a_new_sqlite_file_leaves_a_database_that_opens(tmp_path: Path) -> None:
-    from samtune.tracking.store import _check_sqlite
+    from samtune.tracking.connect import check_sqlite
 
     (tmp_path / "new").mkdir()
-    _check_sqlite("sqlite:///x", tmp_path / "new" / "mlflow.db")
+    check_sqlite("sqlite:///x", tmp_path / "new" / "mlflow.db")
     with sqlite3.connect(tmp_path / "new" / "mlflow.db") as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (0,)
     connection.close()

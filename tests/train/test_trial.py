@@ -15,9 +15,8 @@ from samtune.config.training import TrainingConfig
 from samtune.errors import SpaceError
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import CheckpointFolder
-from samtune.train.optimizers import base_optimizer
-from samtune.train.schedule import learning_rate
-from samtune.train.trial import TrialRun
+from samtune.train.optimizers import base_optimizer, learning_rate
+from samtune.train.trial import DivergedError, TrialRun
 
 Make = Callable[..., TrialRun]
 
@@ -286,3 +285,28 @@ def test_an_objective_that_is_not_measured_is_refused() -> None:
         SearchSpace.from_yaml("digits.yaml", ["data.validation_fraction=0"])
     with pytest.raises(SpaceError, match=r"objective.*val_loss.*validation_fraction"):
         SearchSpace.from_yaml("digits.yaml", ["objective.metric=test_loss"])
+
+
+# -- divergence ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["sam", "sgd"])
+def test_a_divergence_says_what_preceded_it(make_run: Make, method: str) -> None:
+    run = train(make_run(f"method.name={method}"), 1)
+    record = run.history[0]
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(torch.inf)
+    with pytest.raises(DivergedError, match=r"^diverged: train_loss is nan in epoch 2 \(") as caught:
+        run.train_epoch(2)
+    message = str(caught.value)
+    assert f"train_loss was {record['train_loss']:.2g} in epoch 1" in message
+    assert f"the gradient's norm {record['gradient_norm']:.2g}" in message
+    assert ("of the weights" in message) == (method == "sam")
+
+
+def test_a_divergence_in_the_first_epoch_has_nothing_before_it(make_run: Make) -> None:
+    run = make_run()
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(torch.inf)
+    with pytest.raises(DivergedError, match=r"^diverged: train_loss is nan in epoch 1$"):
+        run.train_epoch(1)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.driven import Driven
 from optuna.trial import TrialState as OptunaState
-from ray.tune.search import Searcher
 
 from samtune import SearchSpace
 from samtune.config.samplers import CMAESConfig, GPConfig, NSGAIIConfig, QMCConfig, RandomConfig, TPEConfig
 from samtune.errors import RunError, SpaceError
-from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+from samtune.study import TrialState
+from samtune.tune.optuna_trials import OptunaTrials, open_study
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "tpe": {"name": "tpe", "num_startup_trials": 5},
@@ -55,21 +56,21 @@ def make_space(sampler: dict[str, Any], **changes: Any) -> SearchSpace:
     return SearchSpace.from_dict({**SPACE, "sampler": sampler, **changes})
 
 
-def make_searcher(space: SearchSpace, folder: Path, name: str = "s") -> OptunaSearcher:
-    return OptunaSearcher(space, open_study(space, name, folder / f"{name}.journal", parallel=False))
+def make_searcher(space: SearchSpace, folder: Path, name: str = "s") -> Driven:
+    return Driven(OptunaTrials(space, open_study(space, name, folder / f"{name}.journal", parallel=False)))
 
 
-def run(searcher: OptunaSearcher, num_trials: int, start: int = 0) -> list[dict[str, Any]]:
+def run(searcher: Driven, num_trials: int, start: int = 0) -> list[dict[str, Any]]:
     """One trial after another, on an objective with a best point."""
     configs = []
     for index in range(start, start + num_trials):
         config = searcher.suggest(f"t{index}")
-        if config == Searcher.FINISHED:
+        if config is None:
             break
         configs.append(config)
         quality = -abs(math.log(config.get("training.lr", 0.1) / 0.1)) - abs(config.get("training.momentum", 0.9) - 0.9)
         record = {"epoch": 1.0, "num_passes": 2.0, "val_accuracy": quality, "sharpness": config.get("method.rho", 0.0)}
-        searcher.on_trial_complete(f"t{index}", {"records": [record], "outcome": "completed"})
+        searcher.end(f"t{index}", record)
     return configs
 
 
@@ -126,9 +127,9 @@ class TestEverySampler:
             return
         searcher = make_searcher(make_space(sampler, objective=objectives), tmp_path)
         configs = run(searcher, NUM_TRIALS)
-        complete = [t for t in searcher._study.trials if t.state is OptunaState.COMPLETE]
+        complete = [t for t in searcher.source._study.trials if t.state is OptunaState.COMPLETE]
         assert [t.values[1] for t in complete] == [config.get("method.rho", 0.0) for config in configs]
-        assert len(searcher._study.best_trials) >= 1
+        assert len(searcher.source._study.best_trials) >= 1
 
 
 def test_options_reach_optuna(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_grid_is_gone_through_once_and_then_ends(initial: list[dict[str, Any]]
     first = run(make_searcher(space, tmp_path), 10)
     resumed = make_searcher(space, tmp_path)
     rest = run(resumed, 100, start=10)
-    assert resumed.exhausted
+    assert resumed.source.exhausted
     points = {(c["method.name"], c.get("method.rho"), c["training.lr"], c["training.momentum"]) for c in first + rest}
     rhos = [("sgd", None), *(("sam", rho) for rho in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))]
     pairs = [(0.05, 0.8), (0.05, 0.85), (0.05, 0.9), (0.1, 0.8), (0.1, 0.85)]
@@ -208,17 +209,20 @@ def test_what_breaks_a_constraint_is_told_as_that_and_counts_as_no_trial(tmp_pat
     configs = run(searcher, 5)
     assert all(config["training.lr"] <= 0.02 for config in configs)
     assert list(searcher.numbers.values()) == [0, 1, 2, 3, 4]
-    rejected = [trial for trial in searcher._study.trials if trial.params["training.lr"] > 0.02]
+    rejected = [trial for trial in searcher.source._study.trials if trial.params["training.lr"] > 0.02]
     assert rejected
     for trial in rejected:
         assert trial.state is OptunaState.PRUNED
         assert trial.constraints["training.lr <= 0.02"] == pytest.approx(trial.params["training.lr"] - 0.02)
 
 
-def test_a_constraint_that_no_proposal_satisfies_ends_the_search_with_a_line(tmp_path: Path) -> None:
+def test_a_constraint_that_no_proposal_satisfies_ends_the_search_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = make_space({"name": "gp"}, constraints=["lr <= 0.011"])
     searcher = make_searcher(space, tmp_path)
-    object.__setattr__(space, "conditions", [type(space.conditions[0])("lr <= 0.01 / 2")])
+    # Validation has found a point; the search does not.
+    monkeypatch.setattr(SearchSpace, "violations", lambda self, config: [config["training.lr"] - 0.005])
     with pytest.raises(RunError, match=r"no configuration was found that satisfies lr <= 0\.011"):
         searcher.suggest("t")
 
@@ -232,16 +236,16 @@ def test_a_trial_that_diverged_is_told_as_asked(rule: str, told: float | None, t
     for index, value in enumerate((0.3, 0.1, 0.2)):
         searcher.suggest(f"t{index}")
         record = {"epoch": 1.0, "val_accuracy": value}
-        searcher.on_trial_complete(f"t{index}", {"records": [record], "outcome": "completed"})
+        searcher.end(f"t{index}", record)
     searcher.suggest("bad")
-    failure = {"records": [], "outcome": "failed", "error": "DivergedError: diverged: train_loss is nan in epoch 1"}
-    searcher.on_trial_complete("bad", failure)
+    searcher.end("bad", state=TrialState.FAILED, diverged=True, error="diverged: train_loss is nan in epoch 1")
     searcher.suggest("worse")
-    searcher.on_trial_complete("worse", {"records": [], "outcome": "failed", "error": "RuntimeError: out of memory"})
-    complete = [t for t in searcher._study.trials if t.user_attrs.get("trial_id") == "bad"]
+    searcher.end("worse", state=TrialState.FAILED, error="RuntimeError: out of memory")
+    complete = [t for t in searcher.source._study.trials if t.user_attrs.get("trial_id") == "bad"]
     assert [t.value for t in complete] == [told]
     assert complete[0].state is (OptunaState.COMPLETE if told else OptunaState.FAIL)
-    assert next(t for t in searcher._study.trials if t.user_attrs.get("trial_id") == "worse").state is OptunaState.FAIL
+    (worse,) = (t for t in searcher.source._study.trials if t.user_attrs.get("trial_id") == "worse")
+    assert worse.state is OptunaState.FAIL
 
 
 @pytest.mark.parametrize(("epochs", "told"), [("last", 0.5), ("best", 0.9), (2, 0.6)])
@@ -250,7 +254,7 @@ def test_the_objective_is_over_the_epochs_asked_for(epochs: str | int, told: flo
     searcher = make_searcher(make_space({"name": "random"}, objective=objective), tmp_path)
     searcher.suggest("t")
     records = [{"epoch": float(i + 1), "val_accuracy": value} for i, value in enumerate((0.1, 0.9, 0.7, 0.5))]
-    searcher.on_trial_result("t", {"records": records[:3]})
-    searcher.on_trial_complete("t", {"records": records[3:], "outcome": "completed"})
-    trial = next(t for t in searcher._study.trials if t.state is OptunaState.COMPLETE)
+    searcher.report("t", *records[:3])
+    searcher.end("t", *records[3:])
+    trial = next(t for t in searcher.source._study.trials if t.state is OptunaState.COMPLETE)
     assert trial.value == pytest.approx(told)

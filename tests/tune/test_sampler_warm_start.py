@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.driven import Driven
 
 from samtune import SearchSpace, Trial, TrialState
 from samtune.errors import UsageError
 from samtune.experiments.warm_start import Earlier, add_earlier, check_earlier, load_earlier
-from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+from samtune.tune.optuna_trials import OptunaTrials, open_study
 
 SPACE = SearchSpace.from_dict(
     {
@@ -60,22 +61,22 @@ def test_only_trials_that_fit_are_used_and_the_others_counted_with_the_reason(tm
 
 
 def test_they_are_no_trials_of_the_search_and_the_sampler_learns_from_them(tmp_path: Path) -> None:
-    cold = OptunaSearcher(SPACE, open_study(SPACE, "s", tmp_path / "cold", parallel=False))
+    cold = Driven(OptunaTrials(SPACE, open_study(SPACE, "s", tmp_path / "cold", parallel=False)))
     warm_study = open_study(SPACE, "s", tmp_path / "warm", parallel=False)
     near = [
         trial(i, value=1.0 - abs(lr - 0.1), method__name="sgd", training__lr=lr)
         for i, lr in enumerate([0.02, 0.03, 0.09, 0.095, 0.1, 0.105, 0.11, 0.2, 0.25, 0.3, 0.35, 0.38] * 2)
     ]
     add_earlier(warm_study, SPACE, [Earlier("old", near)])
-    warm = OptunaSearcher(SPACE, warm_study)
+    warm = Driven(OptunaTrials(SPACE, warm_study))
     far: dict[str, float] = {}
     for name, searcher in (("cold", cold), ("warm", warm)):
         lrs = [searcher.suggest(str(index))["training.lr"] for index in range(8)]
         far[name] = sum(abs(lr - 0.1) for lr in lrs) / len(lrs)
         assert list(searcher.numbers.values()) == list(range(8))
     assert far["warm"] < far["cold"]
-    again = OptunaSearcher(SPACE, open_study(SPACE, "s", tmp_path / "warm", parallel=False))
-    again.suggest("more")
+    again = OptunaTrials(SPACE, open_study(SPACE, "s", tmp_path / "warm", parallel=False))
+    assert again.next("more") is not None
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

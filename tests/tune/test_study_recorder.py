@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 from samtune import Callback, SearchSpace, Trial
-from samtune.study import Objective, Study
-from samtune.tune.optuna_searcher import OptunaSearcher, open_study
+from samtune.study import EpochRecord, Objective, Study
+from samtune.tune.concurrency_limiter import ConcurrencyLimiter
+from samtune.tune.ending import Ending
 from samtune.tune.study_recorder import StudyRecorder
+from samtune.tune.trial_source import FixedTrials
 
 SPACE = SearchSpace.from_yaml("digits.yaml")
 
@@ -25,29 +26,27 @@ class Notes(Callback):
         self.said.append(message)
 
 
-def started(folder: Path) -> tuple[StudyRecorder, SimpleNamespace, Study, Notes]:
-    """A bridge that has heard of the start of one trial."""
+def started() -> tuple[StudyRecorder, SimpleNamespace, Study, Notes]:
+    """A recorder that has heard of the start of one trial."""
     names = ("space_yaml", "storage_path", "tracking_uri", "experiment", "command")
     study = Study(name="s", objectives=(Objective(),), num_trials=1, plan={}, versions={}, **dict.fromkeys(names, ""))
-    notes = Notes()
-    searcher = OptunaSearcher(SPACE, open_study(SPACE, "s", folder / "journal", parallel=False))
-    trial = SimpleNamespace(trial_id="t", config=searcher.suggest("t"), last_result={})
-    bridge = StudyRecorder(study, SPACE, searcher, coordinator=None, callbacks=[notes])
-    bridge.on_trial_start(0, [], trial)
-    return bridge, trial, study, notes
+    notes, source, ending = Notes(), FixedTrials([{"training.lr": 0.1}], []), Ending()
+    limiter = ConcurrencyLimiter(source, Objective(), [], lambda: 1, ending, on_resume=lambda new, old: None)
+    trial = SimpleNamespace(trial_id="t", config=limiter.suggest("t"), last_result={})
+    recorder = StudyRecorder(study, SPACE, source, limiter, ending, coordinator=None, callbacks=[notes])
+    recorder.on_trial_start(0, [], trial)
+    return recorder, trial, study, notes
 
 
-def record(epoch: int, lost: float = 0.0) -> dict[str, float]:
-    return {"epoch": float(epoch), "val_accuracy": 0.5, "lost_perturbation": lost}
+def record(epoch: int, lost: float = 0.0) -> EpochRecord:
+    return EpochRecord({"epoch": float(epoch), "val_accuracy": 0.5, "lost_perturbation": lost}, 0, 1.0)
 
 
-def test_epochs_that_a_restarted_trial_repeats_are_told_once(tmp_path: Path) -> None:
-    bridge, trial, study, notes = started(tmp_path)
-    bridge.on_trial_result(
-        0, [], trial, {"records": [record(1), record(2)], "places": [(0, 1.0)] * 2, "started_at": 5.0}
-    )
-    bridge.on_trial_start(0, [], trial)  # its Trainable was lost
-    bridge.on_trial_result(0, [], trial, {"records": [record(1), record(2), record(3)], "places": [(0, 1.0)] * 3})
+def test_epochs_that_a_restarted_trial_repeats_are_told_once() -> None:
+    recorder, trial, study, notes = started()
+    recorder.on_trial_result(0, [], trial, {"epochs": [record(1), record(2)], "started_at": 5.0})
+    recorder.on_trial_start(0, [], trial)  # its Trainable was lost
+    recorder.on_trial_result(0, [], trial, {"epochs": [record(1), record(2), record(3)]})
     assert notes.epochs == [1, 2, 3]
     (known,) = study.trials
     assert [metrics["epoch"] for metrics in known.history] == [1, 2, 3]
@@ -55,12 +54,10 @@ def test_epochs_that_a_restarted_trial_repeats_are_told_once(tmp_path: Path) -> 
     assert known.number == 0
 
 
-def test_a_perturbation_that_rounds_away_is_told_once(tmp_path: Path) -> None:
-    bridge, trial, _, notes = started(tmp_path)
-    bridge.on_trial_result(0, [], trial, {"records": [record(1, lost=0.05)], "places": [(0, 1.0)] * 1})
+def test_a_perturbation_that_rounds_away_is_told_once() -> None:
+    recorder, trial, _, notes = started()
+    recorder.on_trial_result(0, [], trial, {"epochs": [record(1, lost=0.05)]})
     assert notes.said == []
-    bridge.on_trial_result(
-        0, [], trial, {"records": [record(2, lost=0.47), record(3, lost=0.5)], "places": [(0, 1.0)] * 2}
-    )
+    recorder.on_trial_result(0, [], trial, {"epochs": [record(2, lost=0.47), record(3, lost=0.5)]})
     (said,) = notes.said
     assert said.startswith("warning: trial 0: 47% of the weights are not changed by the perturbation")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from samtune.config.space import SearchSpace
+from samtune.study import EpochRecord
 from samtune.workers import coordinator as module
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Assignment, Failure, Outcome, Progress, Reply, WorkerId
@@ -33,6 +34,10 @@ async def ask(box: Coordinator, group: int, rank: int, after: int, generation: s
 
 def record(epoch: int) -> dict[str, float]:
     return {"epoch": float(epoch), "val_accuracy": epoch / 10}
+
+
+def records(*epochs: int) -> list[EpochRecord]:
+    return [EpochRecord(record(epoch)) for epoch in epochs]
 
 
 def upto(epoch: int) -> list[dict[str, float]]:
@@ -76,7 +81,7 @@ def test_two_ranks_get_the_same_trials_in_order_and_the_records_arrive_once() ->
             assert await box.epoch_done(at(0), finished, 3, upto(3)) is Reply.END
             assert await rank_1 is Reply.END
             progress = await box.progress(trial_id, 1, FAR)
-            assert progress == Progress([record(2), record(3)], Outcome.COMPLETED)
+            assert progress == Progress(records(2, 3), Outcome.COMPLETED)
 
     run(scenario())
 
@@ -89,7 +94,7 @@ def test_with_a_target_the_workers_wait_for_the_scheduler() -> None:
         assert await box.epoch_done(at(0), number, 1, upto(1)) is Reply.ASK_AGAIN
         waiting = asyncio.create_task(box.epoch_done(at(0), number, 1, upto(1)))
         await asyncio.sleep(0)
-        assert await box.progress("a", 0, 1) == Progress([record(1)])
+        assert await box.progress("a", 0, 1) == Progress(records(1))
         assert await box.progress("a", 1, 2) is Reply.ASK_AGAIN  # nothing new yet, but epoch 2 may begin
         assert await waiting is Reply.CONTINUE
 
@@ -136,7 +141,7 @@ def test_a_lost_group_continues_the_same_trial_and_repeated_records_are_dropped(
         assert [(w.trial_id, w.attempt) for w in again] == [("a", 2), ("a", 2)]
         assert await box.epoch_done(at(0), again[0].number, 1, upto(1)) is Reply.CONTINUE
         assert await box.epoch_done(at(0), again[0].number, 2, upto(2)) is Reply.CONTINUE
-        assert await box.progress("a", 0, FAR) == Progress([record(1), record(2)])
+        assert await box.progress("a", 0, FAR) == Progress(records(1, 2))
         assert any("lost a worker" in line for line in await box.events(0) or [])
 
     run(scenario())
@@ -145,13 +150,13 @@ def test_a_lost_group_continues_the_same_trial_and_repeated_records_are_dropped(
 def test_a_trial_that_goes_on_in_a_resumed_search_brings_its_earlier_epochs_and_keeps_its_checkpoints() -> None:
     async def scenario() -> None:
         box = Coordinator(num_workers=1)
-        await box.go_on("new id", "old id")
+        await box.resume("new id", "old id")
         await box.assign("new id", SPEC, FAR)
         work = await ask(box, 0, 0, -1)
         assert (work.trial_id, work.key) == ("new id", "old id")
         assert await box.epoch_done(at(0), work.number, 2, upto(2)) is Reply.CONTINUE  # epoch 1 was trained before
         assert await box.epoch_done(at(0), work.number, 3, [record(3)]) is Reply.END
-        assert await box.progress("new id", 0, FAR) == Progress(upto(3), Outcome.COMPLETED)
+        assert await box.progress("new id", 0, FAR) == Progress(records(1, 2, 3), Outcome.COMPLETED)
 
     run(scenario())
 
@@ -333,7 +338,7 @@ def test_one_lost_group_does_not_fail_trials_that_others_will_take() -> None:
 def test_a_trial_is_saved_on_demand_by_rank_0_alone_while_all_wait() -> None:
     async def scenario() -> None:
         box = Coordinator(num_workers=2)
-        await box.go_on("a", "key of a")
+        await box.resume("a", "key of a")
         await box.assign("a", SPEC, 1)
         work, _ = [await ask(box, 0, rank, -1) for rank in (0, 1)]
         ranks = [
@@ -400,7 +405,7 @@ def test_a_group_that_must_leave_saves_its_trial_which_goes_on_in_another() -> N
         moved = await ask(box, 1, 0, -1)
         assert (moved.trial_id, moved.key, moved.attempt) == ("a", "a", 1)  # no failure of the trial
         assert await box.epoch_done(at(1), moved.number, 1, upto(1)) is Reply.ASK_AGAIN  # the scheduler has its say
-        assert await box.progress("a", 0, 2) == Progress([record(1)])
+        assert await box.progress("a", 0, 2) == Progress(records(1))
         assert await box.epoch_done(at(1), moved.number, 1, None) is Reply.CONTINUE
         assert await box.events(0) == [
             "group 0 is ready (2 workers)",

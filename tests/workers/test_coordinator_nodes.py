@@ -60,9 +60,9 @@ def test_a_trial_whose_node_is_gone_goes_on_in_the_next_idle_group_and_old_ranks
             await box.epoch_done(at(1, 0, "node 2"), moved.number, epoch, [record(epoch)])
         progress = await box.progress("a", 0, FAR)
         assert isinstance(progress, Progress)
-        assert [r["epoch"] for r in progress.records] == [1, 2, 3]
+        assert [r.epoch for r in progress.epochs] == [1, 2, 3]
         assert progress.outcome is Outcome.COMPLETED
-        assert "group 0 lost its node; it starts anew where there is room" in (await box.events(0) or [])
+        assert "group 0 lost its node; it restarts where there is room" in (await box.events(0) or [])
 
     run(scenario())
 

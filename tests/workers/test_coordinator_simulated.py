@@ -121,10 +121,8 @@ async def trial(world: World, trial_id: str) -> int:
         progress = await world.box.progress(trial_id, known, known + 1)
         if not isinstance(progress, Progress):
             continue
-        assert [record["epoch"] for record in progress.records] == [
-            known + 1.0 + i for i in range(len(progress.records))
-        ]
-        known += len(progress.records)
+        assert [record.epoch for record in progress.epochs] == [known + 1 + i for i in range(len(progress.epochs))]
+        known += len(progress.epochs)
         if progress.outcome is not None:
             await world.box.end(trial_id)
             return known

@@ -46,12 +46,12 @@ def test_a_trial_gives_the_same_metrics_on_any_group_and_after_any_other_trial(c
     client.post("twin", trial)
     first, twin = client.finish("first"), client.finish("twin")
     assert first.outcome is Outcome.COMPLETED
-    assert [r["epoch"] for r in first.records] == [1, 2, 3]
+    assert [r.epoch for r in first.epochs] == [1, 2, 3]
     assert twin == first
     others = {"a": spec(seed=5), "b": spec(method__m=8), "c": spec(training__batch_size=32, training__lr=0.3)}
     for name, other in others.items():
         client.post(name, other)
-    assert len({tuple(client.finish(name).records[-1].items()) for name in others}) == 3
+    assert len({tuple(client.finish(name).epochs[-1].metrics.items()) for name in others}) == 3
     client.post("again", trial)
     client.post("and again", trial)
     assert client.finish("again") == first

@@ -12,13 +12,13 @@ from samtune.config.data import (
     OwnDataConfig,
     ParquetConfig,
 )
-from samtune.data.sources.base import Source, SplitName
+from samtune.data.sources.base import DataSource, SplitName
 from samtune.data.sources.traits import Traits
 
-__all__ = ["Source", "SplitName", "Traits", "open_source"]
+__all__ = ["DataSource", "SplitName", "Traits", "open_source"]
 
 
-def open_source(config: DataConfig) -> Source:
+def open_source(config: DataConfig) -> DataSource:
     """Finds the files of a data set.
 
     Raises:

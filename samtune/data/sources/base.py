@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.folders import cache_folder
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
+from samtune.storage import cache_folder
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30  # of images that are being decoded
 SplitName = Literal["train", "test"]
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
+ImageArray = NDArray[np.uint8]
+LabelArray = NDArray[np.int64]
 
 
-class Source(ABC):
+class DataSource(ABC):
     """A data set in one of the formats it is distributed in.
 
     The constructor finds the files and raises `DatasetError` when they are missing. No image is decoded before `read`.
@@ -46,7 +46,7 @@ class Source(ABC):
         """The files that `read` reads, in order. Empty: the data travel with a library and need no cache."""
 
     @abstractmethod
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         """Decodes every example.
 
         Returns:
@@ -57,7 +57,7 @@ class Source(ABC):
         """
 
 
-class Undownloaded(Source):
+class Undownloaded(DataSource):
     """Stands for a data set that a worker is going to download: its official sizes are known, its files are not.
 
     Args:
@@ -77,11 +77,11 @@ class Undownloaded(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         raise AssertionError("a data set is downloaded before its files are asked for")
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         raise AssertionError("a data set is downloaded before it is read")
 
 
-def allocate_images(count: int, shape: tuple[int, ...]) -> Images:
+def allocate_images(count: int, shape: tuple[int, ...]) -> ImageArray:
     """Room for decoded images, uint8 [count, C, H, W]; a large one is a file without a name, not memory."""
     if count * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
         return np.empty((count, *shape), dtype=np.uint8)
@@ -94,7 +94,7 @@ def allocate_images(count: int, shape: tuple[int, ...]) -> Images:
         return np.memmap(file, dtype=np.uint8, shape=(count, *shape))
 
 
-def check_arrays(images: Images, labels: Labels, traits: Traits, where: str) -> None:
+def check_arrays(images: ImageArray, labels: LabelArray, traits: Traits, where: str) -> None:
     """What every source promises of its arrays.
 
     Raises:

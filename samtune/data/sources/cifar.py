@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, check_arrays
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
@@ -20,7 +20,7 @@ CIFAR10_BATCHES: dict[SplitName, tuple[str, ...]] = {
 CIFAR100_BATCHES: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
 
 
-class PickleSource(Source):
+class PickleSource(DataSource):
     """Batches of `{data: uint8 [N, 3072], LABEL: list of int}`, pickled by Python 2.
 
     Args:
@@ -50,11 +50,11 @@ class PickleSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return [self._folder / name for name in self._batches[split]]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         parts = [self._load(path) for path in self.files(split)]
         return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
-    def _load(self, path: Path) -> tuple[Images, Labels]:
+    def _load(self, path: Path) -> tuple[ImageArray, LabelArray]:
         try:
             with path.open("rb") as file:
                 content = _ArrayUnpickler(file, encoding="latin1").load()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, allocate_images
+from samtune.data.sources.base import ImageArray, LabelArray, allocate_images
 from samtune.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Decoder:
     resize: bool = False
     skip_damaged: bool = False
 
-    def all(self, encoded: Iterable[tuple[str, Callable[[], bytes], int]], count: int) -> tuple[Images, Labels]:
+    def all(self, encoded: Iterable[tuple[str, Callable[[], bytes], int]], count: int) -> tuple[ImageArray, LabelArray]:
         """Decodes a whole split.
 
         Args:
@@ -66,8 +66,8 @@ class Decoder:
 
     def _decoded(
         self, encoded: Iterable[tuple[str, Callable[[], bytes], int]]
-    ) -> Iterator[tuple[Images, int] | DatasetError]:
-        def decode(item: tuple[str, Callable[[], bytes], int]) -> tuple[Images, int] | DatasetError:
+    ) -> Iterator[tuple[ImageArray, int] | DatasetError]:
+        def decode(item: tuple[str, Callable[[], bytes], int]) -> tuple[ImageArray, int] | DatasetError:
             where, read, label = item
             try:
                 return self.one(read(), where), label
@@ -84,7 +84,7 @@ class Decoder:
             while chunk := list(islice(items, _CHUNK)):
                 yield from pool.map(decode, chunk)
 
-    def one(self, encoded: bytes, where: str) -> Images:
+    def one(self, encoded: bytes, where: str) -> ImageArray:
         """One image as uint8 [C, H, W].
 
         Raises:
@@ -119,7 +119,7 @@ class Decoder:
             raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
 
 
-def planes(image: Image.Image) -> Images:
+def planes(image: Image.Image) -> ImageArray:
     """uint8 [C, H, W] of an image."""
     pixels = np.asarray(image)
     return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
 from samtune.data.sources.traits import DIGITS
 
 NUM_EXAMPLES = 1797
 NUM_TEST = 359
-"""There is no official test set: this 20%, stratified and the same for ever, is never shown to a search."""
+"""There is no official test set: this 20%, stratified and the same in every release, is never shown to a search."""
 
 
-class DigitsSource(Source):
+class DigitsSource(DataSource):
     """Needs no file."""
 
     traits = DIGITS
@@ -29,7 +29,7 @@ class DigitsSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return ()
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         import torch
         from sklearn.datasets import load_digits
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from samtune.config.data import BirdsnapConfig, ImageFolderConfig, ImageNetConfig
-from samtune.data.folders import root_folder
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.root import root_folder
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.traits import IMAGENET, Traits
 from samtune.errors import DatasetError
@@ -22,7 +22,7 @@ _NUM_CLASSES = {"imagenet": 1000, "birdsnap": 500}
 FolderConfig = ImageFolderConfig | ImageNetConfig | BirdsnapConfig
 
 
-class FolderSource(Source):
+class FolderSource(DataSource):
     """`ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` (or `val`); classes are numbered in the order of their names.
 
     Of `imagenet` and `birdsnap`, ROOT is the folder of that name in `data.root`.
@@ -68,14 +68,14 @@ class FolderSource(Source):
         """The paths of the images, relative to `root`."""
         return [name for names in self._names[split] for name in names]
 
-    def labels(self, split: SplitName) -> Labels:
+    def labels(self, split: SplitName) -> LabelArray:
         """The class of each, int64 [N]."""
         return np.repeat(np.arange(len(self._classes), dtype=np.int64), [len(names) for names in self._names[split]])
 
     def files(self, split: SplitName) -> Sequence[Path]:
         return [self.root / name for name in self.names(split)]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         images, labels = self._decoder.all(self._encoded(split), self.num_examples(split))
         check_arrays(images, labels, self.traits, str(self.root / split))
         return images, labels

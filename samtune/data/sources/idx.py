@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, check_arrays
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
@@ -19,7 +19,7 @@ _PREFIX: dict[SplitName, str] = {"train": "train", "test": "t10k"}
 _UINT8 = 0x08  # the type code of unsigned bytes
 
 
-class IdxSource(Source):
+class IdxSource(DataSource):
     """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same with `t10k`, compressed (`.gz`) or not."""
 
     def __init__(self, traits: Traits, folder: Path) -> None:
@@ -41,7 +41,7 @@ class IdxSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return self._files[split]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         self.num_examples(split)
         images, labels = (_read_array(path) for path in self._files[split])
         check_arrays(images[:, None], labels.astype(np.int64), self.traits, str(self._files[split][0]))

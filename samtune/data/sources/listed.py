@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from samtune.config.data import ListedImagesConfig
-from samtune.data.folders import root_folder
-from samtune.data.sources.base import Images, Labels, Source, SplitName, Undownloaded, check_arrays
+from samtune.data.root import root_folder
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, Undownloaded, check_arrays
 from samtune.data.sources.decode import Decoder, read_image_file
 from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import Traits
@@ -108,7 +108,7 @@ LISTED = {
 }
 
 
-def find_listed(config: ListedImagesConfig) -> Source:
+def find_listed(config: ListedImagesConfig) -> DataSource:
     """The data set in `root`; with `download`, it need not be there yet.
 
     Raises:
@@ -136,7 +136,7 @@ def find_listed(config: ListedImagesConfig) -> Source:
     return ListedSource(traits, listing, Decoder(shape, resize=True, skip_damaged=config.on_error == "skip"))
 
 
-class ListedSource(Source):
+class ListedSource(DataSource):
     """Image files and their classes."""
 
     def __init__(self, traits: Traits, listing: Listing, decoder: Decoder) -> None:
@@ -156,7 +156,7 @@ class ListedSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return [path for path, _ in self._listing[split]]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         images, labels = self._decoder.all(self._encoded(split), self.num_examples(split))
         check_arrays(images, labels, self.traits, f"the {split} split in {self._listing[split][0][0].parent}")
         return images, labels

@@ -14,8 +14,8 @@ from samtune.config.data import (
     MnistConfig,
     SvhnConfig,
 )
-from samtune.data.folders import root_folder
-from samtune.data.sources.base import Source, SplitName, Undownloaded
+from samtune.data.root import root_folder
+from samtune.data.sources.base import DataSource, SplitName, Undownloaded
 from samtune.data.sources.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, PickleSource
 from samtune.data.sources.idx import IdxSource
 from samtune.data.sources.parquet import ParquetSource, find_shards
@@ -42,7 +42,7 @@ class Official:
 
     traits: Traits
     marker: str
-    open: Callable[[Path], Source]
+    open: Callable[[Path], DataSource]
     columns: tuple[str, str]
     subfolder: str
     sizes: tuple[int, int]
@@ -105,7 +105,7 @@ def _mnist(traits: Traits, name: str, subfolder: str) -> Official:
     )
 
 
-def find_official(config: OfficialConfig) -> Source:
+def find_official(config: OfficialConfig) -> DataSource:
     """The data set in whichever format `root` holds; with `download`, it need not be there yet.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.data import OwnDataConfig
-from samtune.data.sources.base import Images, Labels, Source, SplitName
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 from samtune.user_code import check_function, resolve_function
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _KEY = "data.name"
 
 
-class OwnSource(Source):
+class OwnSource(DataSource):
     """What the function returned: it is called once in a process."""
 
     def __init__(self, config: OwnDataConfig) -> None:
@@ -44,7 +44,7 @@ class OwnSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return ()
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         raise AssertionError("the user's examples are not decoded")
 
     def dataset(self, split: SplitName) -> Any | None:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from samtune.config.data import ParquetConfig
-from samtune.data.folders import root_folder
-from samtune.data.sources.base import Images, Labels, Source, SplitName, check_arrays
+from samtune.data.root import root_folder
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, check_arrays
 from samtune.data.sources.decode import Decoder, size_of
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
@@ -71,7 +71,7 @@ def find_parquet(config: ParquetConfig) -> ParquetSource:
     return ParquetSource(traits, shards, config.image_column, config.label_column, decoder)
 
 
-class ParquetSource(Source):
+class ParquetSource(DataSource):
     """Parquet files with an image column `{bytes, path}` and a label column.
 
     Args:
@@ -105,7 +105,7 @@ class ParquetSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return self._shards[split]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         images, labels = self._decoder.all(self._encoded(split), self.num_examples(split))
         check_arrays(images, labels, self.traits, str(self._shards[split][0].parent))
         return images, labels

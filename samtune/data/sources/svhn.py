@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from samtune.data.sources.base import Images, Labels, Source, SplitName, allocate_images, check_arrays
+from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, allocate_images, check_arrays
 from samtune.data.sources.matlab import read_matlab
 from samtune.data.sources.traits import SVHN
 from samtune.errors import DatasetError
 
 
-class SvhnSource(Source):
+class SvhnSource(DataSource):
     """`train_32x32.mat`, `test_32x32.mat` and, if asked for, `extra_32x32.mat`: X uint8 [32, 32, 3, N], y [N, 1].
 
     In the files the class of the digit 0 is 10; here it is 0.
@@ -41,7 +41,7 @@ class SvhnSource(Source):
     def files(self, split: SplitName) -> Sequence[Path]:
         return self._files[split]
 
-    def read(self, split: SplitName) -> tuple[Images, Labels]:
+    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
         images = allocate_images(self.num_examples(split), self.traits.shape)
         labels = np.empty(len(images), dtype=np.int64)
         start = 0
@@ -59,7 +59,7 @@ class SvhnSource(Source):
             raise DatasetError(f"{path}: expected X of 32x32x3xN and y of Nx1 (found {shapes})")
         return int(images[3])
 
-    def _load(self, path: Path) -> tuple[Images, Labels]:
+    def _load(self, path: Path) -> tuple[ImageArray, LabelArray]:
         content = read_matlab("loadmat", path, variable_names=["X", "y"])
         images, labels = content["X"].transpose(3, 2, 0, 1), content["y"][:, 0].astype(np.int64) % 10
         check_arrays(images, labels, self.traits, str(path))

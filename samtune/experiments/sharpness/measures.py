@@ -102,9 +102,8 @@ def check_measures(names: Sequence[str]) -> list[str]:
         return list(MEASURES)
     for name in names:
         if name not in MEASURES:
-            raise UsageError(
-                f"--measures {name}: must be all or of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
-            )
+            problem = f"must be all or of {', '.join(MEASURES)}{did_you_mean(name, MEASURES)}"
+            raise UsageError(problem, argument="measures", value=name)
     return list(names)
 
 

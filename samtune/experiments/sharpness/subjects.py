@@ -58,7 +58,7 @@ class Subject:
         data = self.dataset
         whole = data.train if split == "train" else data.validation if split == "val" else data.load_test()
         if not len(whole):
-            raise UsageError(f"--data {split}: the trial's data set has no such examples")
+            raise UsageError("the trial's data set has no such examples", argument="data", value=split)
         return Sample(data, whole, num_examples, seed=seed, device=torch.device("cpu"))
 
 

@@ -21,25 +21,29 @@ class Rule:
     the all-reduce overlaps with it. A rule whose share is only known after the last backward sets
     `ends_in_backward = False` and hands it over with `group.contribute()`.
 
+    A subclass adds its options as keyword arguments and hands the first two on.
+
     Args:
-        config: the method's configuration, from `samtune.config.method`.
         parameters: w, the trainable parameters.
         seed: of the trial.
     """
 
+    name = "sgd"
+    """What messages call the method."""
+    p: float = 2.0
+    """The norm in which the metric perturbation_norm measures ε̂."""
     ends_in_backward = True
     has_ascent_gradient = False
     """Whether groups know the gradient at w; if not, the metric gradient_norm is that of the update direction."""
 
-    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
-        self.config = config
+    def __init__(self, parameters: Sequence[Tensor], seed: int) -> None:
         self.parameters = list(parameters)
         self.seed = seed
+        self.names: Sequence[str] = ["weight"] * len(self.parameters)
+        """Of the parameters, as `TrainStep`'s model calls them."""
 
     def check(self, optimizer: Optimizer) -> None:
         """Raises ValueError if the method does not fit the base optimizer."""
-        if self.config.name == "adamw" and not isinstance(optimizer, torch.optim.AdamW):
-            raise ValueError(f"method adamw needs the optimizer adamw (got {type(optimizer).__name__})")
 
     def __call__(self, group: MGroup) -> None:
         """Adds the group's share to the update direction. The group restores the weights afterwards."""
@@ -61,3 +65,13 @@ class Rule:
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
         """The rise of the loss, from the losses of the group's forwards in order; None where none was measured."""
         return None
+
+
+class AdamWRule(Rule):
+    """The gradient at w, for AdamW only."""
+
+    name = "adamw"
+
+    def check(self, optimizer: Optimizer) -> None:
+        if not isinstance(optimizer, torch.optim.AdamW):
+            raise ValueError(f"method adamw needs the optimizer adamw (got {type(optimizer).__name__})")

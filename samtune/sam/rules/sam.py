@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -16,20 +16,41 @@ if TYPE_CHECKING:
 
 
 class SAMRule(Rule):
-    """g = ∇L_S(w), ε̂ = dual_norm(g, rho, p), share ∇L_S(w + ε̂)."""
+    """g = ∇L_S(w), ε̂ = dual_norm(g, rho, p), share ∇L_S(w + ε̂).
 
-    config: Any
+    Args:
+        p: the norm that bounds ε̂, from 1 to infinity.
+        ascent: `random` draws ε̂ uniformly from the sphere instead (appendix C.5; p = 2, one step).
+        ascent_steps: of projected gradient ascent (C.6).
+        step_size: of the ascent; None: rho.
+        second_order: adds the gradient through ε̂ (C.4; p = 2, one step); `observe` computes it for the metric
+            second_order_cosine alone.
+    """
 
-    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
-        self.ends_in_backward = not getattr(config, "second_order", False)
-        self.has_ascent_gradient = getattr(config, "ascent", "gradient") == "gradient"
+    name = "sam"
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        p: float = 2.0,
+        ascent: Literal["gradient", "random"] = "gradient",
+        ascent_steps: int = 1,
+        step_size: float | None = None,
+        second_order: bool | Literal["observe"] = False,
+    ) -> None:
+        super().__init__(parameters, seed)
+        self.p, self.ascent, self.ascent_steps = p, ascent, ascent_steps
+        self.step_size, self.second_order = step_size, second_order
+        self.ends_in_backward = not second_order
+        self.has_ascent_gradient = ascent == "gradient"
 
     def __call__(self, group: MGroup) -> None:
-        if self.config.ascent == "random":
+        if self.ascent == "random":
             group.perturb(vectors.random_direction(self.parameters, group.rho, group.generator("ascent")))
             group.descend()
-        elif self.config.second_order:
+        elif self.second_order:
             self._second_order(group)
         else:
             self._ascend(group)
@@ -37,19 +58,19 @@ class SAMRule(Rule):
 
     def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
         """Overwrites g with ε̂ and returns ‖g‖₂."""
-        return vectors.dual_norm_(gradient, rho, self.config.p)
+        return vectors.dual_norm_(gradient, rho, self.p)
 
     def _ascend(self, group: MGroup) -> None:
         """Projected gradient ascent (C.6): ε ← Π_{‖·‖_p <= rho}(ε + α·d), d the unit ascent direction at w + ε."""
-        step_size = group.rho if self.config.step_size is None else self.config.step_size
+        step_size = group.rho if self.step_size is None else self.step_size
         perturbation = group.gradient()
         group.gradient_norm = self.perturbation_(perturbation, min(step_size, group.rho))
         group.perturb(perturbation)
-        for _ in range(self.config.ascent_steps - 1):
+        for _ in range(self.ascent_steps - 1):
             direction = group.gradient()
             self.perturbation_(direction, step_size)
             vectors.add_(perturbation, direction)
-            vectors.project_(perturbation, group.rho, self.config.p)
+            vectors.project_(perturbation, group.rho, self.p)
             group.perturb(perturbation)
 
     def _second_order(self, group: MGroup) -> None:
@@ -61,17 +82,17 @@ class SAMRule(Rule):
         unit = group.gradient()
         length = group.gradient_norm = vectors.norm(unit)
         vectors.scale_(unit, vectors.safe_ratio(1.0, length))
-        group.perturb(list(torch._foreach_mul(unit, group.rho)))
+        group.perturb(vectors.scaled(unit, group.rho))
         adversarial = group.gradient()
         along = vectors.dot(unit, adversarial)
         vectors.scale_(unit, along)
-        vector = torch._foreach_sub(adversarial, unit)
+        vector = vectors.difference(adversarial, unit)
         vectors.scale_(vector, vectors.safe_ratio(group.rho, length))
         group.restore()
-        curvature = group.hessian_vector_product(list(vector))
-        full = list(torch._foreach_add(adversarial, curvature))
+        curvature = group.hessian_vector_product(vector)
+        full = vectors.total(adversarial, curvature)
         group.observe("second_order_cosine", vectors.cosine(adversarial, full))
-        group.contribute(adversarial if self.config.second_order == "observe" else full)
+        group.contribute(adversarial if self.second_order == "observe" else full)
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
         """L(w + ε̂) - L(w) at the end of the ascent, which stands for the maximum over the ball."""
@@ -81,32 +102,66 @@ class SAMRule(Rule):
 class ASAMRule(SAMRule):
     """Adaptive SAM (Kwon et al., ICML 2021): with T = |w| + η elementwise, ‖ε̂/T‖_p = rho.
 
-    p = 2: `ε̂ = rho·T²g/‖Tg‖₂`; p = infinity: `ε̂ = rho·T·sign(g)`. All parameters are scaled, biases too; SamsungLabs'
-    code has T = 1 for those without "weight" in their name.
+    p = 2: `ε̂ = rho·T²g/‖Tg‖₂`; p = infinity: `ε̂ = rho·T·sign(g)`.
+
+    Args:
+        p: 2 or infinity.
+        eta: η.
+        adaptive_biases: False is the rule of the authors' code, T = 1 but for parameters with `weight` in their name.
+            The paper's equation 3 has T = |w| of all weights, which is the default here.
     """
+
+    name = "asam"
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        p: float = 2.0,
+        eta: float = 0.01,
+        adaptive_biases: bool = True,
+    ) -> None:
+        super().__init__(parameters, seed, p=p)
+        self.eta, self.adaptive_biases = eta, adaptive_biases
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         length = group.gradient_norm = vectors.norm(gradient)
+        adapts = None if self.adaptive_biases else ["weight" in name for name in self.names]
         with torch.no_grad():
             perturbation = adaptive_perturbation(
-                self.parameters, gradient, length, group.rho, p=self.config.p, eta=self.config.eta
+                self.parameters, gradient, length, group.rho, p=self.p, eta=self.eta, adapts=adapts
             )
         group.perturb(perturbation)
         group.descend()
 
 
 def adaptive_perturbation(
-    parameters: Sequence[Tensor], gradient: Sequence[Tensor], length: Tensor, rho: float, *, p: float, eta: float
+    parameters: Sequence[Tensor],
+    gradient: Sequence[Tensor],
+    length: Tensor,
+    rho: float,
+    *,
+    p: float,
+    eta: float,
+    adapts: Sequence[bool] | None = None,
 ) -> list[Tensor]:
-    """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite."""
-    scale = torch._foreach_abs(list(parameters))
-    torch._foreach_add_(scale, eta)
+    """ASAM's ε̂. `length` is ‖g‖₂; it makes ε̂ NaN where it is not finite.
+
+    Args:
+        adapts: for each tensor whether T = |w| + eta, else T = 1; None: all do.
+    """
+    scale = vectors.absolute(parameters, plus=eta)
+    for tensor, adapted in zip(scale, adapts or (), strict=False):
+        if not adapted:
+            tensor.fill_(1.0)
     if p == 2:
-        perturbation = list(torch._foreach_mul(scale, list(gradient)))
+        perturbation = [tensor.clone() for tensor in gradient]
+        vectors.multiply_(perturbation, scale)
         vectors.scale_(perturbation, vectors.safe_ratio(rho, vectors.norm(perturbation)))
     else:
-        perturbation = list(torch._foreach_sign(list(gradient)))
+        perturbation = vectors.sign(gradient)
         vectors.scale_(perturbation, rho * vectors.safe_ratio(length, length))
-    torch._foreach_mul_(perturbation, scale)
+    vectors.multiply_(perturbation, scale)
     return perturbation

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.sam import vectors
+from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.rules.sam import SAMRule
 
@@ -21,29 +22,44 @@ if TYPE_CHECKING:
 
 
 class MaskRule(SAMRule):
-    """ε̂ of SAM (p = 2) times a 0/1 mask, the same on all workers, refreshed at the start of an epoch."""
+    """ε̂ of SAM (p = 2) times a 0/1 mask, the same on all workers, refreshed at the start of an epoch.
 
-    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
+    Args:
+        sparsity: share of the weights that are not perturbed.
+        update_every: epochs between two refreshes.
+        num_examples: training examples that a refresh looks at.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        sparsity: float = 0.5,
+        update_every: int = 1,
+        num_examples: int = 128,
+    ) -> None:
+        super().__init__(parameters, seed)
+        self.update_every, self.num_examples = update_every, num_examples
         self.size = sum(parameter.numel() for parameter in parameters)
-        self.num_kept = self.size - round(config.sparsity * self.size)
+        self.num_kept = self.size - round(sparsity * self.size)
         self.mask: list[Tensor] = []
 
     def __call__(self, group: MGroup) -> None:
         if not self.mask:
-            raise ValueError(f"{self.config.name} needs begin_epoch(..., examples=...) before the first step")
+            raise ValueError(f"{self.name} needs begin_epoch(..., examples=...) before the first step")
         perturbation = group.gradient()
         group.gradient_norm = vectors.dual_norm_(perturbation, group.rho)
         # A 0 in the mask would turn a NaN into NaN too: the loss stays poisoned, as it must.
-        torch._foreach_mul_(perturbation, self.mask)
+        vectors.multiply_(perturbation, self.mask)
         group.perturb(perturbation)
         group.descend()
 
     def begin_epoch(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples | None) -> None:
-        if self.mask and epoch % self.config.update_every:
+        if self.mask and epoch % self.update_every:
             return
         if examples is None:
-            raise ValueError(f"{self.config.name} needs begin_epoch(..., examples=...)")
+            raise ValueError(f"{self.name} needs begin_epoch(..., examples=...)")
         step.average_running_statistics()  # they enter the mask, which all workers must agree on
         kept = self.choose(step, epoch, num_epochs, examples)
         if step.layout.num_workers > 1:
@@ -67,13 +83,15 @@ class MaskRule(SAMRule):
 class FisherMaskRule(MaskRule):
     """SSAM-F: keeps the weights with the largest diagonal of the empirical Fisher information."""
 
+    name = "ssam_f"
+
     def choose(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples) -> Tensor:
-        inputs, targets = examples(self.config.num_examples)
+        inputs, targets = examples(self.num_examples)
         fisher = [torch.zeros_like(parameter) for parameter in self.parameters]
         with evaluating(step.model):
             for index in range(len(inputs)):  # squares of per-example gradients, not the square of the mean
                 gradient = _gradient(step, self.parameters, inputs[index : index + 1], targets[index : index + 1])
-                torch._foreach_addcmul_(fisher, gradient, gradient, value=1.0 / len(inputs))
+                vectors.add_squares_(fisher, gradient, 1.0 / len(inputs))
         return _largest(_flat(fisher), self.num_kept)
 
 
@@ -83,6 +101,12 @@ class DynamicMaskRule(MaskRule):
     The share exchanged is drop_rate·½(1 + cos(π·epoch/num_epochs)).
     """
 
+    name = "ssam_d"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, drop_rate: float = 0.5, **mask: Any) -> None:
+        super().__init__(parameters, seed, **mask)
+        self.drop_rate = drop_rate
+
     def choose(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples) -> Tensor:
         device = self.parameters[0].device
         generator = make_generator(device, "ssam_d", self.seed, epoch)
@@ -90,9 +114,9 @@ class DynamicMaskRule(MaskRule):
         if not self.mask:
             return _largest(noise, self.num_kept)
         kept = _flat(self.mask).bool()
-        rate = self.config.drop_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
+        rate = self.drop_rate * 0.5 * (1.0 + math.cos(math.pi * epoch / num_epochs))
         exchanged = min(round(rate * self.num_kept), self.size - self.num_kept)
-        inputs, targets = examples(self.config.num_examples)
+        inputs, targets = examples(self.num_examples)
         with evaluating(step.model):
             slope = _flat(_gradient(step, self.parameters, inputs, targets)).abs()
         stay = _largest(slope.masked_fill(~kept, -1.0), self.num_kept - exchanged)
@@ -112,7 +136,8 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _gradient(step: TrainStep, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> list[Tensor]:
     loss = step.loss_fn(step.model(inputs), targets)
-    return list(torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True))
+    gradients = gradients_of(loss, parameters)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
 
 
 @contextmanager

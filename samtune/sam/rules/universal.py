@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from samtune.sam import vectors
 from samtune.sam.rules.base import Rule
 
 if TYPE_CHECKING:
-    from samtune.config.method import DetSAMConfig, DirectionsConfig, TraceSAMConfig, UniversalConfig
     from samtune.sam.m_group import MGroup
 
 Sampler = Callable[[Sequence[Tensor], Sequence[Tensor], torch.Generator], list[Tensor]]
 """(parameters, gradient ∇L_S(w), generator) -> one direction x, a new tensor per parameter."""
+Function = Callable[[Tensor], Tensor]
 
 
 def gaussian(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
@@ -42,7 +42,7 @@ def along_gradient(
     parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator
 ) -> list[Tensor]:
     """x = g/‖g‖₂: with φ = ψ = identity and λ = 1 the method is SAM."""
-    return list(torch._foreach_mul(list(gradient), vectors.safe_ratio(1.0, vectors.norm(gradient))))
+    return vectors.scaled(gradient, vectors.safe_ratio(1.0, vectors.norm(gradient)))
 
 
 def cube(half_width: float) -> Sampler:
@@ -71,27 +71,48 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 class UniversalRule(Rule):
-    """n + 1 forwards and backwards per m-group, at w and at each w + rho·x_i; k·n + 1 with k measures."""
+    """n + 1 forwards and backwards per m-group, at w and at each w + rho·x_i; k·n + 1 with k measures.
 
+    Args:
+        lam: λ, weight of the regulariser.
+        num_directions: n, of each measure.
+        phi: φ, [k] -> scalar: a function, its import path (`package.module:function`), or `identity`.
+        psi: ψ, scalar -> scalar or [k], likewise.
+        directions: μ: a `Sampler`, its import path, or `gaussian`, `sphere`, `gradient` or `cube`. Several are
+            μ_1, ..., μ_k, one for each output of ψ.
+
+    Raises:
+        ValueError: an import path leads nowhere.
+    """
+
+    name = "universal"
     has_ascent_gradient = True
-    config: DirectionsConfig
 
-    def __init__(self, config: DirectionsConfig, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
-        self.samplers = self.make_samplers()
-
-    def make_samplers(self) -> list[Sampler]:
-        """μ, or μ_1, ..., μ_k."""
-        names = cast("UniversalConfig", self.config).directions
-        return [_find(name, SAMPLERS) for name in ([names] if isinstance(names, str) else names)]
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        lam: float = 0.1,
+        num_directions: int = 1,
+        phi: Function | str = "identity",
+        psi: Function | str = "identity",
+        directions: Sampler | str | Sequence[Sampler | str] = "gaussian",
+    ) -> None:
+        super().__init__(parameters, seed)
+        self.lam, self.num_directions = lam, num_directions
+        self._phi: Function = _find(phi, {"identity": identity})
+        self._psi: Function = _find(psi, {"identity": identity})
+        measures = [directions] if isinstance(directions, str) or callable(directions) else directions
+        self.samplers: list[Sampler] = [_find(measure, SAMPLERS) for measure in measures]
 
     def phi(self, mean: Tensor) -> Tensor:
         """φ: [k] -> scalar."""
-        return cast(Tensor, _find(cast("UniversalConfig", self.config).phi, {"identity": identity})(mean))
+        return self._phi(mean)
 
     def psi(self, t: Tensor) -> Tensor:
         """ψ: scalar -> scalar or [k]."""
-        value: Tensor = _find(cast("UniversalConfig", self.config).psi, {"identity": identity})(t)
+        value = self._psi(t)
         return value.expand(len(self.samplers)) if value.ndim == 0 else value
 
     def __call__(self, group: MGroup) -> None:
@@ -99,7 +120,7 @@ class UniversalRule(Rule):
         group.gradient_norm = vectors.norm(gradient)
         base = group.mean_over_workers(group.losses[0])
         generator = group.generator("directions")
-        count, num_measures = self.config.num_directions, len(self.samplers)
+        count, num_measures = self.num_directions, len(self.samplers)
         sums = _DirectionSums(self, base, group.rho, count)
         outputs = [None] if num_measures == 1 else list(range(num_measures))
         draws = list(zip(outputs, self.samplers, strict=True)) * count
@@ -114,7 +135,7 @@ class UniversalRule(Rule):
         def finish(loss: Tensor) -> Tensor:
             """All losses are known now, and only one gradient is left to compute: the rest goes first."""
             slope = sums.add(group.mean_over_workers(loss), draws[-1][0])
-            weights = self.config.lam / count * sums.outer_slope()
+            weights = self.lam / count * sums.outer_slope()
             group.contribute(gradient, 1.0 - (weights * sums.slopes).sum())
             for weight, weighted in zip(weights, sums.gradients, strict=False):
                 group.contribute(weighted, weight)
@@ -151,7 +172,7 @@ class _DirectionSums:
         self._values.append(value)
         self.slopes = self.slopes + slope
         if gradient is not None:
-            weighted = [list(torch._foreach_mul(gradient, weight)) for weight in slope]
+            weighted = [vectors.scaled(gradient, weight) for weight in slope]
             if self.gradients:
                 for total, part in zip(self.gradients, weighted, strict=True):
                     vectors.add_(total, part)
@@ -172,14 +193,7 @@ class TraceRule(UniversalRule):
     the authors' code computes the sphere's scale and does not apply it.
     """
 
-    def make_samplers(self) -> list[Sampler]:
-        return [SAMPLERS[cast("TraceSAMConfig", self.config).directions]]
-
-    def phi(self, mean: Tensor) -> Tensor:
-        return identity(mean)
-
-    def psi(self, t: Tensor) -> Tensor:
-        return identity(t)
+    name = "trace_sam"
 
 
 class FrobRule(UniversalRule):
@@ -189,11 +203,10 @@ class FrobRule(UniversalRule):
     `∇L + (λ/rho²)·Cov_n(L(w + rho·x), ∇L(w + rho·x))` with the unbiased covariance (algorithm 2).
     """
 
-    def make_samplers(self) -> list[Sampler]:
-        return [gaussian]
+    name = "frob_sam"
 
     def phi(self, mean: Tensor) -> Tensor:
-        n = self.config.num_directions
+        n = self.num_directions
         return 0.5 * n / (n - 1) * (mean[1] - mean[0] ** 2)
 
     def psi(self, t: Tensor) -> Tensor:
@@ -207,10 +220,23 @@ class DetRule(UniversalRule):
     must be wide for that, a >> 1/√λ. At the published a = 0.01 it is not: while λ_i·a² << 1 the measure is
     exp((a²/6)·tr H), a function of the trace. With n = 1 direction φ(ψ(t)) is e^t, whose mean is not the mean of ψ to
     the power -2. Both are as in the paper and its code.
+
+    Args:
+        half_width: a.
     """
 
-    def make_samplers(self) -> list[Sampler]:
-        return [cube(cast("DetSAMConfig", self.config).half_width)]
+    name = "det_sam"
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        seed: int,
+        *,
+        lam: float = 0.1,
+        num_directions: int = 1,
+        half_width: float = 0.01,
+    ) -> None:
+        super().__init__(parameters, seed, lam=lam, num_directions=num_directions, directions=cube(half_width))
 
     def phi(self, mean: Tensor) -> Tensor:
         return mean.sum() ** -2
@@ -219,19 +245,21 @@ class DetRule(UniversalRule):
         return torch.exp(-0.5 * t)
 
 
-def _find(name: str, builtin: dict[str, Any]) -> Callable[..., Any]:
-    """A built-in function by its name, or one by its import path.
+def _find(function: Any, builtin: dict[str, Any]) -> Any:
+    """The function itself, a built-in one by its name, or one by its import path.
 
     Raises:
         ValueError: it cannot be imported.
     """
-    if name in builtin:
-        return cast(Callable[..., Any], builtin[name])
+    if not isinstance(function, str):
+        return function
+    if function in builtin:
+        return builtin[function]
     try:
-        return cast(Callable[..., Any], resolve_name(name))
+        return resolve_name(function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"must be {', '.join(builtin)} or an importable package.module:function (got {name!r})"
+            f"must be {', '.join(builtin)} or an importable package.module:function (got {function!r})"
         ) from error
 
 

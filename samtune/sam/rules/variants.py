@@ -23,20 +23,26 @@ class GSAMRule(SAMRule):
     """Zhuang et al., ICLR 2022: with g_p = ∇L(w + ε̂), the share is g_p - α·g⊥, g⊥ = g - (gᵀg_p/‖g_p‖²)·g_p.
 
     Decomposed per m-group, as in the authors' code (there: per worker, before the gradients are averaged).
+
+    Args:
+        alpha: α; 0 is SAM.
     """
 
-    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
+    name = "gsam"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, alpha: float = 0.4) -> None:
+        super().__init__(parameters, seed)
+        self.alpha = alpha
         self.ends_in_backward = False
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         group.gradient_norm = vectors.norm(gradient)
-        group.perturb(torch._foreach_mul(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        group.perturb(vectors.scaled(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
         perturbed = group.gradient()
         along = vectors.safe_ratio(vectors.dot(gradient, perturbed), vectors.norm(perturbed) ** 2)
-        group.contribute(perturbed, 1.0 + self.config.alpha * along)
-        group.contribute(gradient, -self.config.alpha)
+        group.contribute(perturbed, 1.0 + self.alpha * along)
+        group.contribute(gradient, -self.alpha)
 
 
 class LookSAMRule(SAMRule):
@@ -44,15 +50,22 @@ class LookSAMRule(SAMRule):
 
     SAM step: g_v = g_s - (g_sᵀĝ)ĝ with g and g_s averaged over the whole batch, so that g_v is one vector for all
     workers; this costs a second all-reduce on that step. Other steps: g + α·(‖g‖/‖g_v‖)·g_v.
+
+    Args:
+        k: steps from one SAM step to the next; 1 is SAM.
+        alpha: α.
     """
 
-    def __init__(self, config: Any, parameters: Sequence[Tensor], seed: int) -> None:
-        super().__init__(config, parameters, seed)
+    name = "looksam"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, k: int = 5, alpha: float = 0.7) -> None:
+        super().__init__(parameters, seed)
+        self.k, self.alpha = k, alpha
         self._ascent: list[Tensor] = []  # sum of this worker's ascent gradients in this step
         self._reused = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def __call__(self, group: MGroup) -> None:
-        if group.num_steps % self.config.k:
+        if group.num_steps % self.k:
             group.descend()
             return
         gradient = group.gradient()
@@ -67,16 +80,16 @@ class LookSAMRule(SAMRule):
 
     def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)]
-        if step.num_steps % self.config.k:
-            scale = self.config.alpha * vectors.safe_ratio(vectors.norm(filled), vectors.norm(self._reused))
-            vectors.add_(filled, torch._foreach_mul(self._reused, scale))
+        if step.num_steps % self.k:
+            scale = self.alpha * vectors.safe_ratio(vectors.norm(filled), vectors.norm(self._reused))
+            vectors.add_(filled, vectors.scaled(self._reused, scale))
             return
         unit, self._ascent = self._ascent, []
         if step.layout.num_workers > 1:
             vectors.average_(unit, step.layout.num_workers)
         vectors.scale_(unit, vectors.safe_ratio(1.0, vectors.norm(unit)))
         vectors.scale_(unit, vectors.dot(filled, unit))
-        orthogonal = list(torch._foreach_sub(filled, unit))
+        orthogonal = vectors.difference(filled, unit)
         # A step that is going to be skipped must leave nothing behind.
         select_(torch.isfinite(vectors.norm(orthogonal)), orthogonal, self._reused)
         self._reused = orthogonal
@@ -93,8 +106,14 @@ class MomentumSAMRule(Rule):
 
     v sums past gradients, so that ε̂ points where the next update goes, as in Nesterov's method but by a fixed length:
     the authors' choice (their code subtracts the buffer), though +v is the ascent to first order. ε̂ is the same on all
-    workers; weight decay is in v where the base optimizer (SGD) puts it there. The first step, without a v, is at w.
+    workers. The first step, without a v, is at w.
+
+    Weight decay is the base optimizer's and decays w. Torch's SGD adds it to the gradient, so that it is part of v and
+    with it of ε̂, as in the authors' code; AdamW keeps it out of both. The authors' optimizer decays the perturbed
+    weights instead, in which it holds the parameters between steps: the decay differs by weight_decay·lr·ε̂ per step.
     """
+
+    name = "momentum_sam"
 
     def check(self, optimizer: Optimizer) -> None:
         if not all(group.get("momentum", 0) or "betas" in group for group in optimizer.param_groups):

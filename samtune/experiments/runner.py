@@ -1,0 +1,355 @@
+"""Runs one study, whatever its trials come from: a search, a confirmation, or a single training."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from samtune.config.search import CheckpointConfig
+from samtune.config.trial import TrialSpec, flatten
+from samtune.errors import UsageError
+from samtune.experiments.plan import Layout, Plan, Summary, check_files_of, make_plan
+from samtune.experiments.signals import Interrupted, interrupts_to
+from samtune.experiments.summary import resume_command
+from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
+from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
+from samtune.raylib.runtime_env import runtime_env
+from samtune.raylib.storage_check import check_storage
+from samtune.storage import parent
+from samtune.store.study_files import write_file
+from samtune.store.study_folder import SPACE_FILE, study_folder
+from samtune.study import Callback, Study, StudyKind, TrialState, is_over
+from samtune.tracking import MlflowTracker, default_tracking_uri, resolve_tracking_uri
+from samtune.tune.ending import Ending
+from samtune.tune.objectives import objectives_of
+from samtune.tune.trial_source import Definition, TrialSource
+from samtune.user_code import given_functions
+from samtune.workers.elasticity import ElasticityThread
+from samtune.workers.events import EventThread
+
+if TYPE_CHECKING:
+    from samtune.workers.pool import WorkerPool
+
+INTERRUPTED = "interrupted"
+
+
+class StudyDefinition(Definition, Layout, Protocol):
+    """What a study trains, and how its trials run: a `SearchSpace` or a `CandidateList`."""
+
+    @property
+    def checkpoint(self) -> CheckpointConfig: ...
+    @property
+    def max_failures(self) -> int: ...
+    @property
+    def timeout(self) -> float | None: ...
+
+    def to_yaml(self) -> str: ...
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
+class Trials(Protocol):
+    """The trials of a study, before it runs: what they are, and who proposes them.
+
+    Attributes:
+        definition: is written to the study's journal.
+    """
+
+    @property
+    def definition(self) -> StudyDefinition: ...
+
+    def variants(self) -> Iterable[TrialSpec]:
+        """Trials at the ends of everything that decides about the shape or the cost of one."""
+
+    def summary(self) -> Summary:
+        """How the trials are found, for the plan."""
+
+    def prepare(self, storage: str, tracking_uri: str) -> None:
+        """Of a new study, before any worker starts: loads what it names. Raises UsageError where that is not there.
+
+        Args:
+            storage: the folder or URI of all studies.
+        """
+
+    def source(self, study: Study, folder: Path, parallel: bool) -> tuple[TrialSource, list[str]]:
+        """Proposes the study's trials; and lines worth telling the user.
+
+        Args:
+            folder: where this process writes the study's own files.
+            parallel: whether several trials run at once.
+        """
+
+
+class Runner:
+    """Runs the trials of a study on warm worker groups, and tells the store, MLflow and the callbacks of them.
+
+    Args:
+        trials: what is run.
+        kind: what the study is, for its records.
+        name: of the study.
+        storage_path, tracking_uri, experiment, address, callbacks: as of `Tuner`.
+        earlier: the study as it stands, where it is resumed; its MLflow address and experiment are kept.
+
+    Attributes:
+        ending: tells anyone whether the study is to end, and why.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        *,
+        kind: StudyKind,
+        name: str,
+        storage_path: str | Path | None = None,
+        tracking_uri: str | None = None,
+        experiment: str,
+        address: str | None = None,
+        callbacks: Sequence[Callback] = (),
+        earlier: Study | None = None,
+    ) -> None:
+        self.trials, self.kind, self.name, self.earlier = trials, kind, name, earlier
+        self.folder = study_folder(storage_path, name)
+        if earlier is not None:
+            tracking_uri, experiment = tracking_uri or earlier.tracking_uri, earlier.experiment
+        self.tracking_uri = (
+            resolve_tracking_uri(tracking_uri) if tracking_uri else default_tracking_uri(self.folder.storage)
+        )
+        self.experiment, self.address = experiment, address
+        if wrong := [callback for callback in callbacks if not isinstance(callback, Callback)]:
+            raise UsageError(f"callbacks: must be instances of samtune.Callback (got {wrong[0]!r})")
+        self.callbacks = list(callbacks)
+        self.ending = Ending()
+        self._study: Study | None = None
+        self._started: list[Callback] = []
+        self._pool: WorkerPool | None = None
+
+    def plan(self, *, import_code: bool = False) -> Plan:
+        """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work.
+
+        Args:
+            import_code: as of `make_plan`.
+        """
+        self._check_new()
+        return self._make_plan([local_node()], import_code=import_code)
+
+    def run(self) -> Study:
+        """Runs what the study still lacks.
+
+        Returns:
+            The study; after Ctrl-C it holds what was finished, and `ending.interrupted` is true.
+
+        Raises:
+            UsageError: before anything is started: data, cluster, tracking server or name will not do.
+        """
+        check_files_of(self.trials.variants())  # the plan does too, but only once Ray has been started
+        self._check_new()
+        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
+        connecting = tracker.connect_in_background()
+        # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
+        # which takes seconds: a Ctrl-C in it must not lose the results.
+        with interrupts_to(self._on_interrupt) as take_signals_back, connected(self.address, self._runtime_env):
+            take_signals_back()  # Ray ends the process on SIGTERM
+            nodes = look_at_cluster().nodes
+            plan = self._make_plan(list(nodes.values()), addable_nodes())
+            if len(nodes) > 1:
+                check_storage(self.folder.storage, nodes)
+            connecting.result()  # before any worker starts: a tracking server that does not answer is an error
+            if self.earlier is None:
+                self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
+            if self.ending.signal is not None:
+                raise Interrupted(self.ending.signal)
+            keepers = self.folder.open(self._say, self.ending.stop)
+            self._study = study = self._make_study(plan)
+            study.experiment_id, study.parent_run_id = tracker.open(study)
+            self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
+        return study
+
+    def _run_trials(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
+        """Starts the groups, runs the trials, and ends both whatever happens in between."""
+        with ExitStack() as at_end:
+            at_end.callback(_tell_end, study, self._started)
+            for callback in callbacks:
+                self._started.append(callback)
+                callback.on_study_start(study)
+            if all_done(study):
+                return
+            loss = ClusterLossThread(self._on_cluster_loss)
+            at_end.callback(loss.stop)
+            loss.start()
+            source, lines = self.trials.source(study, self.folder.local, plan.num_groups > 1)
+            for line in lines:
+                self._say(line)
+            pool = self._start_pool(study, plan, at_end)
+            most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)
+            elasticity = ElasticityThread(pool, most, self._say)
+            at_end.callback(elasticity.stop)
+            elasticity.start()
+
+            from samtune.tune.tune_loop import run_trials  # while the groups start
+
+            run_trials(
+                study,
+                self.trials.definition,
+                source,
+                pool,
+                callbacks,
+                self.ending,
+                num_groups=plan.num_groups,
+                longest={"epochs": plan.epochs[1], "passes": plan.passes_per_trial[1]},
+                num_placed=lambda: elasticity.num_placed,
+            )
+
+    def _start_pool(self, study: Study, plan: Plan, at_end: ExitStack) -> WorkerPool:
+        """Starts the worker groups, which are closed at the end, and passes on what they have to say."""
+        from samtune.workers.pool import WorkerPool
+
+        definition = self.trials.definition
+        self._pool = pool = WorkerPool(
+            num_groups=plan.num_groups,
+            num_workers=plan.num_workers,
+            cpus_per_worker=plan.cpus_per_worker,
+            gpus_per_worker=plan.gpus_per_worker,
+            storage_path=study.storage_path,
+            checkpoint=definition.checkpoint,
+            max_failures=definition.max_failures,
+            timeout=definition.timeout,
+            parts=given_functions(flatten(definition.model_dump()).values()),
+        )
+        events = EventThread(pool, self._say)
+        at_end.callback(self._close_pool, study, pool, events)
+        pool.start()
+        waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
+        self._say(
+            f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
+            f"worker{'s' * (plan.num_workers > 1)}{waiting}"
+        )
+        events.start()
+        return pool
+
+    def _close_pool(self, study: Study, pool: WorkerPool, events: EventThread) -> None:
+        """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""
+        study.usage = pool.usage(study.started_at)
+        pool.close(timeout=3.0 if self.ending.is_stopping else 10.0)
+        if events.ident is not None:
+            events.join(30.0)  # ends with the coordinator
+        pool.forget()
+        self._pool = None
+        study.ended_at = time.time()
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), *, import_code: bool = True) -> Plan:
+        trials = self.trials
+        variants = list(trials.variants())
+        return make_plan(trials.definition, variants, trials.summary(), nodes, addable, import_code=import_code)
+
+    def _check_new(self) -> None:
+        if self.earlier is None and self.folder.exists():
+            raise UsageError(
+                f"a study of that name is in {self.folder.storage} already (`samtune search --resume {self.name}` or "
+                "`Tuner.resume` continues it)",
+                argument="name",
+                value=self.name,
+            )
+
+    def _runtime_env(self) -> dict[str, Any]:
+        return runtime_env(flatten(self.trials.definition.model_dump()).values())
+
+    def _make_study(self, plan: Plan) -> Study:
+        """A new study, or the earlier one with what may change."""
+        definition = self.trials.definition
+        study = Study(
+            name=self.name,
+            objectives=objectives_of(definition),
+            num_trials=definition.num_trials,
+            space_yaml=definition.to_yaml(),
+            plan=plan.to_dict(),
+            storage_path=self.folder.uri,
+            tracking_uri=self.tracking_uri,
+            experiment=self.experiment,
+            command=_command_line(),
+            versions=_versions(),
+            kind=self.kind,
+        )
+        if self.earlier is not None:
+            study.trials = self.earlier.trials
+            for trial in study:
+                if not is_over(trial):
+                    trial.state, trial.error, trial.traceback, trial.ended_at = TrialState.WAITING, None, None, None
+            if not self._writes_elsewhere():
+                study.parent_run_id = self.earlier.parent_run_id
+        write_file(self.folder.local / SPACE_FILE, study.space_yaml)
+        return study
+
+    def _writes_elsewhere(self) -> bool:
+        """Whether a resumed study has another MLflow store than before, or is a copy: the original keeps its runs."""
+        assert self.earlier is not None
+        if self.earlier.tracking_uri != self.tracking_uri:
+            return True
+        origin = self.earlier.moved_from
+        return origin is not None and study_folder(parent(origin), origin.rpartition("/")[2]).exists()
+
+    def _say(self, message: str) -> None:
+        if self._study is not None:
+            for callback in self.callbacks:
+                callback.on_status(self._study, message)
+
+    def _on_cluster_loss(self, what: str) -> None:
+        """Nothing can be asked of the cluster any more: keeps what is finished, and ends the process.
+
+        Calls into Ray would wait for a minute and then end the process without a word, as Ray's core does.
+        """
+        assert self._study is not None
+        self.ending.abandon(f"the Ray cluster is lost: {what}")
+        _tell_end(self._study, self._started)
+        kill_own_cluster()
+        message = f"{self.ending.reason}; finished trials are kept: `{resume_command(self._study)}` continues"
+        print(f"samtune: error: {message}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def _on_interrupt(self, number: int, count: int) -> None:
+        """The first Ctrl-C ends the study in order, the second without waiting for the workers, the third at once."""
+        if not self.ending.trials_done:  # else only the workers have yet to end
+            self.ending.signal = self.ending.signal or number
+            self.ending.stop(INTERRUPTED)
+        if count > 2:
+            raise Interrupted(number)
+        if count == 2 and self._pool is not None:
+            self._pool.kill()
+        if count == 1 and not self.ending.trials_done:
+            # In a thread: the line that this interrupts may be in the middle of a display, and hold its lock.
+            message = "interrupted: stopping the workers (once more to stop them at once)"
+            threading.Thread(target=self._say, args=(message,), daemon=True).start()
+
+
+def all_done(study: Study) -> bool:
+    """Whether no trial is missing."""
+    return sum(is_over(trial) for trial in study) >= study.num_trials
+
+
+def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
+    """Tells all callbacks that the study has ended, in their order, whatever one of them raises."""
+    study.ended_at = study.ended_at or time.time()
+    with ExitStack() as stack:  # unwinds from the last to the first
+        for callback in reversed(callbacks):
+            stack.callback(callback.on_study_end, study)
+
+
+def _command_line() -> str:
+    """What started this process, to be pasted into a shell."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["samtune", *sys.argv[1:]] if program in ("samtune", "__main__.py") else sys.argv)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("samtune", "ray", "torch", "torchvision", "optuna", "mlflow", "pyarrow")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

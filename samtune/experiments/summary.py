@@ -1,0 +1,107 @@
+"""What came of a search, in lines for people and as JSON."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from samtune.formatting import first_line, format_metric, format_seconds
+from samtune.storage import parent
+from samtune.store.study_folder import DEFAULT_STORAGE
+from samtune.study import Scalar, Study, TrialState
+
+ERRORS_SHOWN = 5
+
+
+def format_outcome(study: Study) -> str:
+    """`digits-1: 14 completed, 2 failed of 16 trials in 1:02`."""
+    counts = [
+        f"{study.count(state)} {state}"
+        for state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.INTERRUPTED)
+        if study.count(state)
+    ]
+    return (
+        f"{study.name}: {', '.join(counts) or 'none ended'} of {study.num_trials} trials "
+        f"in {format_seconds(study.seconds)}"
+    )
+
+
+def format_best(study: Study) -> str:
+    """The best trial and its value; what to say when there is none."""
+    best = study.best
+    if best is None:
+        return "no trial was completed"
+    text = f"best {study.objective} {format_metric(study.objective.value(best))} (trial {best.number})"
+    if len(study.objectives) > 1:
+        return f"Pareto front: {_trials([trial.number for trial in study.pareto])}; {text}"
+    return text
+
+
+def format_failures(study: Study) -> list[str]:
+    """One line per error: the trials it ended, and its first line."""
+    trials: dict[str, list[int]] = {}
+    for trial in study:
+        if trial.state is TrialState.FAILED:
+            trials.setdefault(first_line(trial.error) or "unknown error", []).append(trial.number)
+    lines = [f"{_trials(numbers)} failed: {error}" for error, numbers in list(trials.items())[:ERRORS_SHOWN]]
+    if more := len(trials) - len(lines):
+        lines.append(f"and {more} other error{'s' * (more > 1)}")
+    return lines
+
+
+def _trials(numbers: list[int]) -> str:
+    text = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+    return f"trial{'s' * (len(numbers) > 1)} {text}"
+
+
+def resume_command(study: Study) -> str:
+    """What resumes the study: for a confirmation or a training, the command that started it."""
+    return f"samtune search --resume {_named(study)}" if study.kind == "search" else study.command
+
+
+def _named(study: Study) -> str:
+    """The study's name as commands take it, with its storage path where that is not the default."""
+    storage = parent(study.storage_path)
+    is_default = storage == str(Path(DEFAULT_STORAGE).absolute())
+    return study.name if is_default else f"{study.name} --storage-path {shlex.quote(storage)}"
+
+
+def next_commands(study: Study) -> list[tuple[str, str]]:
+    """What to do with a search that has ended: (command, what it does)."""
+    name = _named(study)
+    resume = [(resume_command(study), "run the trials that are missing")] if study.count(TrialState.INTERRUPTED) else []
+    return [
+        *resume,
+        (f"samtune confirm {name}", "retrain the best with new seeds and test them, beside a baseline"),
+        (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
+        (f"samtune ui {name}", "the best trials side by side in MLflow"),
+    ]
+
+
+def json_summary(study: Study) -> dict[str, Any]:
+    """The result for programs: JSON types only; what is not a finite number is null."""
+    best = study.best
+    return {
+        "study": study.name,
+        "num_trials": study.num_trials,
+        "num_completed": study.count(TrialState.COMPLETED),
+        "num_pruned": study.count(TrialState.PRUNED),
+        "num_failed": study.count(TrialState.FAILED),
+        "best": best
+        and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
+        **({"pareto": [trial.number for trial in study.pareto]} if len(study.objectives) > 1 else {}),
+        "stopped_by": study.stopped_by,
+        "seconds": round(study.seconds, 3),
+        "tracking_uri": study.tracking_uri,
+        "experiment_id": study.experiment_id,
+        "parent_run_id": study.parent_run_id,
+        "storage_path": study.storage_path,
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Scalar]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

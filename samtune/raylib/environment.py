@@ -1,0 +1,114 @@
+"""The environment variables by which Ray is set up. A variable that the user has set keeps the user's value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from samtune.undocumented import Variable
+
+SEARCH_VARIABLES = (
+    Variable("RAY_AIR_NEW_OUTPUT", "ray.air.constants", "Tune prints no table of its own", "0"),
+    Variable(
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS",
+        "ray.tune.constants",
+        "no CSV, JSON and TensorBoard files: they take 10 ms a trial, and MLflow has what they hold",
+        "1",
+    ),
+    Variable("TUNE_DISABLE_SIGINT_HANDLER", "ray.tune.constants", "Ctrl-C is samtune's to handle", "1"),
+    Variable(
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING",
+        "ray.tune.constants",
+        "a trial that fails in its first epoch has no metric",
+        "1",
+    ),
+    Variable(
+        "TUNE_MAX_PENDING_TRIALS_PG",
+        "ray.tune.constants",
+        "samtune's concurrency limiter decides how many trials are under way",
+        "100000",
+    ),
+    Variable(
+        "TUNE_PRINT_ALL_TRIAL_ERRORS",
+        "ray.tune.constants",
+        "a lost Trainable is replaced, and a failed trial is reported in one line",
+        "0",
+    ),
+    Variable("TUNE_RESULT_BUFFER_LENGTH", "ray.tune.constants", "every epoch is seen when it ends", "0"),
+    Variable("TUNE_WARN_THRESHOLD_S", "ray.tune.constants", "a proposal of a Gaussian process may take seconds", "60"),
+    Variable("RAY_USAGE_STATS_ENABLED", "ray._common.usage.usage_constants", "reports to nobody unasked", "0"),
+    Variable(
+        "RAY_ENABLE_AUTO_CONNECT",
+        "ray._private.auto_init_hook",
+        "a thread that calls Ray after the shutdown must not start a cluster",
+        "0",
+    ),
+    Variable(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+        "ray._private.accelerators.accelerator",
+        "the future behavior, without Ray's warning about it",
+        "0",
+    ),
+)
+"""Set before Ray is imported, which reads them then."""
+
+TRAIN_VARIABLES = (
+    Variable(
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+        "ray.train.v2._internal.constants",
+        "Train polls its workers, and notices their end and their loss, at this interval (2 s by default)",
+        "0.2",
+    ),
+    Variable(
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+        "ray.train.v2._internal.constants",
+        "saves a process that imports Ray Train; samtune watches the nodes itself",
+        "0",
+    ),
+    Variable("RAY_TRAIN_METRICS_ENABLED", "ray.train.v2._internal.constants", "saves a process, likewise", "0"),
+    Variable("RAY_CHDIR_TO_TRIAL_DIR", "ray.train.constants", "the workers keep the driver's working directory", "0"),
+)
+"""Set in the process that calls `fit`."""
+
+JOB_CONFIG = Variable(
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "ray._private.runtime_env.constants",
+    "set in the driver of a Ray job, whose runtime environment has brought the user's code already",
+)
+
+VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, JOB_CONFIG)
+
+HEAD_NODE = "node:__internal_head__"
+"""A resource of every head node, in an amount of 1. What takes a little of it needs no CPU and stays on the head."""
+
+GROUP_GENERATION = "SAMTUNE_GROUP_GENERATION"
+"""samtune's own: names this start of a worker group, the same on all its workers."""
+
+
+@contextmanager
+def search_environment() -> Iterator[None]:
+    """Sets `SEARCH_VARIABLES` for the duration of a search."""
+    added = [variable.name for variable in SEARCH_VARIABLES if variable.name not in os.environ]
+    _set(SEARCH_VARIABLES)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def set_train_environment() -> None:
+    """Sets `TRAIN_VARIABLES` in this process."""
+    _set(TRAIN_VARIABLES)
+
+
+def _set(variables: tuple[Variable, ...]) -> None:
+    for variable in variables:
+        assert variable.value is not None
+        os.environ.setdefault(variable.name, variable.value)
+
+
+def is_ray_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return bool(os.environ.get(JOB_CONFIG.name))

@@ -1,0 +1,227 @@
+"""Every private or undocumented name of Ray that samtune uses, with the reason and what would replace it.
+
+`tests/raylib/test_names.py` checks each against the installed Ray. The environment variables are in
+`samtune.raylib.environment`, and checked there too.
+"""
+
+from __future__ import annotations
+
+from samtune.undocumented import Undocumented
+
+_STATE = "ray._private.state:GlobalState"
+_AUTOSCALER = "ray.core.generated.autoscaler_pb2"
+_TRAINER = "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer"
+_INTERNAL = "ray.train.v2._internal"
+_GROUP = f"{_INTERNAL}.execution.worker_group.worker_group:WorkerGroup"
+_CONTROLLER = "ray.tune.execution.tune_controller"
+_PBT = "ray.tune.schedulers.pbt"
+_POPULATION = "samtune.raylib.population"
+
+# Groups of names that one public feature would replace.
+_NODES = "a public list of the nodes that are being drained, and of what the autoscaler may add"
+_LIGHT_TRAINER = "a TorchTrainer whose driver and controller do not import torch, with a public way to end it"
+_REUSE = "an option of Tune for how many idle actors are kept for reuse"
+_PBT_SEARCHER = "population based training that takes a searcher, draws the whole population first, and has a seed"
+
+CLUSTER = (
+    Undocumented("ray._private.state:state", "the cluster's tables, of the connected driver", _NODES),
+    Undocumented(f"{_STATE}.get_draining_nodes", "nodes about to be taken away get no trial", _NODES, "(self)"),
+    Undocumented(f"{_STATE}.get_cluster_config", "a search may wait for nodes that can still come", _NODES, "(self)"),
+    Undocumented(f"{_AUTOSCALER}:ClusterConfig.NODE_GROUP_CONFIGS_FIELD_NUMBER", "the kinds of nodes", _NODES),
+    Undocumented(f"{_AUTOSCALER}:NodeGroupConfig.NAME_FIELD_NUMBER", "to count the running nodes of a kind", _NODES),
+    Undocumented(f"{_AUTOSCALER}:NodeGroupConfig.MAX_COUNT_FIELD_NUMBER", "how many of a kind may run", _NODES),
+    Undocumented(f"{_AUTOSCALER}:NodeGroupConfig.RESOURCES_FIELD_NUMBER", "what a node of a kind offers", _NODES),
+    Undocumented(
+        "ray._private.utils:read_ray_address",
+        "whether the cluster of this machine still answers: ray.init tries a dead one for minutes",
+        "a time limit of ray.init(address='auto')",
+        "()",
+    ),
+    Undocumented(
+        "ray._common.constants:HEAD_NODE_RESOURCE_NAME",
+        "Tune's light actors stay on the head node without taking a CPU",
+        "a label selector in tune.PlacementGroupFactory",
+    ),
+    Undocumented(
+        "ray.job_config:JobConfig._runtime_env_has_working_dir",
+        "the driver's working directory stays off the workers' path, where libraries would import from it",
+        "an option of ray.init for the folders on the workers' path",
+        "(self)",
+        override="samtune.raylib.job_config:IsolatedJobConfig._runtime_env_has_working_dir",
+    ),
+)
+"""Used by `samtune.raylib.cluster`; the last two by `samtune.raylib.environment` and `samtune.raylib.job_config`."""
+
+_LOSS = "a callback of ray.init for a cluster that is lost"
+
+CLUSTER_LOSS = (
+    Undocumented("ray._private.worker:_global_node", "the processes of a cluster that ray.init has started", _LOSS),
+    Undocumented("ray._private.node:Node.all_processes", "likewise", _LOSS),
+    Undocumented("ray._private.services:ProcessInfo.process", "whether one has ended", _LOSS),
+)
+"""Used by `samtune.raylib.cluster_loss`."""
+
+TRAIN = (
+    Undocumented(
+        f"{_TRAINER}._initialize_and_run_controller",
+        "the controller can be killed, and installs no signal handler",
+        _LIGHT_TRAINER,
+        "(self, train_fn_ref=1, scaling_policy=1, failure_policy=1, train_run_context=1, callbacks=1, "
+        "validation_config=1)",
+        override="samtune.raylib.group_trainer:GroupTrainer._initialize_and_run_controller",
+    ),
+    Undocumented(
+        f"{_TRAINER}._create_default_callbacks",
+        "leaves out callbacks that each start a process",
+        _LIGHT_TRAINER,
+        "(self)",
+        override="samtune.raylib.group_trainer:GroupTrainer._create_default_callbacks",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController",
+        "the actor that the override starts",
+        _LIGHT_TRAINER,
+        "(train_fn_ref=1, scaling_policy=1, failure_policy=1, train_run_context=1, callbacks=1, validation_config=1)",
+    ),
+    Undocumented(f"{_INTERNAL}.execution.controller:TrainController.run", "as in Ray's own", _LIGHT_TRAINER, "(self)"),
+    Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController.get_result", "as in Ray's own", _LIGHT_TRAINER, "(self)"
+    ),
+    Undocumented(
+        f"{_INTERNAL}.callbacks.datasets:DatasetsCallback",
+        "left out: Ray Data is not used, and it starts a process",
+        _LIGHT_TRAINER,
+    ),
+    Undocumented(
+        f"{_INTERNAL}.callbacks.placement_group_callback:PlacementGroupCleanerCallback",
+        "left out: it starts a process that removes the placement group of a dead controller; ours goes with its job",
+        _LIGHT_TRAINER,
+    ),
+    Undocumented(
+        f"{_INTERNAL}.constants:get_env_vars_to_propagate", "as in Ray's own controller", _LIGHT_TRAINER, "()"
+    ),
+    Undocumented(
+        "ray._common.constants:RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR", "as in Ray's own controller", _LIGHT_TRAINER
+    ),
+    Undocumented(
+        f"{_STATE}._connect_and_get_accessor",
+        "the placement groups of a controller that died, which only its job's end removes",
+        "Train's own cleaner without a process of its own",
+        "(self)",
+    ),
+    Undocumented(
+        "ray.core.generated.gcs_pb2:PlacementGroupTableData.CREATOR_ACTOR_ID_FIELD_NUMBER",
+        "whose a placement group is",
+        "the creator in ray.util.placement_group_table",
+    ),
+    Undocumented("ray.actor:ActorHandle._actor_id", "the id of the controller", "a public id of an actor handle"),
+    Undocumented("ray._raylet:RAY_NODE_ID_KEY", "keeps the controller on the driver's node", _LIGHT_TRAINER),
+    Undocumented(f"{_GROUP}.execute_single_async", "a backend's way to its workers", _LIGHT_TRAINER, "(self, 0, 1, 2)"),
+    Undocumented(f"{_GROUP}.execute_async", "a backend's way to its workers", _LIGHT_TRAINER, "(self, 1)"),
+    Undocumented(f"{_GROUP}.get_resources_per_worker", "NCCL where the workers have GPUs", _LIGHT_TRAINER, "(self)"),
+    Undocumented(
+        "ray.train.backend:Backend.on_start",
+        "joins the workers into one process group",
+        _LIGHT_TRAINER,
+        "(self, 1, 2)",
+        override="samtune.raylib.group_trainer:LazyTorchBackend.on_start",
+    ),
+    Undocumented(
+        "ray.train.backend:Backend.on_shutdown",
+        "ends the process group",
+        _LIGHT_TRAINER,
+        "(self, 1, 2)",
+        override="samtune.raylib.group_trainer:LazyTorchBackend.on_shutdown",
+    ),
+    Undocumented(
+        "ray.train.backend:BackendConfig.backend_cls",
+        "names the backend",
+        _LIGHT_TRAINER,
+        override="samtune.raylib.group_trainer:LazyTorchConfig.backend_cls",
+    ),
+    Undocumented(
+        "ray.train.backend:Backend.share_cuda_visible_devices",
+        "as TorchTrainer's backend has it",
+        _LIGHT_TRAINER,
+        override="samtune.raylib.group_trainer:LazyTorchBackend.share_cuda_visible_devices",
+    ),
+    Undocumented(
+        "ray.train.torch.config:_set_torch_distributed_env_vars", "as TorchTrainer's backend does", _LIGHT_TRAINER, "()"
+    ),
+    Undocumented(
+        "ray.util:get_node_ip_address", "where rank 0 serves the store of the process group", _LIGHT_TRAINER, "()"
+    ),
+)
+"""Used by `samtune.raylib.group_trainer`."""
+
+SCHEDULERS = (
+    Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the two names below", _REUSE),
+    Undocumented(f"{_CONTROLLER}:TuneController._actor_cache", "keeps as many actors as trials are active", _REUSE),
+    Undocumented("ray.tune.utils.object_cache:_ObjectCache.increase_max", "likewise", _REUSE, "(self, 0, by=1)"),
+    Undocumented(f"{_CONTROLLER}:TuneController._trial_to_actor", "trials whose own actor is starting", _REUSE),
+    Undocumented(f"{_CONTROLLER}:TuneController.search_alg", "the way to the searcher, told of pauses", _REUSE),
+    Undocumented("ray.tune.search.search_generator:SearchGenerator.searcher", "likewise", "as HyperBandForBOHB does"),
+    Undocumented(
+        "ray.tune.schedulers:HyperBandScheduler._supports_buffered_results",
+        "silences Tune's warning about a buffer that is off",
+        "no warning where TUNE_RESULT_BUFFER_LENGTH is 0",
+        override="samtune.raylib.schedulers:HyperBand._supports_buffered_results",
+    ),
+    Undocumented(
+        "ray.tune.schedulers:MedianStoppingRule._time_attr",
+        "the rule fails on a trial that ends without a result",
+        "the fault mended in Ray",
+    ),
+    Undocumented(
+        "ray.tune.schedulers:MedianStoppingRule._on_insufficient_samples",
+        "the rule pauses trials to wait for others, which may never come",
+        "an option to continue instead",
+        "(self, 1, 2, 3)",
+        override="samtune.raylib.schedulers:Median._on_insufficient_samples",
+    ),
+)
+"""Used by `samtune.raylib.schedulers`."""
+
+POPULATION = (
+    *(
+        Undocumented(f"{_PBT}:PopulationBasedTraining.{name}", why, _PBT_SEARCHER)
+        for name, why in {
+            "_metric": "whether a result can be compared",
+            "_time_attr": "whether a result can be compared",
+            "_perturbation_interval": "whether a trial is due to be compared",
+            "_next_perturbation_sync": "whether the whole population has arrived",
+            "_trial_state": "whether the whole population has arrived",
+        }.items()
+    ),
+    *(
+        Undocumented(f"{_PBT}:_PBTTrialState.{name}", why, _PBT_SEARCHER)
+        for name, why in {
+            "last_perturbation_time": "whether a trial is due to be compared",
+            "last_train_time": "whether the whole population has arrived",
+            "last_result": "the epoch of the weights that a trial takes over",
+        }.items()
+    ),
+    Undocumented(
+        f"{_PBT}:PopulationBasedTraining._save_trial_state",
+        "keeps a result until the population is complete",
+        _PBT_SEARCHER,
+        "(self, 1, 2, 3, 4)",
+    ),
+    Undocumented(
+        f"{_PBT}:PopulationBasedTraining._exploit",
+        "reports that a trial takes over the weights of another",
+        _PBT_SEARCHER,
+        "(self, 1, 2, 3)",
+        override=f"{_POPULATION}:Population._exploit",
+    ),
+    Undocumented(
+        "ray.tune.schedulers.pb2:PB2._exploit",
+        "reports that a trial takes over the weights of another",
+        _PBT_SEARCHER,
+        "(self, 1, 2, 3)",
+        override=f"{_POPULATION}:PopulationBandits._exploit",
+    ),
+)
+"""Used by `samtune.raylib.population`."""
+
+NAMES = (*CLUSTER, *CLUSTER_LOSS, *TRAIN, *SCHEDULERS, *POPULATION)

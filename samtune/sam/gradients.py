@@ -1,0 +1,28 @@
+"""The gradient of a loss by some of the weights, as dense tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from samtune.sam import vectors
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+    """∇loss, one tensor per parameter, None where the loss does not depend on it. Nothing is added to `.grad`.
+
+    Raises:
+        ValueError: an activation checkpoint in the model cannot do this.
+    """
+    try:
+        gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, create_graph=create_graph)
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise ValueError(
+                "activation checkpoints with use_reentrant=True compute no gradient by the weights alone: use "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            ) from error
+        raise
+    return [None if gradient is None else vectors.dense([gradient])[0] for gradient in gradients]

@@ -1,0 +1,120 @@
+"""Where the user's own modules are found: in the working directory, and by the user's own code alone.
+
+A working directory on `sys.path` would also answer the imports of libraries: a `redis.py` in it is run by whatever
+library looks whether redis is installed. So the folder is not put there; a finder at the end of `sys.meta_path` looks
+into it for modules that a space names, and for the imports of code that is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_SAMTUNE = os.path.dirname(os.path.abspath(__file__))
+_folders: list[str] = []
+_thread = threading.local()
+
+
+def add_user_folders(folders: Iterable[str]) -> None:
+    """Lets the user's code in this process be imported from these folders, after everything that is installed."""
+    _folders.extend(folder for folder in map(os.path.abspath, folders) if folder not in _folders)
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.append(_FINDER)
+
+
+def user_folders() -> list[str]:
+    """The folders that the user's modules are imported from in this process, for others to do the same."""
+    on_path = [os.path.abspath(folder) for folder in sys.path if os.path.isdir(folder or ".")]
+    return list(dict.fromkeys(folder for folder in [*on_path, *_folders] if not is_installed(folder)))
+
+
+def is_beside_user_code() -> bool:
+    """Whether samtune is not installed, but imported from the working directory or the script's folder."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.dirname(_SAMTUNE) in (os.getcwd(), script and os.path.dirname(os.path.abspath(script)))
+
+
+@contextmanager
+def importing_user_code(name: str | None = None) -> Iterator[None]:
+    """In the body, a module that this thread imports may be the user's, whoever asks for it.
+
+    Args:
+        name: of the module, with or without what is in it; None: any.
+    """
+    before = getattr(_thread, "wanted", "")
+    _thread.wanted = None if name is None else name.partition(":")[0].partition(".")[0]
+    try:
+        yield
+    finally:
+        _thread.wanted = before
+
+
+def is_installed(path: str) -> bool:
+    """Whether a file is Python's, an installed library's or samtune's."""
+    if "site-packages" in path or "dist-packages" in path:
+        return True
+    return any(path == place or path.startswith(place + os.sep) for place in _installed_places())
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    """The module of a dotted name as an import would find it; neither it nor its packages are imported."""
+    with importing_user_code(name):
+        spec: ModuleSpec | None = None
+        folders: Sequence[str] | None = None
+        parts = name.split(".")
+        for count in range(1, len(parts) + 1):
+            full = ".".join(parts[:count])
+            found = (finder.find_spec(full, folders, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+            spec = next((each for each in found if each is not None), None)
+            if spec is None:
+                return None
+            folders = spec.submodule_search_locations
+            if folders is None and count < len(parts):
+                return None
+    return spec
+
+
+class _UserFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is not None or not (getattr(_thread, "wanted", "") in (None, fullname) or _imported_by_user()):
+            return None
+        return PathFinder.find_spec(fullname, _folders, target)
+
+
+_FINDER = _UserFinder()
+
+
+def _imported_by_user() -> bool:
+    """Whether the import statement that is being carried out is in code that is not installed."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith("<frozen ") and not file.startswith(_import_machinery()):
+            return not is_installed(file)
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+@cache
+def _import_machinery() -> tuple[str, ...]:
+    library = sysconfig.get_path("stdlib")
+    return (os.path.join(library, "importlib") + os.sep, os.path.join(library, "pkgutil.py"))
+
+
+@cache
+def _installed_places() -> tuple[str, ...]:
+    places = [*site.getsitepackages(), site.getusersitepackages(), *sysconfig.get_paths().values(), _SAMTUNE]
+    # Not the folder that the scripts are in: a user's own may be there.
+    scripts = {sysconfig.get_path("scripts"), sysconfig.get_path("data")}
+    return tuple(sorted({os.path.abspath(place) for place in places} - {os.path.abspath(each) for each in scripts}))

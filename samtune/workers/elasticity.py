@@ -1,0 +1,69 @@
+"""A search follows its cluster: nodes come and go while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from samtune.raylib.cluster import Cluster, look_at_cluster
+
+if TYPE_CHECKING:
+    from samtune.workers.pool import WorkerPool
+
+INTERVAL_SECONDS = 1.0
+
+
+class ElasticityThread:
+    """Starts a group for every place that a new node has, and tells the coordinator of nodes that go.
+
+    Args:
+        most: groups that the search may have in all.
+        say: told in one line when groups are added.
+    """
+
+    def __init__(self, pool: WorkerPool, most: int, say: Callable[[str], None]) -> None:
+        self._pool, self._most, self._say = pool, most, say
+        self._cluster, self._num_groups = look_at_cluster(), pool.num_groups
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
+        self.num_placed = self._count_placed(self._cluster)
+        """Groups that the present nodes hold, at least one: so many trials are worth proposing at once."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Waits for the thread: it must not be in Ray when Ray is shut down."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        import ray
+
+        while not self._stopping.wait(INTERVAL_SECONDS):
+            # A busy or lost cluster does not answer: the next look will tell, or others will say so.
+            with suppress(ray.exceptions.RayError, ConnectionError):
+                self._follow(look_at_cluster())
+
+    def _follow(self, cluster: Cluster) -> None:
+        import ray
+
+        before = self._cluster
+        living = cluster.nodes.keys() | cluster.draining
+        gone = (before.nodes.keys() | before.draining) - living
+        if gone or cluster.draining != before.draining:
+            ray.get(self._pool.coordinator.nodes_changed.remote(gone, set(cluster.draining)))
+        self._cluster = cluster
+        wanted = min(self._pool.capacity(cluster.nodes.values()), self._most)
+        if wanted > self._num_groups:
+            added = wanted - self._num_groups
+            self._say(f"nodes were added: starting {added} more worker group{'s' * (added > 1)}")
+            self._pool.grow(wanted)
+            self._num_groups = wanted
+        self.num_placed = self._count_placed(cluster)
+
+    def _count_placed(self, cluster: Cluster) -> int:
+        return max(1, min(self._pool.capacity(cluster.nodes.values()), self._num_groups))

@@ -1,0 +1,68 @@
+"""What an error in a trial is about: the trial, another rank, the device, or the machine."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+
+from samtune.errors import one_line, safe_text
+from samtune.workers.protocol import Failure
+
+_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # the disk is full or read-only
+    *(errno.EMFILE, errno.ENFILE),  # too many open files
+    errno.EIO,
+}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The error as it is reported: any text in it can be sent, stored and printed."""
+    line = _ended(error) or f"{type(error).__name__}: {one_line(error)}"
+    return Failure(line[:500], safe_text("".join(traceback.format_exception(error))), fault=is_fault(error))
+
+
+def _ended(error: BaseException) -> str | None:
+    """What to say of code that tried to end its process."""
+    if isinstance(error, SystemExit):
+        return f"SystemExit: the trial's code called sys.exit({error.code!r})"
+    if isinstance(error, KeyboardInterrupt):
+        return "KeyboardInterrupt: raised by the trial's code"
+    return None
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether a machine is at fault, so that the next trial would meet the same error.
+
+    A checkpoint that does not fit on the disk is a trial's: one of a smaller network may.
+    """
+    from samtune.train.checkpoint import CheckpointError
+
+    causes = list(_causes(error))
+    if any(isinstance(cause, CheckpointError) for cause in causes):
+        return False
+    return any(isinstance(cause, OSError) and cause.errno in _FAULTS for cause in causes)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def is_about_a_peer(error: BaseException) -> bool:
+    """Whether a collective broke because another rank left it. Gloo raises plain RuntimeErrors that name its source."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def ruins_the_device(error: BaseException) -> bool:
+    """Whether the CUDA context is of no use any more: after a failed kernel every further call fails too."""
+    import torch
+
+    ruinous = getattr(torch, "AcceleratorError", ())
+    return (isinstance(error, ruinous) or "CUDA error" in str(error)) and not isinstance(error, torch.OutOfMemoryError)

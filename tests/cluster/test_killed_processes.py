@@ -1,0 +1,180 @@
+"""kill -9 of every kind of process that a search has: it continues, or ends in order where the cluster is gone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
+
+from samtune.store.journal import FILE_NAME, read_journal
+from samtune.study import Study, TrialState
+
+CONTINUES = {
+    "TrainController": "Ray Train's controller of the group",
+    "RayTrainWorker": "a worker",
+    "Coordinator": "the actor that hands out trials",
+    "ResourceTrainable": "Tune's actor of a trial",
+    "SynchronizationActor": "Ray Train's barrier",
+    "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
+    "IDLE": "a worker process in reserve",
+    "log_monitor.py": "collects Ray's logs",
+    "monitor.py": "the autoscaler's",
+    "dashboard.py": "serves the state of the cluster",
+}
+"""What a search survives: it costs at most the time since the last checkpoint."""
+
+ENDS = {
+    "gcs_server": "holds the cluster's tables",
+    "raylet": "starts and watches the processes of a node",
+    "DashboardAgent": "Ray ends a node whose agent has died",
+    "RuntimeEnvAgent": "likewise",
+}
+"""Without these there is no cluster any more."""
+
+SLOW = """
+import os
+import time
+
+
+def slow(outputs, targets):
+    if os.path.exists({gate!r}):
+        time.sleep(0.3)
+    return (0 * outputs).mean()
+"""
+
+
+def kind_of(process: psutil.Process) -> str:
+    """The kind of a process in a search's tree."""
+    command = process.cmdline()
+    title = command[0] if command else process.name()
+    if title.startswith("ray::"):
+        return title.removeprefix("ray::").partition(".")[0]
+    script = next((Path(part).name for part in command if part.endswith(".py")), "")
+    return script or Path(title).name
+
+
+def tree(driver: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
+    """The living processes under a driver, by kind."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.setdefault(kind_of(process), []).append(process)
+    return found
+
+
+@contextmanager
+def search(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A search whose epochs are slow while the file `gate` exists."""
+    (folder / "gate").touch()
+    (folder / "slowly.py").write_text(SLOW.format(gate=str(folder / "gate")))
+    driver = subprocess.Popen(
+        [*SAMTUNE, "search", "--space", "digits.yaml", "--name", "s", *options],
+        cwd=folder,
+        env=CLEAN,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+OPTIONS = (
+    *(
+        "--num-trials",
+        "2",
+        "--max-concurrent",
+        "1",
+        "--num-workers",
+        "2",
+        "--set",
+        "model={name: mlp, depth: 2, width: 8}",
+    ),
+    *("--set", "training.epochs=60", "--set", "checkpoint.min_seconds=0.0", "--set", "training.metrics=[slowly:slow]"),
+)
+
+
+def num_epochs(folder: Path) -> int:
+    """So many epochs are in the journal."""
+    path = folder / "samtune-results" / "s" / FILE_NAME
+    return path.read_bytes().count(b'"event": "epoch"') if path.exists() else 0
+
+
+def wait_until(happens: Callable[[], bool], driver: subprocess.Popen[str], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def assert_one_run_each(study: Study, status: dict[TrialState, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=study.tracking_uri)
+    runs = client.search_runs([str(study.experiment_id)], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
+    found = sorted((run.data.tags["samtune.trial_id"], run.info.status) for run in runs)
+    assert found == sorted((trial.id, status[trial.state]) for trial in study)
+
+
+@pytest.mark.slow
+def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(tmp_path: Path) -> None:
+    with search(tmp_path, *OPTIONS) as driver:
+        wait_until(lambda: num_epochs(tmp_path) > 1, driver)
+        assert set(tree(driver)) <= {*CONTINUES, *ENDS}, "a new kind of process: say what its loss means"
+        killed = []
+        for kind in CONTINUES:
+            if processes := tree(driver).get(kind):
+                before = num_epochs(tmp_path)
+                processes[0].send_signal(signal.SIGKILL)
+                killed.append(kind)
+                wait_until(lambda before=before: num_epochs(tmp_path) > before + 1, driver)
+        (tmp_path / "gate").unlink()
+        out, err = driver.communicate(timeout=300)
+    assert {"TrainController", "RayTrainWorker", "Coordinator", "ResourceTrainable"} <= set(killed)
+    assert driver.returncode == 0, (out, err)
+    study = read_journal(tmp_path / "samtune-results" / "s")
+    assert [trial.state for trial in study] == [TrialState.COMPLETED] * 2
+    assert [[metrics["epoch"] for metrics in trial.history] for trial in study] == [list(range(1, 61))] * 2
+    assert_one_run_each(study, {TrialState.COMPLETED: "FINISHED"})
+    wait_for_no_ray_process()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENDS)
+def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path) -> None:
+    with search(tmp_path, *OPTIONS) as driver:
+        wait_until(lambda: num_epochs(tmp_path) > 1, driver)
+        tree(driver)[kind][0].send_signal(signal.SIGKILL)
+        started = time.monotonic()
+        out, err = driver.communicate(timeout=100)
+        seconds = time.monotonic() - started
+    print(f"{kind}: ended after {seconds:.1f} s", file=sys.stderr)
+    assert driver.returncode == 1, (out, err)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("samtune: error: the Ray cluster is lost: ")
+    assert "`samtune search --resume s` continues" in last
+    assert "Traceback" not in out + err
+    study = read_journal(tmp_path / "samtune-results" / "s")
+    assert {trial.state for trial in study} == {TrialState.INTERRUPTED}
+    assert_one_run_each(study, {TrialState.INTERRUPTED: "KILLED"})
+    wait_for_no_ray_process()
+    if kind == "raylet":
+        (tmp_path / "gate").unlink()
+        done = run_samtune("search", "--resume", "s", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["num_completed"] == 2
+        assert_one_run_each(read_journal(tmp_path / "samtune-results" / "s"), {TrialState.COMPLETED: "FINISHED"})
