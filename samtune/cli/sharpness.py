@@ -33,13 +33,22 @@ def sharpness(
         str,
         option(
             WHAT,
-            "Of eigenvalues, trace, m_sharpness, adaptive, bound, spectrum, line, surface, with commas; or all.",
+            "Of eigenvalues, trace, m_sharpness, adaptive, bound, universal, spectrum, line, surface, with commas; "
+            "or all.",
         ),
     ] = "eigenvalues,trace,m_sharpness",
     m: Annotated[str, option(WHAT, "Group sizes of m-sharpness.")] = "16,64,256",
     rho: Annotated[float, option(WHAT, "Radius of m-sharpness and bound.")] = 0.05,
     steps: Annotated[int, option(WHAT, "Ascent steps of m-sharpness.")] = 1,
-    probes: Annotated[int, option(WHAT, "Random probes of trace and Frobenius norm; spectrum takes 1/25.")] = 100,
+    delta: Annotated[float, option(WHAT, "Of the bound: the chance that it fails.")] = 0.05,
+    loss_bound: Annotated[float, option(WHAT, "Of the bound: the largest value that the loss can take.")] = 1.0,
+    zero_one: Annotated[
+        bool, option(WHAT, "Bound the error rate, which lies in [0, 1], instead of the training loss.", "--zero-one")
+    ] = False,
+    probes: Annotated[
+        int,
+        option(WHAT, "Random probes of trace and Frobenius norm, directions of universal; spectrum takes 1/25."),
+    ] = 100,
     radius: Annotated[float, option(WHAT, "Of line and surface, in lengths of the filters.")] = 0.5,
     seed: Annotated[int, option(WHAT, "Chooses examples, probes and directions.")] = 0,
     study_of_m: Annotated[
@@ -83,6 +92,9 @@ def sharpness(
         m=sizes,
         rho=rho,
         steps=steps,
+        delta=delta,
+        loss_bound=loss_bound,
+        zero_one=zero_one,
         num_probes=probes,
         radius=radius,
         seed=seed,

@@ -34,8 +34,9 @@ class DatasetConfig(Config):
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels changed to another class, uniformly at random; validation and test stay clean."""
 
-    label_noise_seed: Seed = 0
-    """Chooses which labels are changed to what. Independent of the trial's seed."""
+    label_noise_seed: Seed | Literal["trial"] = 0
+    """Chooses which labels are changed to what: a number, the same noise for every trial, or `trial`, the trial's own
+    seed, so that each repeat and replica has its own noise."""
 
     relabel: str | None = None
     """A trained network (`best.safetensors` of `samtune train` or `samtune confirm`; a path or URI) whose predictions
@@ -113,7 +114,7 @@ class SvhnConfig(DownloadableConfig):
     """Data set."""
 
     extra: bool = False
-    """Train on the extra images too, as the papers do."""
+    """Train on the extra images too, as Foret et al. do (appendix B.1); Tahmasebi et al. train without them."""
 
 
 class MnistConfig(DownloadableConfig):
@@ -144,6 +145,9 @@ class ImageFilesConfig(FileDatasetConfig):
 
     channels: Literal[1, 3] = 3
     """3: colour, 1: grey; images are converted."""
+
+    policy: Literal["cifar10", "svhn", "imagenet"] = "imagenet"
+    """Data set whose learned AutoAugment policy is used (with `augmentation: autoaugment`)."""
 
 
 class StreamedConfig(Config):

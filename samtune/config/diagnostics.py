@@ -25,6 +25,10 @@ Every = Annotated[int, BeforeValidator(_every, json_schema_input_type=int | str)
 GroupSizes = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
+MEASURES = ("lambda_max", "eigenvalues", "spectrum", "frobenius", "m_sharpness")
+"""The keys that say how often something is measured."""
+
+
 class DiagnosticsConfig(Config):
     """Measures of sharpness and how often to take them: a number of epochs, or `every 10 epochs`.
 
@@ -34,6 +38,16 @@ class DiagnosticsConfig(Config):
     lambda_max: Every | None = None
     """The largest eigenvalue of the training loss's Hessian; 3 passes over the examples per step of Lanczos, of which
     it takes 10 to 50."""
+    eigenvalues: Every | None = None
+    """lambda_max as above, and its ratio to the fifth eigenvalue, `lambda_ratio` (Foret et al. 2021, section 4.2)."""
+    spectrum: Every | None = None
+    """Density of the Hessian's eigenvalues, as the quantiles `spectrum_q01`, `_q10`, `_q50`, `_q90` and `_q99`; 5
+    passes over the examples for each of 80 steps of Lanczos, from two random probes."""
+    frobenius: Every | None = None
+    """The Hessian's Frobenius norm and trace, `hessian_frobenius` and `hessian_trace` (Tahmasebi et al. 2024, figure
+    2); 2 passes over the examples per probe."""
+    num_probes: Annotated[int, Field(ge=2)] = 100
+    """Random probes of `frobenius`."""
     m_sharpness: Every | None = None
     """Mean over groups of m training examples of max L(w + ε) - L(w), ‖ε‖ <= rho; 1⅓ passes over the examples."""
     m: GroupSizes = Field(default_factory=lambda: [32])
@@ -55,5 +69,5 @@ class DiagnosticsConfig(Config):
 
     def due(self, epoch: int, num_epochs: int) -> list[str]:
         """What is measured after an epoch, counted from 1."""
-        intervals = {"lambda_max": self.lambda_max, "m_sharpness": self.m_sharpness}
+        intervals = {name: getattr(self, name) for name in MEASURES}
         return [name for name, every in intervals.items() if every and (epoch % every == 0 or epoch == num_epochs)]

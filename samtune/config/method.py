@@ -130,8 +130,9 @@ class SAMConfig(PerturbedConfig):
     """Steps of projected gradient ascent (appendix C.6)."""
     step_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Length of an ascent step; none: rho."""
-    second_order: bool = False
-    """Add the gradient through the perturbation itself, by a Hessian-vector product (appendix C.4). 4 passes."""
+    second_order: bool | Literal["observe"] = False
+    """Add the gradient through the perturbation itself, by a Hessian-vector product (appendix C.4). 4 passes.
+    `observe` computes it too, for the metric second_order_cosine, and takes the step without it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -155,7 +156,11 @@ class SAMConfig(PerturbedConfig):
 
 
 class ASAMConfig(PerturbedConfig):
-    """Adaptive SAM (Kwon et al., ICML 2021): a neighbourhood that scales with the weights. 2 passes."""
+    """Adaptive SAM (Kwon et al., ICML 2021): a neighbourhood that scales with the weights. 2 passes.
+
+    All parameters are scaled, as in github.com/dbahri/universal_sam. SamsungLabs' code is `adaptive_biases: false`; a
+    rho that was tuned there need not suit without it.
+    """
 
     rule: ClassVar[str] = "samtune.sam.rules.sam:ASAMRule"
 
@@ -266,7 +271,7 @@ class DirectionsConfig(PerturbedConfig):
 
 
 class TraceSAMConfig(DirectionsConfig):
-    """Trace-SAM: penalises the trace of the Hessian."""
+    """Trace-SAM: penalizes half the trace of the Hessian."""
 
     rule: ClassVar[str] = "samtune.sam.rules.universal:TraceRule"
 
@@ -279,7 +284,7 @@ class TraceSAMConfig(DirectionsConfig):
 
 
 class FrobSAMConfig(DirectionsConfig):
-    """Frob-SAM: penalises the Frobenius norm of the Hessian, by a covariance over Gaussian directions."""
+    """Frob-SAM: penalizes ¼ of the squared Frobenius norm of the Hessian, by a covariance over Gaussian directions."""
 
     rule: ClassVar[str] = "samtune.sam.rules.universal:FrobRule"
 
@@ -294,7 +299,10 @@ class FrobSAMConfig(DirectionsConfig):
 
 
 class DetSAMConfig(DirectionsConfig):
-    """Det-SAM: penalises the determinant of the Hessian."""
+    """Det-SAM: penalizes the determinant of the Hessian, estimated in a cube.
+
+    At the published half width it acts as a function of the trace; see `samtune.sam.rules.universal.DetRule`.
+    """
 
     rule: ClassVar[str] = "samtune.sam.rules.universal:DetRule"
 
@@ -310,6 +318,9 @@ ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """`package.module:function`."""
 
 
+Measure = Literal["gaussian", "sphere", "gradient", "cube"] | ImportPath
+
+
 class UniversalConfig(DirectionsConfig):
     """The universal class with φ, ψ and the distribution of x of one's own."""
 
@@ -323,8 +334,14 @@ class UniversalConfig(DirectionsConfig):
     """φ: tensor [k] -> scalar tensor; `identity` (k = 1) or `package.module:function`. Differentiated by autograd."""
     psi: Literal["identity"] | ImportPath = "identity"
     """ψ: scalar tensor -> scalar or tensor [k]; `identity` or `package.module:function`."""
-    directions: Literal["gaussian", "sphere", "gradient"] | ImportPath = "gaussian"
-    """μ: standard normal, sphere of radius √d, g/‖g‖₂, or a function (parameters, gradient, generator) -> tensors."""
+    directions: Measure | Annotated[list[Measure], Field(min_length=2)] = "gaussian"
+    """μ: standard normal, sphere of radius √d, g/‖g‖₂, cube [-0.01, 0.01]^d, or a function (parameters, gradient,
+    generator) -> tensors. A list gives each of the k outputs of ψ its own measure, at k·n + 1 passes."""
+
+    @property
+    def _passes(self) -> float:
+        measures = 1 if isinstance(self.directions, str) else len(self.directions)
+        return measures * self.num_directions + 1.0
 
 
 MethodConfig = Annotated[

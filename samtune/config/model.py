@@ -57,6 +57,11 @@ class WideResNetConfig(Config):
     dropout: Probability = 0.0
     """Probability of dropping an activation between the two convolutions of a block."""
 
+    norm: Literal["batch", "none"] = "batch"
+    """`none`: no BatchNorm, as for the Hessian spectra of Foret et al. 2021, figure 3. Convolutions then have biases,
+    and those at the end of L blocks start 1/√L as large, so that the outputs stay moderate; the paper prints no such
+    detail."""
+
     @field_validator("depth")
     @classmethod
     def _depth_fits(cls, depth: int) -> int:
@@ -71,6 +76,9 @@ class CifarResNetConfig(Config):
 
     depth: int = 32
     """Layers with weights; 6n + 2 for n residual blocks in each of the three groups: 8, 14, 20, 32, 44, 56, 110."""
+
+    shortcuts: bool = True
+    """Off: the same layers without the shortcuts, as for the loss surfaces of Foret et al. 2021, figure 1."""
 
     @field_validator("depth")
     @classmethod

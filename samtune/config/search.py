@@ -124,7 +124,10 @@ METRICS = [
     "perturbation_cosine",
     "lost_perturbation",
     "lambda_max",
+    "lambda_ratio",
     "m_sharpness",
+    "hessian_frobenius",
+    "hessian_trace",
 ]
 """What a trial measures in every epoch."""
 

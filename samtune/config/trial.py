@@ -123,6 +123,13 @@ class TrialSpec(Config):
         except ValueError as error:
             raise LayoutError("method.m", str(error)) from None
 
+    @property
+    def examples(self) -> DataConfig:
+        """`data`, with the label noise's seed as a number."""
+        if self.data.label_noise_seed != "trial":
+            return self.data
+        return self.data.model_copy(update={"label_noise_seed": self.seed})
+
     def located(self, folder: str) -> Self:
         """This trial with the relative paths of its data set and its weights made absolute: they are in `folder`."""
         return self.with_paths(lambda path: str(Path(folder, Path(path).expanduser())))
@@ -149,6 +156,8 @@ def data_digest(params: Mapping[str, Scalar]) -> str:
         params: as of `TrialSpec.params`.
     """
     settings = {key: value for key, value in params.items() if key.startswith("data.")}
+    if settings.get("data.label_noise_seed") == "trial":
+        settings["seed"] = params["seed"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 

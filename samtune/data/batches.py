@@ -134,7 +134,9 @@ class BatchMaker:
         self._mirror = dataset.traits.mirror
         self._policy = None
         if config.augmentation in ("autoaugment", "randaugment", "trivialaugment"):
-            self._policy = find_policy(config.augmentation, dataset.traits.policy, *dataset.input_shape[1:])
+            self._policy = find_policy(
+                config.augmentation, getattr(config, "policy", dataset.traits.policy), *dataset.input_shape[1:]
+            )
         boxes = fold(key, _CROP) if config.augmentation == "resized_crop" or dataset.augments_itself else None
         self._batches = self._split.batches(positions, device, crop=boxes, replace=True)
 

@@ -74,6 +74,7 @@ class Dataset:
         self.std = self.traits.std or loaded.std
         num_train, num_validation = split_sizes(config, len(loaded.labels))
         rows, validation = select_rows(config, loaded.labels, num_train, num_validation)
+        assert config.label_noise_seed != "trial"  # `TrialSpec.examples` has put the trial's seed in its place
         labels, flipped = flip_labels(
             loaded.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed
         )

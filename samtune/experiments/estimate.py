@@ -68,7 +68,7 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
     spec = space.trial(next(space.tree.enumerate(lambda name, key, node: node.extremes()[:1])))
     share = _share_of_a_worker(spec, space.resources.num_workers)
     run = TrialRun(share, rank=0, num_workers=1, device=device)
-    dataset = load_dataset(share.data)
+    dataset = load_dataset(share.examples)
     run.model.train()
     examples = partial(training_examples, dataset, device=device)
     run.train_step.begin_epoch(0, share.num_epochs, steps_per_epoch=run.steps_per_epoch, examples=examples)

@@ -70,11 +70,13 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
         case WideResNetConfig():
             from samtune.models.wide_resnet import WideResNet
 
-            return WideResNet(config.depth, config.width, config.dropout, num_classes, channels)
+            return WideResNet(
+                config.depth, config.width, config.dropout, num_classes, channels, batch_norm=config.norm == "batch"
+            )
         case CifarResNetConfig():
             from samtune.models.resnet import cifar_resnet
 
-            return cifar_resnet(config.depth, num_classes, channels)
+            return cifar_resnet(config.depth, num_classes, channels, shortcuts=config.shortcuts)
         case ResNetConfig():
             from samtune.models.resnet import resnet
 

@@ -24,6 +24,13 @@ class ZeroPadShortcut(nn.Module):
         return nn.functional.pad(thinned, (0, 0, 0, 0, 0, self.new_channels))
 
 
+class NoShortcut(nn.Module):
+    """Adds nothing to the residual: a plain network of the same layers."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.new_zeros(())
+
+
 def projection(in_channels: int, channels: int, stride: int) -> nn.Module:
     """A 1x1 convolution and BatchNorm (option B)."""
     convolution = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
@@ -86,6 +93,7 @@ class SmallImageResNet(nn.Module):
         blocks: how many in each group.
         widths: channels of each group, before the block's expansion.
         zero_pad: shortcuts without parameters.
+        shortcuts: False leaves all of them out.
         num_classes: outputs.
         in_channels: of the images.
     """
@@ -99,6 +107,7 @@ class SmallImageResNet(nn.Module):
         zero_pad: bool,
         num_classes: int,
         in_channels: int,
+        shortcuts: bool = True,
     ) -> None:
         super().__init__()
         before = widths[0]
@@ -110,7 +119,9 @@ class SmallImageResNet(nn.Module):
                 stride = 2 if group > 0 and number == 0 else 1
                 after = channels * block.expansion
                 shortcut: nn.Module = nn.Identity()
-                if stride != 1 or before != after:
+                if not shortcuts:
+                    shortcut = NoShortcut()
+                elif stride != 1 or before != after:
                     shortcut = (
                         ZeroPadShortcut(after - before, stride) if zero_pad else projection(before, after, stride)
                     )
@@ -126,11 +137,17 @@ class SmallImageResNet(nn.Module):
         return logits
 
 
-def cifar_resnet(depth: int, num_classes: int, in_channels: int) -> SmallImageResNet:
+def cifar_resnet(depth: int, num_classes: int, in_channels: int, *, shortcuts: bool = True) -> SmallImageResNet:
     """ResNet-20, 32, 44, 56, 110: three groups of (depth - 2) / 6 basic blocks with 16, 32 and 64 channels."""
     count = (depth - 2) // 6
     return SmallImageResNet(
-        BasicBlock, (count,) * 3, (16, 32, 64), zero_pad=True, num_classes=num_classes, in_channels=in_channels
+        BasicBlock,
+        (count,) * 3,
+        (16, 32, 64),
+        zero_pad=True,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        shortcuts=shortcuts,
     )
 
 

@@ -25,6 +25,10 @@ DIAGNOSTICS = {
     "gradient_cosine": "gradient cosine",
     "perturbation_cosine": "perturbation cosine",
     "lost_perturbation": "lost perturbation",
+    "lambda_max": "largest eigenvalue of the Hessian",
+    "lambda_ratio": "largest over fifth eigenvalue",
+    "hessian_frobenius": "Frobenius norm of the Hessian",
+    "m_sharpness": "m-sharpness",
 }
 
 

@@ -72,10 +72,8 @@ class Diagnostics:
     def add_forward(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
         """Loss and, for a classification, accuracy of a group's first forward (at w, but for methods of one pass)."""
         self.add("train_loss", loss)
-        if outputs.ndim == 2 and targets.shape == outputs.shape:  # class probabilities
-            targets = targets.argmax(dim=1)
-        if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
-            self.add("train_accuracy", (outputs.detach().argmax(dim=1) == targets).float().mean())
+        if (correct := accuracy(outputs.detach(), targets)) is not None:
+            self.add("train_accuracy", correct)
 
     @torch.no_grad()
     def add_group(
@@ -94,6 +92,10 @@ class Diagnostics:
             self.add("gradient_norm", group.gradient_norm)
         if group.perturbation is None or self._num_steps % SAMPLING_INTERVAL:
             return
+        if len(group.outputs) == 2:
+            before, after = (accuracy(outputs, group.targets) for outputs in group.outputs)
+            if before is not None and after is not None:
+                self.add("error_sharpness", before - after)
         length = vectors.norm(group.perturbation)
         self.add("perturbation_norm", length if p == 2 else vectors.norm(group.perturbation, p))
         unit = vectors.scaled(group.perturbation, vectors.safe_ratio(1.0, length))
@@ -181,3 +183,12 @@ class Diagnostics:
                 f"(w + ε̂ == w)",
                 stacklevel=3,
             )
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Share of the examples whose largest output is their class; None where the task is no classification."""
+    if outputs.ndim == 2 and targets.shape == outputs.shape:  # class probabilities
+        targets = targets.argmax(dim=1)
+    if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+        return (outputs.argmax(dim=1) == targets).float().mean()
+    return None

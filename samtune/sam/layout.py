@@ -11,7 +11,7 @@ class GroupLayout:
     """The place of one worker's examples among the m-groups of the global batch.
 
     Worker r takes rows [r·b, (r+1)·b) of the batch; group i consists of rows [i·m, (i+1)·m). Hence the groups, and
-    with them the step, do not depend on the number of workers (METHODS section 1).
+    with them the step, do not depend on the number of workers.
     """
 
     batch_size: int

@@ -38,6 +38,9 @@ class MGroup:
         """‖g‖₂ of the ascent gradient, set by the rule."""
         self.perturbation: Sequence[Tensor] | None = None
         """The last ε̂."""
+        self.outputs: list[Tensor] = []
+        """Of the first and the last of these forwards, detached."""
+        self.targets = targets
         self._step = step
         self._inputs, self._targets = inputs, targets
         self._index = index
@@ -180,6 +183,7 @@ class MGroup:
             step.diagnostics.add_forward(outputs, self._targets, loss)
         if record:
             self.losses.append(loss.detach())
+            self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
         return loss
 
     def _local_gradient(self, loss: Tensor) -> list[Tensor]:

@@ -26,14 +26,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samtune.sharpness.bound import Bound, pac_bayes_bound
+    from samtune.sharpness.bound import Bound, pac_bayes_bound, zero_one_loss
     from samtune.sharpness.estimate import Estimate
     from samtune.sharpness.hutchinson import frobenius_squared, trace, trace_and_frobenius_squared
     from samtune.sharpness.landscape import Curve, Surface, loss_along, loss_surface
     from samtune.sharpness.loss import MeanLoss, NotTwiceDifferentiableError
     from samtune.sharpness.neighbourhood import adaptive_sharpness, m_sharpness
     from samtune.sharpness.spectrum import Eigenvalues, SpectralDensity, lambda_max, spectral_density, top_eigenvalues
-    from samtune.sharpness.universal import universal_measure
+    from samtune.sharpness.universal import named_universal_measure, universal_measure
 
 __all__ = [
     "Bound",
@@ -50,23 +50,25 @@ __all__ = [
     "loss_along",
     "loss_surface",
     "m_sharpness",
+    "named_universal_measure",
     "pac_bayes_bound",
     "spectral_density",
     "top_eigenvalues",
     "trace",
     "trace_and_frobenius_squared",
     "universal_measure",
+    "zero_one_loss",
 ]
 
 _MODULES = {
-    "bound": ("Bound", "pac_bayes_bound"),
+    "bound": ("Bound", "pac_bayes_bound", "zero_one_loss"),
     "estimate": ("Estimate",),
     "landscape": ("Curve", "Surface", "loss_along", "loss_surface"),
     "loss": ("MeanLoss", "NotTwiceDifferentiableError"),
     "neighbourhood": ("adaptive_sharpness", "m_sharpness"),
     "spectrum": ("Eigenvalues", "SpectralDensity", "lambda_max", "spectral_density", "top_eigenvalues"),
     "hutchinson": ("frobenius_squared", "trace", "trace_and_frobenius_squared"),
-    "universal": ("universal_measure",),
+    "universal": ("named_universal_measure", "universal_measure"),
 }
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from samtune.errors import UsageError
 from samtune.sharpness.loss import Batches, LossFn, MeanLoss
@@ -15,14 +15,16 @@ from samtune.sharpness.neighbourhood import ascend
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The right-hand side of theorem 2, in parts."""
+    """The bounds of appendix A.1 on the expected loss, each with probability 1 - delta if the assumptions hold."""
 
     value: float
-    """What the expected loss stays below with probability 1 - delta, if the assumptions hold."""
+    """The last but one line of the proof of theorem 2, with eq. 13's root: the tighter of the two."""
+    theorem_2: float
+    """The statement of theorem 2 (eq. 4), whose root is about twice as large."""
     largest_loss: float
     """max over ‖ε‖₂ <= rho of L_S(w + ε)."""
     complexity: float
-    """The term under the root of eq. 13, times the loss bound."""
+    """The root of eq. 13, times the loss bound."""
     outside: float
     """1/√n times the loss bound: the chance that the Gaussian of eq. 13 leaves the ball."""
     loss_bound: float
@@ -49,6 +51,21 @@ def complexity(*, squared_norm: float, num_weights: int, num_examples: int, sigm
     return math.sqrt((divergence + 0.25 + math.log(n / delta) + 2 * math.log(6 * n + 3 * k)) / (n - 1))
 
 
+def stated_complexity(*, squared_norm: float, num_weights: int, num_examples: int, rho: float, delta: float) -> float:
+    """The root of eq. 4: `√[(k·ln(1 + ‖w‖²/rho²·(1 + √(ln n/k))²) + 4·ln(n/δ) + 8·ln(6n + 3k)) / (n - 1)]`.
+
+    Args as of `complexity`, but for the radius rho of the ball.
+    """
+    k, n = num_weights, num_examples
+    divergence = k * math.log1p(squared_norm / rho**2 * (1 + math.sqrt(math.log(n) / k)) ** 2)
+    return math.sqrt((divergence + 4 * math.log(n / delta) + 8 * math.log(6 * n + 3 * k)) / (n - 1))
+
+
+def zero_one_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The error rate, which lies in [0, 1] as the theorem asks: [b, classes], classes int64 [b] -> scalar."""
+    return (outputs.argmax(dim=1) != targets).double().mean()
+
+
 def pac_bayes_bound(
     model: nn.Module,
     loss_fn: LossFn,
@@ -57,19 +74,23 @@ def pac_bayes_bound(
     rho: float = 0.05,
     delta: float = 0.05,
     loss_bound: float = 1.0,
+    bounded_loss: LossFn | None = None,
     steps: int = 5,
     group: dist.ProcessGroup | None = None,
 ) -> Bound:
-    """Theorem 2: `L_D(w) <= (1 - 1/√n)·max_{‖ε‖₂<=rho} L_S(w + ε) + 1/√n + √(...)`, the root being that of eq. 13.
+    """`L_D(w) <= (1 - 1/√n)·max_{‖ε‖₂<=rho} L_S(w + ε) + 1/√n + √(...)`, the root being that of eq. 13.
 
-    Its σ is rho/(√k + √ln n), so that the Gaussian stays in the ball with probability 1 - 1/√n. The paper hides
-    constants in Õ(1); these are the ones of its proof.
+    That is the last but one line of the proof of theorem 2. Its σ is rho/(√k + √ln n), so that the Gaussian stays in
+    the ball with probability 1 - 1/√n. `Bound.theorem_2` is the theorem as stated: max L_S + the root of eq. 4.
 
     Args:
+        loss_fn: what the ascent climbs.
         batches: the n training examples.
         rho: radius of the ball.
         delta: the chance that the bound fails.
         loss_bound: M, if the loss lies in [0, M]; the bound is M times that of the loss / M.
+        bounded_loss: what the bound is about, at the points that the ascent on `loss_fn` passes: `zero_one_loss` has no
+            slope to climb. None: `loss_fn`.
         steps: of the ascent for the maximum.
 
     Raises:
@@ -84,13 +105,22 @@ def pac_bayes_bound(
     if n < 2:
         raise UsageError(f"batches must hold at least two examples (got {n})")
     with mean_loss.fixed():
-        _, largest = ascend(mean_loss, rho=rho, steps=steps)
+        if bounded_loss is None:
+            _, largest = ascend(mean_loss, rho=rho, steps=steps)
+        else:
+            other = MeanLoss(model, bounded_loss, batches, group=group)
+            values = [other.value()]
+            ascend(mean_loss, rho=rho, steps=steps, visit=lambda: values.append(other.value()))
+            largest = max(values)
+            mean_loss.passes += other.passes
     squared_norm = sum(float(parameter.detach().double().square().sum()) for parameter in mean_loss.parameters)
     sigma = rho / (math.sqrt(k) + math.sqrt(math.log(n)))
     root = loss_bound * complexity(squared_norm=squared_norm, num_weights=k, num_examples=n, sigma=sigma, delta=delta)
+    stated = stated_complexity(squared_norm=squared_norm, num_weights=k, num_examples=n, rho=rho, delta=delta)
     outside = loss_bound / math.sqrt(n)
     return Bound(
         value=(1 - 1 / math.sqrt(n)) * largest + outside + root,
+        theorem_2=largest + loss_bound * stated,
         largest_loss=largest,
         complexity=root,
         outside=outside,

@@ -165,12 +165,19 @@ def _groups(batches: Batches, m: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def ascend(
-    mean_loss: MeanLoss, *, rho: float, steps: int, p: float = 2.0, scale: Tensor | None = None
+    mean_loss: MeanLoss,
+    *,
+    rho: float,
+    steps: int,
+    p: float = 2.0,
+    scale: Tensor | None = None,
+    visit: Callable[[], object] | None = None,
 ) -> tuple[float, float]:
     """L(w), and the largest loss that projected gradient ascent finds in the ball; the weights are w again.
 
     Args:
         scale: T; the ball is ‖ε / T‖_p <= rho. None: 1.
+        visit: called at each point that the ascent reaches, with the weights there.
     """
     step = torch.zeros(mean_loss.num_weights, dtype=mean_loss.dtype, device=mean_loss.device)  # ε / T
     scaled: Callable[[Tensor], Tensor] = (lambda v: v) if scale is None else (lambda v: scale * v)
@@ -185,5 +192,7 @@ def ascend(
             if index:
                 vectors.project_([step], rho, p)
             mean_loss.weights.perturb(mean_loss.unflatten(scaled(step)))
+            if visit is not None:
+                visit()
         losses.append(mean_loss.value())
     return losses[0], max(losses[1:])

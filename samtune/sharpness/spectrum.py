@@ -144,6 +144,13 @@ class SpectralDensity:
         samples = (self.weights * self.nodes**power).sum(dim=1).tolist()
         return mean_estimate(samples, self.passes)
 
+    def quantile(self, share: float) -> float:
+        """The least node below or at which this share of all eigenvalues lies, in [0, 1]."""
+        nodes, order = self.nodes.flatten().sort()
+        weights = self.weights.flatten()[order].cumsum(0) / len(self.nodes)
+        reached = weights >= share - 1e-12
+        return float(nodes[reached][0] if reached.any() else nodes[-1])
+
 
 def spectral_density(
     model: nn.Module,

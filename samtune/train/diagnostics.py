@@ -11,10 +11,14 @@ import torch.distributed as dist
 from torch import nn
 
 from samtune import sharpness
+from samtune.config.diagnostics import DiagnosticsConfig
 from samtune.config.trial import TrialSpec
 from samtune.data import Dataset
 from samtune.data.sample import Sample
-from samtune.train.loss import evaluation_measures
+from samtune.train.loss import Measure, evaluation_measures
+
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+"""Of the density of the eigenvalues."""
 
 
 def measure_diagnostics(
@@ -56,19 +60,45 @@ def measure_diagnostics(
     )
     of = (model, evaluation_measures(spec.training)["loss"], sample)
     group = dist.group.WORLD if num_workers > 1 else None
-    metrics, cost = {}, 0.0
+    metrics: dict[str, float] = {}
+    cost = 0.0
     with _requiring_gradients(model if spec.training.ema is not None else None):
         for name in names:
-            if name == "lambda_max":
-                answers = {name: sharpness.lambda_max(*of, tolerance=1e-2, seed=spec.seed, group=group)}
-            else:
-                each = {m: sharpness.m_sharpness(*of, m=m, rho=config.rho, group=group) for m in config.m}
-                answers = {name if len(each) == 1 else f"{name}_{m}": answer for m, answer in each.items()}
-                metrics[name] = each[config.m[0]].value
-            metrics |= {key: answer.value for key, answer in answers.items()}
-            cost += sum(answer.passes for answer in answers.values())
+            found, passes = _measure(name, config, of, spec.seed, group)
+            metrics |= found
+            cost += passes
     used = min(config.num_examples, len(dataset.train)) // sample.multiple * sample.multiple
     return metrics, cost * used / len(dataset.train)
+
+
+def _measure(
+    name: str,
+    config: DiagnosticsConfig,
+    of: tuple[nn.Module, Measure, Sample],
+    seed: int,
+    group: dist.ProcessGroup | None,
+) -> tuple[dict[str, float], float]:
+    """The metrics of one measure, and its cost in passes over the sample."""
+    match name:
+        case "lambda_max":
+            largest = sharpness.lambda_max(*of, tolerance=1e-2, seed=seed, group=group)
+            return {name: largest.value}, largest.passes
+        case "eigenvalues":
+            top = sharpness.top_eigenvalues(*of, k=5, tolerance=1e-2, seed=seed, group=group)
+            return {"lambda_max": top.values[0], "lambda_ratio": top.ratio}, top.passes
+        case "spectrum":
+            density = sharpness.spectral_density(*of, num_probes=2, seed=seed, group=group)
+            return {f"spectrum_q{q * 100:02.0f}": density.quantile(q) for q in QUANTILES}, density.passes
+        case "frobenius":
+            trace, squared = sharpness.trace_and_frobenius_squared(
+                *of, max_probes=config.num_probes, seed=seed, group=group
+            )
+            return {"hessian_frobenius": math.sqrt(squared.value), "hessian_trace": trace.value}, squared.passes
+    each = {m: sharpness.m_sharpness(*of, m=m, rho=config.rho, group=group) for m in config.m}
+    metrics = {name: each[config.m[0]].value}
+    if len(each) > 1:
+        metrics |= {f"{name}_{m}": answer.value for m, answer in each.items()}
+    return metrics, sum(answer.passes for answer in each.values())
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class TrialRun(Resumable):
         self._steps_done, self._seconds_before = 0, 0.0
         torch.manual_seed(spec.seed)
         training = spec.training
-        self.dataset = load_dataset(spec.data)
+        self.dataset = load_dataset(spec.examples)
         if spec.data.relabel is not None:
             self.dataset = relabelled(
                 self.dataset, spec.data.relabel, spec.model, rank=rank, num_workers=num_workers, device=device

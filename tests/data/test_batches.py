@@ -10,8 +10,9 @@ import pytest
 import torch
 from helpers.dataset_files import write_cifar10_parquet
 from torch import Tensor
+from torch.testing import assert_close
 
-from samtune.config.data import Cifar10Config, DataConfig, DigitsConfig
+from samtune.config.data import Cifar10Config, DataConfig, DigitsConfig, ParquetConfig
 from samtune.data import Dataset, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.data.augment import crop_and_mirror
 
@@ -73,6 +74,20 @@ def test_global_batch_is_the_same_bit_for_bit_for_any_number_of_workers(
     for (inputs, targets), (other_inputs, other_targets) in zip(alone, together, strict=True):
         assert torch.equal(inputs, other_inputs)
         assert torch.equal(targets, other_targets)
+
+
+def test_cifar_from_parquet_is_augmented_by_the_policy_that_is_named(tmp_path: Path) -> None:
+    """As fine-tuning reads it; without `policy`, files of images get ImageNet's."""
+    write_cifar10_parquet(tmp_path)
+    named = Cifar10Config(root=str(tmp_path), augmentation="autoaugment")
+    files = ParquetConfig(root=str(tmp_path), augmentation="autoaugment", image_column="img", policy="cifar10")
+    pixels = []
+    for config in (named, files, files.model_copy(update={"policy": "imagenet"})):
+        dataset = load_dataset(config)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (dataset.mean, dataset.std))
+        pixels.append(epoch_of(dataset, config)[0][0] * std + mean)
+    assert_close(pixels[0], pixels[1], rtol=0, atol=1e-4)
+    assert float((pixels[1] - pixels[2]).abs().max()) > 0.1
 
 
 def test_batches_have_the_promised_types(config: Cifar10Config) -> None:

@@ -92,6 +92,27 @@ def samtune(*arguments: str) -> str:
     return result.stdout
 
 
+def test_the_bound_of_the_error_rate(studies, tmp_path):
+    """The theorem asks for a loss in [0, 1]; a smaller delta and a larger loss bound make the bound weaker."""
+
+    def bound(*options: str) -> dict:
+        text = samtune(
+            *(str(studies / "weights.safetensors"), "--storage-path", str(studies), "--plots", str(tmp_path), "--json"),
+            *("--measures", "bound", "--num-examples", "64", *options),
+        )
+        (subject,) = json.loads(text.splitlines()[-1])["subjects"]
+        return subject
+
+    of_errors = bound("--zero-one")
+    assert of_errors["bound_assumptions"][0] == "the loss lies in [0, 1]"
+    of_loss = bound("--loss-bound", "5")
+    assert of_loss["bound_assumptions"][0].startswith("the loss lies in [0, 5]")
+    surer = bound("--zero-one", "--delta", "0.001")
+    for name in ("pac_bayes_bound", "theorem_2_bound"):
+        assert surer["measures"][name]["value"] > of_errors["measures"][name]["value"]
+        assert of_loss["measures"][name]["value"] > of_errors["measures"][name]["value"]
+
+
 def test_networks_side_by_side(studies, tmp_path):
     text = samtune(
         *("one/0", str(studies / "weights.safetensors"), "--storage-path", str(studies), "--json"),
@@ -106,7 +127,9 @@ def test_networks_side_by_side(studies, tmp_path):
         assert values["lambda_max/lambda_5"] >= 1
         assert values["frobenius_squared"] > 0
         assert values["m_sharpness m=8"] > values["m_sharpness m=32"] > 0
-        assert values["pac_bayes_bound"] > 0
+        assert values["theorem_2_bound"] > values["pac_bayes_bound"] > 0
+        assert values["universal_determinant"] > 0
+        assert {"universal_trace", "universal_frobenius_squared"} <= values.keys()
         assert subject["bound_assumptions"]
         nodes = torch.tensor(subject["spectrum"]["nodes"])
         assert float(nodes.max()) == pytest.approx(values["lambda_max"], rel=0.01)

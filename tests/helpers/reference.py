@@ -21,10 +21,17 @@ class Reference:
         self.model, self.inputs, self.targets = model, inputs, targets
         self.shapes = {name: p.shape for name, p in model.named_parameters()}
 
-    def loss(self, w: Tensor) -> Tensor:
+    def outputs(self, w: Tensor) -> Tensor:
         parts = torch.split(w, [shape.numel() for shape in self.shapes.values()])
         parameters = {name: part.view(self.shapes[name]) for name, part in zip(self.shapes, parts, strict=True)}
-        return nn.functional.cross_entropy(functional_call(self.model, parameters, self.inputs), self.targets)
+        outputs: Tensor = functional_call(self.model, parameters, self.inputs)
+        return outputs
+
+    def loss(self, w: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.outputs(w), self.targets)
+
+    def accuracy(self, w: Tensor) -> float:
+        return float((self.outputs(w).argmax(dim=1) == self.targets).double().mean())
 
     def gradient(self, w: Tensor) -> Tensor:
         w = w.detach().requires_grad_()

@@ -28,10 +28,12 @@ SMALL: list[tuple[ModelConfig, tuple[int, int, int]]] = [
     (DigitsCnnConfig(width=3), (3, 13, 10)),
     (WideResNetConfig(depth=10, width=1), (3, 32, 32)),
     (WideResNetConfig(depth=16, width=2, dropout=0.3), (1, 28, 28)),
+    (WideResNetConfig(depth=10, width=1, norm="none"), (3, 32, 32)),
     (MlpConfig(), (1, 28, 28)),
     (MlpConfig(depth=1), (3, 4, 4)),
     (CifarResNetConfig(depth=8), (3, 32, 32)),
     (CifarResNetConfig(depth=14), (1, 28, 28)),
+    (CifarResNetConfig(depth=14, shortcuts=False), (3, 32, 32)),
     (ResNetConfig(depth=18), (3, 16, 16)),
     (ResNetConfig(depth=50), (3, 9, 9)),
     (ShakeShakeConfig(width=8), (3, 32, 32)),
@@ -214,6 +216,27 @@ print("torchvision" in sys.modules)
 def test_mlp_has_the_layers_of_the_paper() -> None:
     # 784*128 + 128, four times 128*128 + 128, 128*10 + 10
     assert num_parameters(MlpConfig(), input_shape=(1, 28, 28)) == 100_480 + 4 * 16_512 + 1_290
+
+
+def test_wide_resnet_without_batch_norm() -> None:
+    """Foret et al., section 4.2. The logits of the figure's 40 layers are as moderate as with BatchNorm."""
+    config = WideResNetConfig(depth=40, width=1, norm="none")
+    model = build_model(config, num_classes=10, input_shape=(3, 32, 32), seed=0)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert 0.1 < float(model(images).std().detach()) < 10
+    # He: variance 2 / (9 · 16) of a weight; and 1/18 of it at the end of each of the 18 blocks
+    assert float(model.blocks[1].conv2.weight.std().detach()) == pytest.approx((2 / 144 / 18) ** 0.5, rel=0.05)
+
+
+def test_without_shortcuts_a_block_is_its_residual() -> None:
+    model = build_model(
+        CifarResNetConfig(depth=56, shortcuts=False), num_classes=10, input_shape=(3, 32, 32), seed=0
+    ).eval()
+    block = model.blocks[0]
+    features = torch.randn(2, 16, 8, 8)
+    assert torch.equal(block(features), torch.relu(block.residual(features)))
+    assert num_parameters(CifarResNetConfig(depth=56, shortcuts=False)) == num_parameters(CifarResNetConfig(depth=56))
 
 
 def test_shortcuts_of_cifar_resnets_have_no_parameters() -> None:

@@ -33,6 +33,9 @@ def test_every_metric_by_its_definition():
     e = [0.5 * gi / gi.norm() for gi in g]
     descent = sum(part.gradient(w + ei) for part, ei in zip(parts, e, strict=True)) / 2
     inputs, targets = batch(0)
+    # The rise of the error from w to w + ε̂, of the groups in turn
+    errors = [[1 - part.accuracy(w), 1 - part.accuracy(w + ei)] for part, ei in zip(parts, e, strict=True)]
+    error_sharpness = sum(after - before for before, after in errors) / 2
     expected = {
         "train_loss": sum(part.loss(w) for part in parts) / 2,
         "train_accuracy": (make_network()(inputs).argmax(dim=1) == targets).double().mean(),
@@ -44,6 +47,7 @@ def test_every_metric_by_its_definition():
         "gradient_cosine": sum(torch.cosine_similarity(gi, descent, dim=0) for gi in g) / 2,
         "perturbation_cosine": torch.cosine_similarity(*e, dim=0),
         "skipped_steps": 0.0,
+        "error_sharpness": error_sharpness,
     }
     assert found.keys() == expected.keys()
     for key, value in expected.items():

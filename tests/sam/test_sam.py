@@ -98,6 +98,21 @@ def test_second_order_equals_autograd_through_the_perturbation(m):
     assert_same_direction(update_direction(SAMConfig(rho=0.1, second_order=True, m=m)), mean_over_groups(m, share))
 
 
+def test_second_order_may_be_observed_along_the_first_order_path():
+    """Appendix C.4 shows the cosine along both trajectories."""
+    observed = SAMConfig(rho=0.1, second_order="observe", m=8)
+    assert_same_direction(update_direction(observed), update_direction(SAMConfig(rho=0.1, m=8)))
+    cosines = []
+    for method in (observed, SAMConfig(rho=0.1, second_order=True, m=8)):
+        model = make_network()
+        step = TrainStep(
+            model, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.1), method, batch_size=BATCH_SIZE
+        )
+        step(*batch(0))
+        cosines.append(step.epoch_metrics()["second_order_cosine"])
+    assert cosines[0] == cosines[1] < 1
+
+
 def test_second_order_reports_the_cosine_of_both_updates():
     model = make_network()
     (reference,) = groups(model, BATCH_SIZE)

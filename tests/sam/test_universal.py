@@ -67,6 +67,38 @@ def test_gradient_of_the_objective_with_two_outputs(m):
     assert_close(update_direction(method), mean_over_groups(m, share), rtol=1e-10, atol=1e-13)
 
 
+def test_gradient_of_the_objective_with_a_measure_for_each_output():
+    """Definition 1, eqs 3 to 6: ψ_1 on the cosine directions, ψ_2 on the sines, autograd through the objective."""
+    rho, lam = 0.3, 0.7
+
+    def share(reference, w):
+        g = reference.gradient(w)
+        w = w.requires_grad_()
+        base = reference.loss(w)
+        rises = [(reference.loss(w + rho * x(1000 * g)) - base) / rho**2 for x in (torch.cos, torch.sin)]
+        values = [sam_functions.psi(rise)[output] for output, rise in enumerate(rises)]
+        objective = base + lam * rho**2 * sam_functions.phi(torch.stack(values))
+        return torch.autograd.grad(objective, w)[0]
+
+    method = UniversalConfig(
+        rho=rho,
+        lam=lam,
+        phi="helpers.sam_functions:phi",
+        psi="helpers.sam_functions:psi",
+        directions=["helpers.sam_functions:cosines", "helpers.sam_functions:sines"],
+        m=8,
+    )
+    assert method.passes_per_step == 3
+    assert_close(update_direction(method), mean_over_groups(8, share), rtol=1e-10, atol=1e-13)
+
+
+def test_several_measures_with_the_identity_add_up():
+    """φ = sum, ψ = identity in each output: the mean of the losses' rises along both, added."""
+    both = UniversalConfig(rho=0.3, lam=1.0, directions=["gradient", "gradient"], m=8)
+    twice = UniversalConfig(rho=0.3, lam=2.0, directions="gradient", m=8)
+    assert_close(update_direction(both), update_direction(twice), rtol=1e-11, atol=1e-14)
+
+
 def test_an_import_path_that_leads_nowhere_is_refused():
     with pytest.raises(ValueError, match="importable package"):
         update_direction(UniversalConfig(phi="no_such_module:phi"))

@@ -192,6 +192,13 @@ def test_density_of_one_probe_is_exact_where_the_probes_do_not_matter():
     assert density.moment(2).value == pytest.approx(9)
 
 
+def test_quantiles_of_a_known_spectrum():
+    """H = diag(1, 2, …, 10), all Lanczos steps: a tenth of the eigenvalues at each."""
+    matrix = torch.diag(torch.arange(1, 11, dtype=DTYPE))
+    density = spectral_density(Quadratic(matrix), row_mean, zero_batches(10), num_probes=4, steps=10, together=2)
+    assert [round(density.quantile(share), 6) for share in (0.05, 0.1, 0.5, 0.95, 1.0)] == [1, 1, 5, 10, 10]
+
+
 def test_trace_and_frobenius_of_a_diagonal_hessian_are_exact():
     """With Rademacher probes xᵀHx = Σ H_ii and ‖Hx‖² = Σ H_ii², whatever x is."""
     matrix = torch.diag(torch.tensor([4.0, 1.0, -2.0, 0.5], dtype=DTYPE))

@@ -18,6 +18,7 @@ from samtune.sharpness import (
     m_sharpness,
     pac_bayes_bound,
     universal_measure,
+    zero_one_loss,
 )
 from samtune.sharpness.bound import complexity
 from samtune.sharpness.landscape import filter_normalised
@@ -124,7 +125,7 @@ def test_universal_measures_of_a_quadratic():
         num_directions=800,
     )
     assert abs(variance.value - 0.5 * float(spectrum.square().sum())) < 4 * variance.standard_error
-    with pytest.raises(UsageError, match="sampler must be gaussian, sphere, gradient or a function"):
+    with pytest.raises(UsageError, match="sampler must be gaussian, sphere, gradient, cube or a function"):
         universal_measure(model, row_mean, batches, sampler="guassian")
 
 
@@ -156,6 +157,28 @@ def test_the_bound_is_the_sum_of_its_parts():
     assert "it does not" in small.assumptions[0]
     with pytest.raises(UsageError, match=r"delta in \(0, 1\) .*delta 1"):
         pac_bayes_bound(model, row_mean, zero_batches(4), delta=1)
+
+
+def test_the_stated_theorem_is_looser_than_the_line_of_its_proof():
+    """Eq. 4 by hand for k = 4, n = 5, ‖w‖² = 4, rho = 0.3, δ = 0.1; the loss bound scales its root."""
+    model = Quadratic(with_spectrum([2.0, 1.0, 1.0, 0.5]), torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=DTYPE))
+    bound = pac_bayes_bound(model, row_mean, zero_batches(4), rho=0.3, delta=0.1, loss_bound=10)
+    inner = 4 * math.log(1 + 4 / 0.09 * (1 + math.sqrt(math.log(5) / 4)) ** 2)
+    root = math.sqrt((inner + 4 * math.log(50) + 8 * math.log(6 * 5 + 3 * 4)) / 4)
+    assert bound.theorem_2 == pytest.approx(bound.largest_loss + 10 * root)
+    assert bound.theorem_2 > bound.value
+
+
+def test_the_bound_of_the_error_rate_climbs_the_loss():
+    """The error rate has no slope; it is read off at the points where the cross entropy leads."""
+    model, batches = network(), examples()
+    small = pac_bayes_bound(model, CROSS_ENTROPY, batches, rho=1e-6, bounded_loss=zero_one_loss)
+    with torch.no_grad():
+        wrong = sum(int((model(inputs).argmax(dim=1) != targets).sum()) for inputs, targets in batches)
+    assert small.largest_loss == pytest.approx(wrong / 24)
+    large = pac_bayes_bound(model, CROSS_ENTROPY, batches, rho=3.0, bounded_loss=zero_one_loss)
+    assert wrong / 24 < large.largest_loss <= 1
+    assert large.assumptions[0] == "the loss lies in [0, 1]"
 
 
 def test_directions_are_as_long_as_the_filters():

@@ -68,6 +68,32 @@ def test_several_m():
     assert last["m_sharpness"] == last["m_sharpness_4"] > last["m_sharpness_16"] > 0
 
 
+def test_curvature_over_training():
+    """Figure 3 (left) of Foret et al. and figure 2 of Tahmasebi et al.: eigenvalues, density, norms over the epochs."""
+    asked = {"eigenvalues": 1, "spectrum": 3, "frobenius": "every 2 epochs", "num_probes": 20, "num_examples": 100}
+    records = train(0, 1, asked)
+    for record in records:
+        assert record["lambda_ratio"] >= 1
+    assert [sorted(key for key in record if key.startswith(("hessian", "spectrum"))) for record in records] == [
+        [],
+        ["hessian_frobenius", "hessian_trace"],
+        ["hessian_frobenius", "hessian_trace"] + [f"spectrum_q{share}" for share in ("01", "10", "50", "90", "99")],
+    ]
+    last = records[-1]
+    quantiles = [last[f"spectrum_q{share}"] for share in ("01", "10", "50", "90", "99")]
+    assert quantiles == sorted(quantiles)
+    assert quantiles[-1] <= last["lambda_max"] * 1.01
+    assert last["hessian_frobenius"] >= last["lambda_max"] * 0.9  # sqrt of the sum of squares, within its error
+
+
+def test_two_workers_measure_the_curvature_that_one_does():
+    asked = {"eigenvalues": 3, "frobenius": 3, "num_probes": 10, "num_examples": 100, "m": 4}
+    one = train(0, 1, asked)[-1]
+    first, second = (records[-1] for records in run_ranks(2, train, asked))
+    for name in ("lambda_max", "lambda_ratio", "hessian_frobenius", "hessian_trace", "num_passes"):
+        assert first[name] == second[name] == pytest.approx(one[name], rel=1e-2)
+
+
 def test_averaged_weights_are_measured_where_they_are_evaluated():
     with_average = train(0, 1, ASKED, ema=0.9)[-1]
     assert with_average["lambda_max"] > 0

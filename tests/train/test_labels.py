@@ -90,3 +90,21 @@ def test_a_network_of_other_classes_is_refused(network: str) -> None:
     dataset.traits = type(dataset.traits)(**{**vars(dataset.traits), "num_classes": 7})
     with pytest.raises(UsageError, match=r"data\.relabel: the network tells 10 classes apart, the data set 7"):
         relabelled(dataset, network, rank=0, num_workers=1, device=torch.device("cpu"))
+
+
+def test_noise_of_the_trials_own_seed(tmp_path: Path) -> None:
+    """`label_noise_seed: trial`: each repeat and replica has its own wrong labels, as many of them, kept apart."""
+    first, again, other = (
+        make_spec(*NOISY, "data.label_noise_seed=trial").model_copy(update={"seed": seed}) for seed in (3, 3, 4)
+    )
+    labels = [labels_of(0, 1, spec) for spec in (first, again, other)]
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+    fixed = make_spec(*NOISY, "data.label_noise_seed=3")
+    assert torch.equal(labels[0], labels_of(0, 1, fixed))
+    for spec in (first, other):
+        keep_changed_labels(begin(spec).dataset, spec, str(tmp_path))
+    written = [json.loads((tmp_path / f"{data_digest(spec.params())}.json").read_text()) for spec in (first, other)]
+    assert [record["label_noise_seed"] for record in written] == [3, 4]
+    assert written[0]["flipped"] != written[1]["flipped"]
+    assert len(written[0]["flipped"]) == len(written[1]["flipped"])

@@ -12,13 +12,15 @@ from samtune.data.sample import Sample
 from samtune.errors import UsageError
 from samtune.experiments.sharpness.subjects import Subject
 from samtune.sharpness import Bound, Curve, Estimate, SpectralDensity, Surface
+from samtune.sharpness.universal import NAMED
 
 MEASURES = {
     "eigenvalues": "the largest eigenvalue of the Hessian, and its ratio to the fifth",
     "trace": "trace and squared Frobenius norm of the Hessian",
     "m_sharpness": "rise of the loss within rho for groups of m examples",
     "adaptive": "the same with ASAM's ball, which scales with the weights",
-    "bound": "the PAC-Bayes bound",
+    "bound": "the PAC-Bayes bound, and theorem 2 as stated",
+    "universal": "trace, squared Frobenius norm and determinant as universal measures, from losses alone",
     "spectrum": "density of the Hessian's eigenvalues (figure)",
     "line": "loss along a random direction (figure)",
     "surface": "loss on a random plane (figure)",
@@ -38,6 +40,9 @@ class Settings:
     rho: float = 0.05
     adaptive_rho: float = 0.5
     steps: int = 1
+    delta: float = 0.05
+    loss_bound: float = 1.0
+    zero_one: bool = False
     num_probes: int = 100
     radius: float = 0.5
     seed: int = 0
@@ -143,8 +148,23 @@ def measure(subject: Subject, batches: Sample, settings: Settings, report: Repor
                             *of, m=m, rho=settings.adaptive_rho, steps=settings.steps, progress=progress(name)
                         )
             case "bound":
-                found.bound = sharpness.pac_bayes_bound(*of, rho=settings.rho)
-                found.numbers["pac_bayes_bound"] = Estimate(found.bound.value, float("nan"), found.bound.passes, 1)
+                found.bound = sharpness.pac_bayes_bound(
+                    *of,
+                    rho=settings.rho,
+                    delta=settings.delta,
+                    loss_bound=settings.loss_bound,
+                    bounded_loss=sharpness.zero_one_loss if settings.zero_one else None,
+                )
+                for key, value in (
+                    ("pac_bayes_bound", found.bound.value),
+                    ("theorem_2_bound", found.bound.theorem_2),
+                ):
+                    found.numbers[key] = Estimate(value, float("nan"), found.bound.passes, 1)
+            case "universal":
+                for row in NAMED:
+                    found.numbers[f"universal_{row}"] = sharpness.named_universal_measure(
+                        row, *of, num_directions=settings.num_probes, seed=settings.seed, progress=progress(name)
+                    )
             case "spectrum":
                 found.spectrum = sharpness.spectral_density(
                     *of, num_probes=max(2, settings.num_probes // 25), seed=settings.seed, progress=progress(name)

@@ -77,7 +77,7 @@ def subject_from_state(
     Raises:
         UsageError: the state is not that of the trial's network.
     """
-    dataset = load_dataset(spec.data)
+    dataset = load_dataset(spec.examples)
     config = spec.model.model_copy(update={"weights": None}) if hasattr(spec.model, "weights") else spec.model
     model = build_model(config, num_classes=dataset.num_classes, input_shape=dataset.input_shape, seed=spec.seed)
     try:

@@ -23,7 +23,8 @@ class SAMRule(Rule):
         ascent: `random` draws ε̂ uniformly from the sphere instead (appendix C.5; p = 2, one step).
         ascent_steps: of projected gradient ascent (C.6).
         step_size: of the ascent; None: rho.
-        second_order: adds the gradient through ε̂ (C.4; p = 2, one step).
+        second_order: adds the gradient through ε̂ (C.4; p = 2, one step); `observe` computes it for the metric
+            second_order_cosine alone.
     """
 
     name = "sam"
@@ -37,7 +38,7 @@ class SAMRule(Rule):
         ascent: Literal["gradient", "random"] = "gradient",
         ascent_steps: int = 1,
         step_size: float | None = None,
-        second_order: bool = False,
+        second_order: bool | Literal["observe"] = False,
     ) -> None:
         super().__init__(parameters, seed)
         self.p, self.ascent, self.ascent_steps = p, ascent, ascent_steps
@@ -91,7 +92,7 @@ class SAMRule(Rule):
         curvature = group.hessian_vector_product(vector)
         full = vectors.total(adversarial, curvature)
         group.observe("second_order_cosine", vectors.cosine(adversarial, full))
-        group.contribute(full)
+        group.contribute(adversarial if self.second_order == "observe" else full)
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
         """L(w + ε̂) - L(w) at the end of the ascent, which stands for the maximum over the ball."""

@@ -2,6 +2,9 @@
 
 Objective `L(w) + λ·rho²·φ(mean_i ψ(t_i))`, `t_i = (L(w + rho·x_i) - L(w)) / rho²`, x_i ~ μ for i = 1..n. With
 ψ̄ = mean_i ψ(t_i) the gradient is `∇L(w) + λ·Σ_j ∂_jφ(ψ̄)·mean_i ψ_j'(t_i)·(∇L(w + rho·x_i) - ∇L(w))`.
+
+With several measures μ_1, ..., μ_k (definition 1, eqs 3 to 6), output j of ψ has directions of its own: ψ̄_j is the mean
+of ψ_j(t_ij) with x_ij ~ μ_j.
 """
 
 from __future__ import annotations
@@ -42,23 +45,41 @@ def along_gradient(
     return vectors.scaled(gradient, vectors.safe_ratio(1.0, vectors.norm(gradient)))
 
 
+def cube(half_width: float) -> Sampler:
+    """x uniform in [-a, a]^d, which stands for the Lebesgue measure (section 9)."""
+
+    def draw(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+        return [
+            torch.empty(p.shape, dtype=p.dtype, device=p.device).uniform_(-half_width, half_width, generator=generator)
+            for p in parameters
+        ]
+
+    return draw
+
+
 def identity(value: Tensor) -> Tensor:
     """φ or ψ for one output: [1] -> scalar, scalar -> scalar."""
     return value.sum()
 
 
-SAMPLERS: dict[str, Sampler] = {"gaussian": gaussian, "sphere": sphere, "gradient": along_gradient}
+SAMPLERS: dict[str, Sampler] = {
+    "gaussian": gaussian,
+    "sphere": sphere,
+    "gradient": along_gradient,
+    "cube": cube(0.01),  # the published half width
+}
 
 
 class UniversalRule(Rule):
-    """n + 1 forwards and backwards per m-group: at w and at each w + rho·x_i.
+    """n + 1 forwards and backwards per m-group, at w and at each w + rho·x_i; k·n + 1 with k measures.
 
     Args:
         lam: λ, weight of the regulariser.
-        num_directions: n.
+        num_directions: n, of each measure.
         phi: φ, [k] -> scalar: a function, its import path (`package.module:function`), or `identity`.
         psi: ψ, scalar -> scalar or [k], likewise.
-        directions: μ: a `Sampler`, its import path, or `gaussian`, `sphere` or `gradient`.
+        directions: μ: a `Sampler`, its import path, or `gaussian`, `sphere`, `gradient` or `cube`. Several are
+            μ_1, ..., μ_k, one for each output of ψ.
 
     Raises:
         ValueError: an import path leads nowhere.
@@ -76,13 +97,14 @@ class UniversalRule(Rule):
         num_directions: int = 1,
         phi: Function | str = "identity",
         psi: Function | str = "identity",
-        directions: Sampler | str = "gaussian",
+        directions: Sampler | str | Sequence[Sampler | str] = "gaussian",
     ) -> None:
         super().__init__(parameters, seed)
         self.lam, self.num_directions = lam, num_directions
         self._phi: Function = _find(phi, {"identity": identity})
         self._psi: Function = _find(psi, {"identity": identity})
-        self.sampler: Sampler = _find(directions, SAMPLERS)
+        measures = [directions] if isinstance(directions, str) or callable(directions) else directions
+        self.samplers: list[Sampler] = [_find(measure, SAMPLERS) for measure in measures]
 
     def phi(self, mean: Tensor) -> Tensor:
         """φ: [k] -> scalar."""
@@ -90,26 +112,29 @@ class UniversalRule(Rule):
 
     def psi(self, t: Tensor) -> Tensor:
         """ψ: scalar -> scalar or [k]."""
-        return self._psi(t)
+        value = self._psi(t)
+        return value.expand(len(self.samplers)) if value.ndim == 0 else value
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
         group.gradient_norm = vectors.norm(gradient)
         base = group.mean_over_workers(group.losses[0])
         generator = group.generator("directions")
-        count = self.num_directions
-        sums = _DirectionSums(self, base, group.rho)
-        for index in range(count):
-            direction = self.sampler(self.parameters, gradient, generator)
+        count, num_measures = self.num_directions, len(self.samplers)
+        sums = _DirectionSums(self, base, group.rho, count)
+        outputs = [None] if num_measures == 1 else list(range(num_measures))
+        draws = list(zip(outputs, self.samplers, strict=True)) * count
+        for index, (output, sampler) in enumerate(draws):
+            direction = sampler(self.parameters, gradient, generator)
             vectors.scale_(direction, group.rho)
             group.perturb(direction)
-            if index < count - 1:
+            if index < len(draws) - 1:
                 perturbed = group.gradient(shared=False)  # enters linearly: the final all-reduce averages it
-                sums.add(group.mean_over_workers(group.losses[-1]), perturbed)
+                sums.add(group.mean_over_workers(group.losses[-1]), output, perturbed)
 
         def finish(loss: Tensor) -> Tensor:
             """All losses are known now, and only one gradient is left to compute: the rest goes first."""
-            slope = sums.add(group.mean_over_workers(loss))
+            slope = sums.add(group.mean_over_workers(loss), draws[-1][0])
             weights = self.lam / count * sums.outer_slope()
             group.contribute(gradient, 1.0 - (weights * sums.slopes).sum())
             for weight, weighted in zip(weights, sums.gradients, strict=False):
@@ -126,16 +151,24 @@ class UniversalRule(Rule):
 class _DirectionSums:
     """Sums over the directions x_i, one per output j of ψ: ψ_j(t_i), ψ_j'(t_i), and ψ_j'(t_i)·∇L(w + rho·x_i)."""
 
-    def __init__(self, rule: UniversalRule, base_loss: Tensor, rho: float) -> None:
-        self._rule, self._base_loss, self._rho = rule, base_loss, rho
+    def __init__(self, rule: UniversalRule, base_loss: Tensor, rho: float, num_directions: int) -> None:
+        self._rule, self._base_loss, self._rho, self._num_directions = rule, base_loss, rho, num_directions
         self._values: list[Tensor] = []
         self.slopes: Tensor | float = 0.0
         self.gradients: list[list[Tensor]] = []
 
-    def add(self, loss: Tensor, gradient: list[Tensor] | None = None) -> Tensor:
-        """Adds a direction; returns ψ'(t), [k]."""
+    def add(self, loss: Tensor, output: int | None, gradient: list[Tensor] | None = None) -> Tensor:
+        """Adds a direction; returns ψ'(t), [k].
+
+        Args:
+            output: the one output of ψ that the direction is for (the others are 0); None: all.
+        """
         value, jacobian = _value_and_jacobian(self._rule.psi, (loss - self._base_loss) / self._rho**2)
         slope = jacobian.reshape(-1)
+        if output is not None:
+            only = torch.zeros_like(value)
+            only[output] = 1.0
+            value, slope = value * only, slope * only
         self._values.append(value)
         self.slopes = self.slopes + slope
         if gradient is not None:
@@ -149,11 +182,16 @@ class _DirectionSums:
 
     def outer_slope(self) -> Tensor:
         """∂_jφ(ψ̄), [k]."""
-        return _value_and_jacobian(self._rule.phi, torch.stack(self._values).mean(dim=0))[1].reshape(-1)
+        mean = torch.stack(self._values).sum(dim=0) / self._num_directions
+        return _value_and_jacobian(self._rule.phi, mean)[1].reshape(-1)
 
 
 class TraceRule(UniversalRule):
-    """φ = ψ = identity: E[t] -> ½ tr H."""
+    """φ = ψ = identity: E[t] -> ½ tr H.
+
+    The text's unit sphere (eqs 13 to 15) would give tr H / (2d). The published rho and λ belong to Gaussian directions:
+    the authors' code computes the sphere's scale and does not apply it.
+    """
 
     name = "trace_sam"
 
@@ -161,7 +199,8 @@ class TraceRule(UniversalRule):
 class FrobRule(UniversalRule):
     """ψ(t) = (t, t²), φ(s) = ½·n/(n - 1)·(s₂ - s₁²), half the unbiased variance of t: E -> ¼ ‖H‖_F².
 
-    Its gradient is `∇L + (λ/rho²)·Cov_n(L(w + rho·x), ∇L(w + rho·x))` with the unbiased covariance.
+    So it is the squared norm that is penalized. The ½ makes λ that of the authors' code. The gradient is
+    `∇L + (λ/rho²)·Cov_n(L(w + rho·x), ∇L(w + rho·x))` with the unbiased covariance (algorithm 2).
     """
 
     name = "frob_sam"
@@ -176,6 +215,11 @@ class FrobRule(UniversalRule):
 
 class DetRule(UniversalRule):
     """ψ(t) = e^(-t/2), φ(s) = s⁻², x uniform in the cube [-a, a]^d.
+
+    Over all of R^d the integral of ψ is proportional to det(H)^(-½), so that φ gives det H (eqs 16 and 17). The cube
+    must be wide for that, a >> 1/√λ. At the published a = 0.01 it is not: while λ_i·a² << 1 the measure is
+    exp((a²/6)·tr H), a function of the trace. With n = 1 direction φ(ψ(t)) is e^t, whose mean is not the mean of ψ to
+    the power -2. Both are as in the paper and its code.
 
     Args:
         half_width: a.
@@ -192,15 +236,7 @@ class DetRule(UniversalRule):
         num_directions: int = 1,
         half_width: float = 0.01,
     ) -> None:
-        def cube(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-            return [
-                torch.empty(p.shape, dtype=p.dtype, device=p.device).uniform_(
-                    -half_width, half_width, generator=generator
-                )
-                for p in parameters
-            ]
-
-        super().__init__(parameters, seed, lam=lam, num_directions=num_directions, directions=cube)
+        super().__init__(parameters, seed, lam=lam, num_directions=num_directions, directions=cube(half_width))
 
     def phi(self, mean: Tensor) -> Tensor:
         return mean.sum() ** -2
