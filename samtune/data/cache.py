@@ -30,7 +30,7 @@ from samtune.data.sources.base import Images, Labels, Source, SplitName
 from samtune.errors import DatasetError
 from samtune.storage import cache_folder
 
-_VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
+_VERSION = 2  # of the file's layout and of the decoding: raise it when either changes
 _log = logging.getLogger(__name__)
 
 
@@ -80,11 +80,20 @@ def cache_path(source: Source, split: SplitName, name: str) -> Path | None:
     """Where the decoded split is or will be; None when it needs no cache because it has no files of its own."""
     if not source.files(split):
         return None
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files(split)]
+    files = [_stamp(path) for path in source.files(split)]
     content = json.dumps([_VERSION, type(source).__name__, source.options, source.traits.shape, files])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     safe = re.sub(r"[^\w-]", "_", name)
     return cache_folder() / f"{safe}-{split}-v{_VERSION}-{key}.arrow"
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Tells whether a file has changed. A link to nowhere is an image that cannot be read, for `read` to report."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return str(path), 0, 0
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 @contextlib.contextmanager
