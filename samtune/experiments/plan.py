@@ -12,7 +12,7 @@ from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.space import SearchSpace
 from samtune.config.tree import MISSING
 from samtune.config.trial import TrialSpec
-from samtune.data import check_dataset, dataset_info
+from samtune.data import check_dataset, dataset_info, prepare_dataset
 from samtune.errors import SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
@@ -190,15 +190,18 @@ def search_summary(space: SearchSpace) -> Summary:
     )
 
 
-def check_files_of(variants: Iterable[TrialSpec]) -> None:
-    """Looks whether the files of every data set that a trial can have are there.
+def prepare_files_of(variants: Iterable[TrialSpec]) -> None:
+    """Looks whether the files of every data set that a trial can have are there, and decodes them on this machine.
 
     Raises:
-        DatasetError: they are not, or are malformed.
+        DatasetError: they are not, or one is damaged.
         UsageError: so is the network that relabels them.
         SpaceError: a trial breaks a rule.
     """
-    _check_files(_datasets(variants))
+    datasets = _datasets(variants)
+    _check_files(datasets)
+    for config in datasets.values():
+        prepare_dataset(config)
 
 
 def _check_files(datasets: Mapping[str, DataConfig]) -> None:
