@@ -17,9 +17,10 @@ def validate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a search space, but for data and cluster, and say what it searches."""
+    """Check a search space, but for the cluster, and say what it searches. Data that are not here are left out."""
     from samtune.config.samplers import CustomSamplerConfig
     from samtune.config.space import SearchSpace
+    from samtune.experiments.plan import check_space
 
     try:
         loaded = SearchSpace.from_yaml(space, set_ or [])
@@ -27,6 +28,7 @@ def validate(
             from samtune.tune.optuna_samplers import build_sampler
 
             build_sampler(loaded.sampler, loaded.seed, parallel=False)
+        unchecked = check_space(loaded)
     except SpaceError as error:
         if not json_:
             raise
@@ -35,7 +37,7 @@ def validate(
     searched = {leaf.where.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
     if json_:
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
-        print(json.dumps({**report, "constraints": loaded.constraints}))
+        print(json.dumps({**report, "constraints": loaded.constraints, "unchecked": unchecked}))
         return
     print(f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys")
     width = max(map(len, searched), default=0)
@@ -43,3 +45,5 @@ def validate(
         print(f"  {key:<{width}}  {text}")
     for constraint in loaded.constraints:
         print(f"  where {constraint}")
+    for line in unchecked:
+        print(f"  not checked: {line}")

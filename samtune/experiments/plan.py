@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from samtune.config.data import DataConfig
+from samtune.config.data import DataConfig, OwnDataConfig
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.space import SearchSpace
 from samtune.config.tree import MISSING
 from samtune.config.trial import TrialSpec
-from samtune.data import check_dataset, dataset_info, prepare_dataset
-from samtune.errors import SpaceError
+from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
+from samtune.errors import DatasetError, SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.study import Scalar
@@ -124,11 +124,7 @@ def make_plan(
         info = infos[variant.data.model_dump_json()]
         check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape)
         check_training(variant.training)
-        if variant.training.batch_size > info.num_train:
-            raise SpaceError(
-                f"{layout.source_name}: training.batch_size: must not exceed the training examples "
-                f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
-            )
+        _check_batch(layout.source_name, variant, info)
     info = next(iter(infos.values()))
     every = [*nodes, *addable]
     gpus = gpus_per_worker(layout.resources, every)
@@ -166,6 +162,38 @@ def make_plan(
         initial=summary.initial,
         seed=layout.seed,
     )
+
+
+def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> None:
+    if variant.training.batch_size > info.num_train:
+        raise SpaceError(
+            f"{source_name}: training.batch_size: must not exceed the training examples "
+            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+        )
+
+
+def check_space(space: SearchSpace) -> list[str]:
+    """Refuses what a search would refuse of a space, but for the cluster and the user's own functions.
+
+    Returns:
+        Why a data set could not be looked at: it need not be on the machine where a space is written.
+
+    Raises:
+        SpaceError: a combination of searched values breaks a rule, or a batch is larger than the training set.
+    """
+    variants = list(search_variants(space))
+    infos, missing = {}, []
+    for key, config in _datasets(variants).items():
+        if isinstance(config, OwnDataConfig):
+            continue  # only its function knows, which runs where the training does
+        try:
+            infos[key] = dataset_info(config)
+        except DatasetError as error:
+            missing.append(str(error))
+    for variant in variants:
+        if info := infos.get(variant.data.model_dump_json()):
+            _check_batch(space.source_name, variant, info)
+    return missing
 
 
 def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
