@@ -226,8 +226,8 @@ def _parse(memory: mmap.mmap, shape: tuple[int, ...]) -> _Content:
 
 def _checksum(images: Images, labels: Labels, statistics: Statistics) -> int:
     """CRC-32 of everything that is read from a file: it finds every change of up to 32 bits in a row."""
-    found = zlib.crc32(np.ascontiguousarray(images))
-    found = zlib.crc32(np.ascontiguousarray(labels), found)
+    found = zlib.crc32(np.ascontiguousarray(images).data)
+    found = zlib.crc32(np.ascontiguousarray(labels).data, found)
     return zlib.crc32(json.dumps(statistics).encode(), found)
 
 
