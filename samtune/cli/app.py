@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import re
 import signal
@@ -60,9 +61,19 @@ for command in (search, train, status, confirm, report, plot, ui, sharpness, exp
     app.command()(command)
 
 
+def _show_log() -> None:
+    """What samtune logs in this process, as plain lines on stderr: that images are decoded, or a cache is damaged."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("samtune")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 failed at run time, 2 usage, 128 + N after signal N (Ctrl-C: 130)."""
     debug = "--debug" in sys.argv
+    _show_log()
     # The interpreter would look through all objects of Ray, MLflow and torch for cycles before it ends: for a second.
     atexit.register(gc.freeze)
     with suppress(OSError):  # a working directory that was deleted

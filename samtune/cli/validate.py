@@ -17,17 +17,19 @@ def validate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a search space, but for data and cluster, and say what it searches, and which code it would import.
+    """Check a search space, but for the cluster, and say what it searches, and which code it would import.
 
-    Nothing of that code is run.
+    Nothing of that code is run. Data that are not here are left out.
     """
     from samtune.config.space import SearchSpace
+    from samtune.experiments.plan import check_space
     from samtune.formatting import printable
     from samtune.user_source import check_named, named_functions
 
     try:
         loaded = SearchSpace.from_yaml(space, set_ or [])
         check_named(loaded.model_dump())
+        unchecked = check_space(loaded)
     except UsageError as error:
         if not json_:
             raise
@@ -37,11 +39,12 @@ def validate(
     imports = [str(function) for function in named_functions(loaded.model_dump())]
     if json_:
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
-        print(json.dumps({**report, "constraints": loaded.constraints, "imports": imports}))
+        print(json.dumps({**report, "constraints": loaded.constraints, "imports": imports, "unchecked": unchecked}))
         return
     lines = [f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys"]
     width = max(map(len, searched), default=0)
     lines += [f"  {key:<{width}}  {text}" for key, text in searched.items()]
     lines += [f"  where {constraint}" for constraint in loaded.constraints]
     lines += [f"  imports {function}" for function in imports]
+    lines += [f"  not checked: {line}" for line in unchecked]
     print("\n".join(map(printable, lines)))

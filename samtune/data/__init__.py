@@ -1,7 +1,7 @@
 """Data sets for training: found, decoded once, split, augmented, batched.
 
 Knows torch and numpy; must not import Ray, MLflow, or the networks. `check_dataset` and `dataset_info` look at files
-and metadata only and import no torch.
+and metadata only; they and `prepare_dataset`, which decodes, import no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from samtune.lazy import lazy_exports
 if TYPE_CHECKING:
     from samtune.data.batches import eval_batches, steps_per_epoch, train_batches, training_examples
     from samtune.data.dataset import Dataset, Split, forget_loaded, load_dataset
-    from samtune.data.info import DatasetInfo, check_dataset, dataset_info
+    from samtune.data.info import DatasetInfo, check_dataset, dataset_info, prepare_dataset
     from samtune.data.sample import Sample
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "eval_batches",
     "forget_loaded",
     "load_dataset",
+    "prepare_dataset",
     "steps_per_epoch",
     "train_batches",
     "training_examples",
@@ -45,6 +46,7 @@ __getattr__ = lazy_exports(
         "DatasetInfo": ".info",
         "check_dataset": ".info",
         "dataset_info": ".info",
+        "prepare_dataset": ".info",
         "Sample": ".sample",
     },
 )

@@ -3,7 +3,10 @@
 The file is one record batch of a fixed-size binary column `image` (C*H*W bytes) and an int64 column `label`. Its name
 holds a hash of all that its content depends on: the source files (path, size, modification time), the shape, the
 version of this format. It is written beside its final name under a lock and renamed when it is complete, so a file
-under the final name is never half-written, however many workers start together or die.
+under the final name is never half-written, however many workers start together or die. A checksum of all that is read
+from it is part of it; every process compares it once, and a file whose bits have changed is built again.
+
+Building a file needs no torch: the driver does it before any worker starts.
 """
 
 from __future__ import annotations
@@ -12,26 +15,35 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import mmap
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
-from samtune.errors import DatasetError
+from samtune.errors import DatasetError, one_line
 from samtune.storage import cache_folder
 
-_VERSION = 1  # of the file's layout and of the decoding: raise it when either changes
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_VERSION = 2  # of the file's layout and of the decoding: raise it when either changes
 _log = logging.getLogger(__name__)
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel."""
+_DAMAGE = (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError)
+"""What parsing a file may raise whose bits have changed."""
+_Content = tuple[ImageArray, LabelArray, Statistics]
 
 
 @dataclass(frozen=True)
@@ -58,33 +70,62 @@ def load_arrays(source: DataSource, split: SplitName, name: str) -> Arrays:
     Raises:
         DatasetError: the source is damaged, or the cache cannot be written.
     """
+    import torch
+
     path = cache_path(source, split, name)
     if path is None:
         images, labels = source.read(split)
-        return Arrays(torch.from_numpy(images), torch.from_numpy(labels), *channel_statistics(images))
-    with _explain_errors(path.parent):
-        mapped = _map(path, source.traits.shape)
-        if mapped is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):  # a builder that dies releases it
-                mapped = _map(path, source.traits.shape)  # another worker may have built it meanwhile
-                if mapped is None:
-                    _build(path, source, split)
-                    mapped = _map(path, source.traits.shape)
-    if mapped is None:
-        raise DatasetError(f"{path}: cannot be read back just after it was written; is the disk damaged?")
-    return mapped
+        statistics = channel_statistics(images)
+    else:
+        images, labels, statistics = _read_or_build(path, source, split)
+    return Arrays(torch.from_numpy(images), torch.from_numpy(labels), *statistics)
+
+
+def build_cache(source: DataSource, split: SplitName, name: str) -> None:
+    """Makes sure that the decoded split is on this machine, whole and undamaged.
+
+    Raises:
+        DatasetError: the source is damaged, or the cache cannot be written.
+    """
+    path = cache_path(source, split, name)
+    if path is not None:
+        _read_or_build(path, source, split)
 
 
 def cache_path(source: DataSource, split: SplitName, name: str) -> Path | None:
     """Where the decoded split is or will be; None when it needs no cache because it has no files of its own."""
     if not source.files(split):
         return None
-    files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files(split)]
+    files = [_stamp(path) for path in source.files(split)]
     content = json.dumps([_VERSION, type(source).__name__, source.options, source.traits.shape, files])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     safe = re.sub(r"[^\w-]", "_", name)
     return cache_folder() / f"{safe}-{split}-v{_VERSION}-{key}.arrow"
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Tells whether a file has changed. A link to nowhere is an image that cannot be read, for `read` to report."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return str(path), 0, 0
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _read_or_build(path: Path, source: DataSource, split: SplitName) -> _Content:
+    with _explain_errors(path.parent):
+        content = _map(path, source.traits.shape)
+        if content is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):  # a builder that dies releases it
+                # Another worker may have built it meanwhile; if not, it is this one that tells of the damage.
+                content = _map(path, source.traits.shape, warn=True)
+                if content is None:
+                    _build(path, source, split)
+                    content = _map(path, source.traits.shape)
+    if content is None:
+        raise DatasetError(f"{path}: cannot be read back just after it was written; is the disk damaged?")
+    return content
 
 
 @contextlib.contextmanager
@@ -101,6 +142,8 @@ def _explain_errors(folder: Path) -> Iterator[None]:
 def _build(path: Path, source: DataSource, split: SplitName) -> None:
     """Decodes into `path`. To be called under the lock."""
     started = time.perf_counter()
+    count = source.num_examples(split)
+    _log.info("decoding the %d images of the %s set, once: they stay in %s", count, split, path.parent)
     for leftover in path.parent.glob(f"{path.name}.*.tmp"):  # of a builder that died
         leftover.unlink()
     _remove_other_versions(path)
@@ -131,8 +174,10 @@ def _write(path: Path, images: ImageArray, labels: LabelArray) -> None:
     pixels = np.ascontiguousarray(images).reshape(len(images), -1)
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(pixels.shape[1]), len(pixels), [None, pa.py_buffer(pixels)])
     mean, std = channel_statistics(images)
+    checksum = _checksum(pixels, labels, (mean, std))
     schema = pa.schema(
-        [("image", column.type), ("label", pa.int64())], {"samtune": json.dumps({"mean": mean, "std": std})}
+        [("image", column.type), ("label", pa.int64())],
+        {"samtune": json.dumps({"mean": mean, "std": std, "checksum": checksum})},
     )
     batch = pa.RecordBatch.from_arrays([column, pa.array(labels)], schema=schema)
     with path.open("wb") as file:
@@ -142,29 +187,51 @@ def _write(path: Path, images: ImageArray, labels: LabelArray) -> None:
         os.fsync(file.fileno())
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> Arrays | None:
+def _map(path: Path, shape: tuple[int, ...], *, warn: bool = False) -> _Content | None:
     """The content of a cache file, or None when it is missing or damaged (then it is built again)."""
     try:
         with path.open("rb") as file:
             # Private: torch wants writable memory, and a page written by mistake must not reach the file.
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: an empty file
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        buffer = pa.py_buffer(memory)
-        batch = pa.ipc.open_file(pa.BufferReader(buffer)).get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
-        _log.warning("%s is damaged and will be built again (%s)", path, error)
-        return None
-    pixels = batch.column("image").buffers()[1]
-    size = len(batch) * shape[0] * shape[1] * shape[2]
-    images = torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=pixels.address - buffer.address)
-    labels = torch.from_numpy(batch.column("label").to_numpy().copy())
-    statistics = json.loads(batch.schema.metadata[b"samtune"])
-    return Arrays(images.view(-1, *shape), labels, tuple(statistics["mean"]), tuple(statistics["std"]))
+    except ValueError as error:  # an empty file
+        damage: Exception = error
+    else:
+        try:
+            return _parse(memory, shape)
+        except _DAMAGE as error:
+            damage = error
+    if warn:
+        _log.warning("%s is damaged and is built again (%s)", path, one_line(damage))
+    return None
 
 
-def channel_statistics(images: ImageArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _parse(memory: mmap.mmap, shape: tuple[int, ...]) -> _Content:
+    """The content of a cache file's bytes; raises whatever damaged ones lead to."""
+    buffer = pa.py_buffer(memory)
+    batch = pa.ipc.open_file(pa.BufferReader(buffer)).get_batch(0)
+    batch.validate()  # that no buffer ends before its column
+    size = len(batch) * math.prod(shape)
+    pixels, labels = batch.column("image").buffers()[1], batch.column("label").to_numpy().copy()
+    if pixels.size < size or labels.dtype != np.int64:
+        raise ValueError("its columns have other types")
+    images = np.frombuffer(memory, dtype=np.uint8, count=size, offset=pixels.address - buffer.address)
+    described = json.loads(batch.schema.metadata[b"samtune"])
+    statistics = tuple(map(float, described["mean"])), tuple(map(float, described["std"]))
+    if _checksum(images, labels, statistics) != described["checksum"]:
+        raise ValueError("its checksum is wrong")
+    return images.reshape(-1, *shape), labels, statistics
+
+
+def _checksum(images: ImageArray, labels: LabelArray, statistics: Statistics) -> int:
+    """CRC-32 of everything that is read from a file: it finds every change of up to 32 bits in a row."""
+    found = zlib.crc32(np.ascontiguousarray(images).data)
+    found = zlib.crc32(np.ascontiguousarray(labels).data, found)
+    return zlib.crc32(json.dumps(statistics).encode(), found)
+
+
+def channel_statistics(images: ImageArray) -> Statistics:
     """Mean and standard deviation of each channel of uint8 [N, C, H, W], pixels in [0, 1]; exact sums."""
     levels = np.arange(256) / 255
     means, deviations = [], []

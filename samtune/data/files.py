@@ -56,4 +56,4 @@ class ImageFiles(Reader):
             top, left, box_height, box_width = draw_box(row, crop, height, width)
         box = image.crop((left, top, left + box_width, top + box_height))
         resized = box.resize((self._size, self._size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.ascontiguousarray(planes(resized)))
+        return torch.from_numpy(np.array(planes(resized), order="C"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samtune.config.data import DataConfig
+from samtune.config.data import DataConfig, StreamedConfig
 from samtune.data.sources import DataSource, open_source
+from samtune.data.sources.base import Undownloaded
 from samtune.errors import DatasetError
 
 
@@ -39,6 +40,25 @@ def dataset_info(config: DataConfig) -> DatasetInfo:
         DatasetError: files are missing, or there are too few examples for the configuration.
     """
     return _info(config, open_source(config))
+
+
+def prepare_dataset(config: DataConfig) -> None:
+    """Decodes the images that trials of this configuration read into this machine's cache, if they are not there yet.
+
+    A damaged image is found here, once, and not by every trial. Nothing is done for a data set that is not cached: one
+    that a worker is going to download, that is read while it is trained on, or that travels with a library.
+
+    Raises:
+        DatasetError: an image is damaged (and may not be skipped), or the cache cannot be written.
+    """
+    from samtune.data.cache import build_cache
+
+    source = open_source(config)
+    if isinstance(source, Undownloaded) or (isinstance(config, StreamedConfig) and config.stream):
+        return
+    build_cache(source, "train", config.name)
+    if config.validation_fraction == 0:
+        build_cache(source, "test", config.name)
 
 
 def _info(config: DataConfig, source: DataSource) -> DatasetInfo:

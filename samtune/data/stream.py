@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from samtune.data.counter_rng import fold
 from samtune.data.images import ImageSource, joined
+from samtune.data.semaphores import SemaphoreNames
 from samtune.data.sources.decode import DamagedImageError
 from samtune.errors import DatasetError
 from samtune.user_path import add_user_folders, importing_user_code, user_folders
@@ -123,6 +124,7 @@ class StreamedImages(ImageSource):
         self._queue = _Queue()
         self._busy = False
         self._loader: DataLoader[ReadReply] | None = None
+        self._semaphores = SemaphoreNames()
 
     def batches(
         self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
@@ -160,7 +162,15 @@ class StreamedImages(ImageSource):
         self._queue.requests = requests
         if self._loader is None:
             self._loader = self._start(pin_memory=device.type == "cuda")
-        return iter(self._loader)
+            with self._semaphores.collected():
+                replies = iter(self._loader)
+        else:
+            replies = iter(self._loader)  # waits until every process has answered
+            self._semaphores.remove()
+        for number, reply in enumerate(replies, start=1):
+            if number == self._processes:  # they reply in turn, so that all of them are there
+                self._semaphores.remove()
+            yield reply
 
     def _start(self, *, pin_memory: bool) -> DataLoader[ReadReply]:
         # Not by fork: this process has threads (Ray's, the process group's), whose locks a copy would hold forever.

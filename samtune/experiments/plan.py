@@ -13,9 +13,8 @@ from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
-from samtune.data import check_dataset, dataset_info
-from samtune.data.info import DatasetInfo
-from samtune.errors import SpaceError
+from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
+from samtune.errors import DatasetError, SpaceError
 from samtune.preflight import check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
@@ -181,6 +180,38 @@ def make_plan(
     )
 
 
+def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> None:
+    if variant.training.batch_size > info.num_train:
+        raise SpaceError(
+            f"{source_name}: training.batch_size: must not exceed the training examples "
+            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
+        )
+
+
+def check_space(space: SearchSpace) -> list[str]:
+    """Refuses what a search would refuse of a space, but for the cluster and the user's own functions.
+
+    Returns:
+        Why a data set could not be looked at: it need not be on the machine where a space is written.
+
+    Raises:
+        SpaceError: a combination of searched values breaks a rule, or a batch is larger than the training set.
+    """
+    variants = list(search_variants(space))
+    infos, missing = {}, []
+    for key, config in _datasets(variants).items():
+        if isinstance(config, OwnDataConfig):
+            continue  # only its function knows, which runs where the training does
+        try:
+            infos[key] = dataset_info(config)
+        except DatasetError as error:
+            missing.append(str(error))
+    for variant in variants:
+        if info := infos.get(variant.data.model_dump_json()):
+            _check_batch(space.source_name, variant, info)
+    return missing
+
+
 def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
     """The plan of a search; see `make_plan`."""
     return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable)
@@ -194,11 +225,7 @@ def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None,
             check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
         return
     check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
-    if variant.training.batch_size > info.num_train:
-        raise SpaceError(
-            f"{layout.source_name}: training.batch_size: must not exceed the training examples "
-            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
-        )
+    _check_batch(layout.source_name, variant, info)
 
 
 def _must_run(config: DataConfig) -> bool:
@@ -223,15 +250,18 @@ def search_summary(space: SearchSpace) -> Summary:
     )
 
 
-def check_files_of(variants: Iterable[TrialSpec]) -> None:
-    """Looks whether the files of every data set that a trial can have are there.
+def prepare_files_of(variants: Iterable[TrialSpec]) -> None:
+    """Looks whether the files of every data set that a trial can have are there, and decodes them on this machine.
 
     Raises:
-        DatasetError: they are not, or are malformed.
+        DatasetError: they are not, or one is damaged.
         UsageError: so is the network that relabels them.
         SpaceError: a trial breaks a rule.
     """
-    _check_files(_datasets(variants))
+    datasets = _datasets(variants)
+    _check_files(datasets)
+    for config in datasets.values():
+        prepare_dataset(config)
 
 
 def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
-from samtune.experiments.plan import Layout, Plan, Summary, check_files_of, make_plan
+from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
@@ -151,8 +151,8 @@ class Runner:
         Raises:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
         """
-        check_files_of(self.trials.variants())  # the plan does too, but only once Ray has been started
         self._check_new()
+        prepare_files_of(self.trials.variants())  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,

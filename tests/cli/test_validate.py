@@ -7,6 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+SPACE = """
+name: small
+data: {name: digits}
+model: {name: mlp}
+training: {epochs: 1, batch_size: 32, lr: 0.1}
+method: {name: sgd}
+"""
+
 
 def samtune(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "samtune", *arguments], capture_output=True, text=True, check=False)
@@ -34,6 +42,29 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     missing = samtune("validate", "digits.yaml", "--set", "sampler={name: no_such_package:Sampler}")
     assert missing.returncode == 2
     assert "sampler.name: no_such_package:Sampler: cannot be imported" in missing.stderr
+
+
+def test_what_a_search_would_refuse_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        SPACE + "search: {training.optimizer: {choice: [sgd, adamw]}, training.nesterov: {choice: [true]}}\n"
+    )
+    combination = samtune("validate", str(path))
+    assert combination.returncode == 2
+    assert "nesterov needs optimizer sgd" in combination.stderr
+    assert combination.stderr == samtune("search", "--space", str(path), "--dry-run").stderr
+    path.write_text(SPACE + "search: {training.batch_size: {choice: [64, 2048]}}\n")
+    batch = samtune("validate", str(path))
+    assert "training.batch_size: must not exceed the training examples (2048 > 1294" in batch.stderr
+    assert batch.stderr == samtune("search", "--space", str(path), "--dry-run").stderr
+
+
+def test_data_that_are_elsewhere_are_not_checked(tmp_path: Path) -> None:
+    where = f"data={{name: cifar10, root: {tmp_path}}}"
+    done = samtune("validate", "cifar.yaml", "--set", where)
+    assert done.returncode == 0, done.stderr
+    assert f"  not checked: cifar10 is not in {tmp_path}: " in done.stdout
+    assert json.loads(samtune("validate", "cifar.yaml", "--set", where, "--json").stdout)["unchecked"]
 
 
 def test_the_schema_is_json() -> None:

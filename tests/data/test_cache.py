@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -31,6 +33,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def source(root: Path) -> DataSource:
     return open_source(Cifar10Config(root=str(root)))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """A new file in the place of one that may still be mapped."""
+    path.unlink()
+    path.write_bytes(content)
 
 
 def arrow_files(folder: Path) -> list[Path]:
@@ -98,6 +106,71 @@ def test_damaged_file_is_built_again(source: DataSource, cache_folder: Path, kee
     path.unlink()  # a new file: the one above is still mapped
     path.write_bytes(content[:keep])
     assert torch.equal(load_arrays(source, "train", "cifar10").images, expected)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("where", ["first pixel", "last pixel", "label", "mean"])
+def test_one_changed_bit_is_noticed_and_told_once(
+    source: DataSource, cache_folder: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = load_arrays(source, "train", "cifar10")
+    expected = arrays.images.clone()
+    (path,) = arrow_files(cache_folder)
+    content = bytearray(path.read_bytes())
+    pixels = content.find(expected.numpy().tobytes())
+    labels = content.find(arrays.labels.numpy().tobytes())
+    mean = content.rfind(str(arrays.mean[0]).encode()) + 5  # Arrow reads the schema at the end
+    assert min(pixels, labels, mean) > 5
+    places = {"first pixel": pixels, "last pixel": pixels + expected.nbytes - 1, "label": labels + 8, "mean": mean}
+    content[places[where]] ^= 1
+    replace(path, content)
+    assert torch.equal(load_arrays(source, "train", "cifar10").images, expected)
+    assert [record.message for record in caplog.records] == [
+        f"{path} is damaged and is built again (its checksum is wrong)"
+    ]
+    assert torch.equal(load_arrays(source, "train", "cifar10").images, expected)
+    assert len(caplog.records) == 1
+
+
+def test_no_changed_bit_of_the_description_is_read_as_data(source: DataSource, cache_folder: Path) -> None:
+    """The file without its pixels: every bit of Arrow's own headers, and of the description in them."""
+    good = load_arrays(source, "train", "cifar10")
+    (path,) = arrow_files(cache_folder)
+    content, pixels = path.read_bytes(), good.images.numpy().tobytes()
+    first = content.find(pixels)
+    bits = [8 * byte + bit for byte in range(len(content)) if not 0 <= byte - first < len(pixels) for bit in range(8)]
+    noticed = 0
+    for bit in np.random.default_rng(0).choice(bits, 400, replace=False):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        replace(path, changed)
+        found = cache._map(path, (3, 32, 32))
+        if found is None:
+            noticed += 1
+        else:
+            assert found[0].tobytes() == pixels
+            assert found[1].tolist() == good.labels.tolist()
+            assert found[2] == (good.mean, good.std)
+    assert noticed > 100
+
+
+def test_the_driver_finds_the_damage_and_mends_it_without_torch(root: Path, cache_folder: Path) -> None:
+    code = f"""
+import sys
+from samtune.config.data import Cifar10Config
+from samtune.data import prepare_dataset
+prepare_dataset(Cifar10Config(root={str(root)!r}))
+print("torch" in sys.modules)
+"""
+
+    def prepare() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert (prepare().stdout, prepare().stderr) == ("False\n", "")
+    (path,) = arrow_files(cache_folder)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2000] + b"x" + content[-1999:])
+    assert prepare().stderr.startswith(f"{path} is damaged and is built again (")
     assert path.read_bytes() == content
 
 

@@ -140,6 +140,26 @@ def test_crops_are_close_to_torchvision_s(root: Path) -> None:
         assert (files.read(row, None).float() - centre.float()).abs().mean() < 12
 
 
+@pytest.mark.parametrize("batches", [4, 1], ids=["long epoch", "epoch shorter than the processes are many"])
+def test_no_semaphore_keeps_its_name(root: Path, batches: int) -> None:
+    """As /proc tells of the process itself: others on the machine have semaphores too."""
+    config = config_of(root, loader_processes=2)
+    dataset = load_dataset(config)
+    requests = [torch.arange(6 * n, 6 * n + 6) % len(dataset.train) for n in range(batches)]
+
+    def read_epoch() -> int:
+        return len(list(dataset.train.batches(requests, CPU, crop=0, replace=True)))
+
+    assert read_epoch() == batches
+    if batches == 1:  # the second process may not have been started yet
+        assert read_epoch() == batches
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    semaphores = {line.split(maxsplit=5)[5] for line in lines if "/dev/shm/sem." in line}
+    assert len(semaphores) >= 5
+    assert all(name.endswith("(deleted)") for name in semaphores)
+    assert read_epoch() == batches  # they work without
+
+
 # -- damage ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from samtune.config.space import SearchSpace
 from samtune.errors import DatasetError
-from samtune.experiments.plan import check_files_of, search_variants
+from samtune.experiments.plan import prepare_files_of, search_variants
 from samtune.store.study_folder import located
 
 VIT = "name: torchvision, architecture: vit_b_16"
@@ -56,7 +56,7 @@ def test_each_data_set_that_can_be_drawn_is_looked_for(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     space = SearchSpace.from_yaml("digits.yaml", ["data={choice: [{name: digits}, {name: cifar10, root: there}]}"])
     with pytest.raises(DatasetError, match=f"cifar10 is not in {tmp_path}/there"):
-        check_files_of(search_variants(located(space)))
+        prepare_files_of(search_variants(located(space)))
 
 
 def _defaults(space: SearchSpace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from samtune.config.data import OnError
 from samtune.data.sources.base import ImageArray, LabelArray, allocate_images
 from samtune.errors import DatasetError
 
@@ -31,12 +32,12 @@ class Decoder:
     Attributes:
         shape: (channels, height, width) of the result.
         resize: fit the shorter side and crop the centre; if not, an image of another size is an error.
-        skip_damaged: leave images out that cannot be decoded, instead of stopping.
+        on_error: what becomes of an example that cannot be read; None: the data set leaves no choice, it is an error.
     """
 
     shape: tuple[int, ...]
     resize: bool = False
-    skip_damaged: bool = False
+    on_error: OnError | None = None
 
     def all(self, encoded: Iterable[tuple[str, Callable[[], bytes], int]], count: int) -> tuple[ImageArray, LabelArray]:
         """Decodes a whole split.
@@ -49,7 +50,7 @@ class Decoder:
             uint8 [N, C, H, W] and int64 [N].
 
         Raises:
-            DatasetError: an image cannot be decoded (unless these are skipped) or is of another size.
+            DatasetError: an example cannot be read (unless these are skipped) or an image is of another size.
         """
         images = allocate_images(count, self.shape)
         labels = np.empty(count, dtype=np.int64)
@@ -72,9 +73,9 @@ class Decoder:
             try:
                 return self.one(read(), where), label
             except DamagedImageError as error:
-                if self.skip_damaged:
+                if self.on_error == "skip":
                     return error
-                raise
+                raise (error.with_offer() if self.on_error else error) from error.__cause__
 
         if not self.resize:  # small images: the interpreter's lock makes threads slower than one
             yield from map(decode, encoded)
@@ -114,9 +115,9 @@ class Decoder:
 
         try:
             with Image.open(io.BytesIO(encoded)) as opened:
-                return opened.convert("RGB" if self.shape[0] == 3 else "L")
+                return eight_bits(opened).convert("RGB" if self.shape[0] == 3 else "L")
         except (OSError, SyntaxError, ValueError, TypeError) as error:
-            raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+            raise _damaged(encoded, where, error) from error
 
 
 def planes(image: Image.Image) -> ImageArray:
@@ -125,8 +126,29 @@ def planes(image: Image.Image) -> ImageArray:
     return pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits per channel: 0..65535 becomes 0..255, where Pillow's `convert` would clip at 255.
+
+    Raises:
+        ValueError: its pixels are 32-bit integers or floats, of which nobody knows which is white.
+    """
+    from PIL import Image
+
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not sixteen:
+        if image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are 32-bit {'integers' if image.mode == 'I' else 'floats'}; 8 or 16 are read")
+        return image
+    pixels = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+
+
 class DamagedImageError(DatasetError):
-    """An image file that cannot be decoded."""
+    """An example that cannot be read: its image or its label is missing or damaged."""
+
+    def with_offer(self) -> DamagedImageError:
+        """The same error, which says how to go on without the example."""
+        return type(self)(f"{self} (data.on_error: skip leaves such images out)")
 
 
 def size_of(encoded: bytes, where: str) -> tuple[int, int]:
@@ -141,7 +163,17 @@ def size_of(encoded: bytes, where: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise DamagedImageError(f"{where}: the image cannot be decoded ({error})") from error
+        raise _damaged(encoded, where, error) from error
+
+
+def _damaged(encoded: bytes, where: str, error: Exception) -> DamagedImageError:
+    """What is wrong with an image. Pillow names the memory that it is in where it knows no more."""
+    from PIL import UnidentifiedImageError
+
+    reason = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        reason = "not in a format that Pillow knows" if encoded else "the file is empty"
+    return DamagedImageError(f"{where}: the image cannot be decoded ({reason})")
 
 
 def read_image_file(path: Path) -> bytes:
@@ -153,4 +185,4 @@ def read_image_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DamagedImageError(f"{path}: cannot be read ({error})") from error
+        raise DamagedImageError(f"{path}: cannot be read ({error.strerror or error})") from error

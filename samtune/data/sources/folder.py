@@ -25,6 +25,7 @@ FolderConfig = ImageFolderConfig | ImageNetConfig | BirdsnapConfig
 class FolderSource(DataSource):
     """`ROOT/train/CLASS/*` and `ROOT/test/CLASS/*` (or `val`); classes are numbered in the order of their names.
 
+    Images may lie in folders below that of their class. Names that begin with a dot are ignored, of folders and files.
     Of `imagenet` and `birdsnap`, ROOT is the folder of that name in `data.root`.
     """
 
@@ -38,7 +39,7 @@ class FolderSource(DataSource):
                 f"no {config.name.replace('_', ' ')} in {self.root}: {train} is not there; put images into "
                 f"{train}/CLASS/, and those of the test set into {self.root}/test/CLASS/"
             )
-        self._classes = sorted(path.name for path in train.iterdir() if path.is_dir())
+        self._classes = sorted(_class_names(train))
         if not self._classes:
             raise DatasetError(f"{train}: no folder in it (expected one for each class)")
         expected = _NUM_CLASSES.get(config.name, len(self._classes))
@@ -53,7 +54,7 @@ class FolderSource(DataSource):
         if config.stream:  # nobody looks at all pixels to measure them
             mean, std = IMAGENET if config.channels == 3 else ((0.449,), (0.226,))
             self.traits = replace(self.traits, mean=mean, std=std)
-        self._decoder = Decoder(shape, resize=True, skip_damaged=config.on_error == "skip")
+        self._decoder = Decoder(shape, resize=True, on_error=config.on_error)
         self.options = (str(self._decoder), *self._classes)
 
     def check(self) -> None:
@@ -87,24 +88,50 @@ class FolderSource(DataSource):
     def _list(self, folder: str) -> list[list[str]]:
         """The images of each class in a folder of `root`."""
         return [
-            [
-                f"{folder}/{name}/{file}"
-                for file in sorted(_file_names(self.root / folder / name))
-                if os.path.splitext(file)[1].lower() in _SUFFIXES
-            ]
-            for name in self._classes
+            [f"{folder}/{name}/{file}" for file in _image_names(self.root / folder / name)] for name in self._classes
         ]
 
     def _list_test(self) -> list[list[str]]:
         for folder in ("test", "val"):
             path = self.root / folder
             if path.is_dir():
-                unknown = {entry.name for entry in path.iterdir() if entry.is_dir()} - set(self._classes)
+                unknown = _class_names(path) - set(self._classes)
                 if unknown:
                     raise DatasetError(f"{path / min(unknown)}: no such class in {self.root / 'train'}")
                 return self._list(folder)
         return []
 
 
-def _file_names(folder: Path) -> list[str]:
-    return os.listdir(folder) if folder.is_dir() else []
+def _class_names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)}
+
+
+def _image_names(folder: Path) -> list[str]:
+    """The images in a folder and in those below it, by their paths in it, in torchvision's order.
+
+    Raises:
+        DatasetError: a folder cannot be read.
+    """
+    found = []
+    for path, subfolders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        subfolders[:] = [name for name in subfolders if not _is_hidden(name) and not _leads_back(path, name)]
+        below = path[len(str(folder)) + 1 :]
+        images = [name for name in files if os.path.splitext(name)[1].lower() in _SUFFIXES and not _is_hidden(name)]
+        found.append((below, sorted(images)))
+    return [os.path.join(below, name) for below, names in sorted(found) for name in names]
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a class that the test set does not have
+        raise DatasetError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _leads_back(path: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: the walk would not end."""
+    target = os.path.join(path, name)
+    return os.path.islink(target) and Path(path).resolve().is_relative_to(Path(target).resolve())
+
+
+def _is_hidden(name: str) -> bool:
+    """What tools leave behind: `.ipynb_checkpoints`, `._photo.png`, `.DS_Store`."""
+    return name.startswith(".")

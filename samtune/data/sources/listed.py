@@ -133,7 +133,7 @@ def find_listed(config: ListedImagesConfig) -> DataSource:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{folder}: the annotations of {config.name} cannot be read ({error!r})") from error
-    return ListedSource(traits, listing, Decoder(shape, resize=True, skip_damaged=config.on_error == "skip"))
+    return ListedSource(traits, listing, Decoder(shape, resize=True, on_error=config.on_error))
 
 
 class ListedSource(DataSource):

@@ -6,15 +6,17 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from samtune.config.data import ParquetConfig
 from samtune.data.root import root_folder
 from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName, check_arrays
-from samtune.data.sources.decode import Decoder, size_of
+from samtune.data.sources.decode import DamagedImageError, Decoder, size_of
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 
@@ -61,12 +63,10 @@ def find_parquet(config: ParquetConfig) -> ParquetSource:
     }
     for path in train:
         _check_columns(path, config.image_column, config.label_column)
-    if config.image_size is None:
-        height, width = _first_size(train[0], config.image_column)
-    else:
-        height = width = config.image_size
+    size = config.image_size
+    height, width = _first_size(train[0], config) if size is None else (size, size)
     num_classes = _num_classes(train, config.label_column)
-    decoder = Decoder((config.channels, height, width), config.image_size is not None, config.on_error == "skip")
+    decoder = Decoder((config.channels, height, width), config.image_size is not None, config.on_error)
     traits = Traits(num_classes, decoder.shape)
     return ParquetSource(traits, shards, config.image_column, config.label_column, decoder)
 
@@ -115,10 +115,27 @@ class ParquetSource(DataSource):
             _check_columns(path, self._image, self._label)
             row = 0
             for batch in pq.ParquetFile(path).iter_batches(1024, columns=[f"{self._image}.bytes", self._label]):
-                labels = batch.column(self._label).fill_null(-1).to_pylist()
-                for encoded, label in zip(batch.column(self._image).field("bytes"), labels, strict=True):
-                    yield f"{path}: row {row}", encoded.as_py, label
+                images, labels = batch.column(self._image).field("bytes"), batch.column(self._label).to_pylist()
+                for encoded, label in zip(images, labels, strict=True):
+                    where = f"{path}: row {row}"
+                    read = partial(self._encoded_image, encoded, label, where)
+                    yield where, read, -1 if label is None else label
                     row += 1
+
+    def _encoded_image(self, encoded: pa.BinaryScalar, label: int | None, where: str) -> bytes:
+        """The image file of a row.
+
+        Raises:
+            DamagedImageError: the row has no image or no label.
+            DatasetError: its label is out of range.
+        """
+        if label is None:
+            raise DamagedImageError(f"{where}, column {self._label!r}: no label (null)")
+        if not 0 <= label < self.traits.num_classes:
+            raise DatasetError(
+                f"{where}, column {self._label!r}: labels must be in 0..{self.traits.num_classes - 1} (found {label})"
+            )
+        return _bytes_of(encoded, self._image, where)
 
 
 def _check_columns(path: Path, image_column: str, label_column: str) -> None:
@@ -148,11 +165,29 @@ def _num_classes(paths: Sequence[Path], label: str) -> int:
     description = (_metadata(paths[0]).schema.to_arrow_schema().metadata or {}).get(b"huggingface", b"{}")
     with contextlib.suppress(ValueError, LookupError, TypeError):  # another description than the hub's, or none
         return len(json.loads(description)["info"]["features"][label]["names"])
-    largest = max(pa.compute.max(pq.read_table(path, columns=[label])[label]).as_py() or 0 for path in paths)
+    largest = max(pc.max(pq.read_table(path, columns=[label])[label]).as_py() or 0 for path in paths)
     return int(largest) + 1
 
 
-def _first_size(path: Path, image: str) -> tuple[int, int]:
-    for batch in pq.ParquetFile(path).iter_batches(1, columns=[f"{image}.bytes"]):
-        return size_of(batch.column(image).field("bytes")[0].as_py(), f"{path}: row 0")
-    raise DatasetError(f"{path}: no example in it")
+def _first_size(path: Path, config: ParquetConfig) -> tuple[int, int]:
+    """(height, width) of the first image; of the first that has a header, where damaged ones are skipped."""
+    image, damaged = config.image_column, None
+    for row, batch in enumerate(pq.ParquetFile(path).iter_batches(1, columns=[f"{image}.bytes"])):
+        where = f"{path}: row {row}"
+        try:
+            return size_of(_bytes_of(batch.column(image).field("bytes")[0], image, where), where)
+        except DamagedImageError as error:
+            if config.on_error == "error":
+                raise error.with_offer() from error.__cause__
+            damaged = damaged or error
+    raise damaged or DatasetError(f"{path}: no example in it")
+
+
+def _bytes_of(encoded: pa.BinaryScalar, column: str, where: str) -> bytes:
+    """The bytes of an image column's struct. Raises DamagedImageError where there are none."""
+    content: bytes | None = encoded.as_py()
+    if content is None:
+        raise DamagedImageError(
+            f"{where}, column {column!r}: no image (bytes is null; the image itself must be in the file, not its path)"
+        )
+    return content
