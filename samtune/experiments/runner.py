@@ -312,9 +312,10 @@ class Runner:
         assert self._study is not None
         self.ending.abandon(f"the Ray cluster is lost: {what}")
         _tell_end(self._study, self._started)
-        kill_own_cluster()
         message = f"{self.ending.reason}; finished trials are kept: `{resume_command(self._study)}` continues"
         print(f"samtune: error: {message}", file=sys.stderr, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's core has more to say, in C++
+        kill_own_cluster()
         os._exit(1)
 
     def _on_interrupt(self, number: int, count: int) -> None:
