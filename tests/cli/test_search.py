@@ -188,9 +188,11 @@ STDERR, JOURNAL = "stderr", "samtune-results/cut/journal.jsonl"
 Moment = tuple[str, str, int]
 
 
-def interrupt(folder: Path, *moments: Moment) -> Interrupted:
-    """Starts a long search and interrupts it at each moment: when a file has a text so many times."""
-    log, limits = folder / STDERR, ("--num-trials", "500", "--max-concurrent", "1")
+def interrupt(
+    folder: Path, *moments: Moment, number: signal.Signals = signal.SIGINT, num_trials: int = 500
+) -> Interrupted:
+    """Starts a long search and signals it at each moment: when a file has a text so many times."""
+    log, limits = folder / STDERR, ("--num-trials", str(num_trials), "--max-concurrent", "1")
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*SAMTUNE, "search", "--space", "digits.yaml", *limits, "--name", "cut", "--json"],
@@ -203,15 +205,16 @@ def interrupt(folder: Path, *moments: Moment) -> Interrupted:
         )
     try:
         deadline = time.time() + 120
-        for number, (file, text, count) in enumerate(moments):
+        for index, (file, text, count) in enumerate(moments):
             path = folder / file
             while (path.read_text() if path.exists() else "").count(text) < count and process.poll() is None:
                 assert time.time() < deadline, log.read_text()
                 time.sleep(0.05)
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGINT)
+                # A terminal signals all that runs in it; others signal the driver.
+                (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
             else:  # it may have ended after the first, before it was seen that the second is due
-                assert number > 0, log.read_text()
+                assert index > 0, log.read_text()
         stdout, _ = process.communicate(timeout=90)
     finally:
         if process.poll() is None:
@@ -242,6 +245,21 @@ def test_ctrl_c_stops_in_order_at_any_time_and_keeps_what_is_finished(tmp_path: 
     if text == "completed":
         assert count <= finished < 100
         assert "best val_accuracy" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_other_signals_end_in_order_too_and_a_resumed_trial_keeps_its_run(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    ended = interrupt(tmp_path, (STDERR, "completed", 1), number=number, num_trials=4)
+    assert ended.returncode == 128 + number, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "samtune search --resume cut  # run the trials that are missing" in ended.stderr
+    done = run_samtune("search", "--resume", "cut", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    search = Search.load(done)
+    assert search.states() == ["FINISHED"] * 4
+    assert search.parent.info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
