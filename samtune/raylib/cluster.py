@@ -9,7 +9,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, UsageError
 from samtune.formatting import first_line
-from samtune.raylib.environment import search_environment
+from samtune.raylib.environment import LOOPBACK, search_environment
 from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
@@ -181,11 +181,32 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
     if environment:
         options["runtime_env"] = environment
     try:
-        ray.init(address=address, **options)
+        with _on_loopback() if address == "local" else nullcontext():
+            ray.init(address=address, **options)
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"no Ray cluster answers: {_first_line(error)}", argument="address", value=address) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started in the body listens on loopback alone: nobody else is to join it, or to talk to it.
+
+    Ray has this as its way on Windows and macOS, and else binds most of its ports to all interfaces. The variable is
+    for the processes that it starts, the constant was read from it when Ray was imported here.
+    """
+    from ray._private import ray_constants
+
+    before, is_set = ray_constants.ENABLE_RAY_CLUSTER, LOOPBACK.name in os.environ
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault(LOOPBACK.name, LOOPBACK.value or "")
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if not is_set:
+            del os.environ[LOOPBACK.name]
 
 
 def _running_here() -> str | None:

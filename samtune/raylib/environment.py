@@ -77,7 +77,15 @@ JOB_CONFIG = Variable(
     "set in the driver of a Ray job, whose runtime environment has brought the user's code already",
 )
 
-VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, JOB_CONFIG)
+LOOPBACK = Variable(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "ray._private.ray_constants",
+    "a cluster of this machine alone listens on loopback, as it does on Windows and macOS",
+    "0",
+)
+"""Set while such a cluster starts."""
+
+VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, JOB_CONFIG, LOOPBACK)
 
 HEAD_NODE = "node:__internal_head__"
 """A resource of every head node, in an amount of 1. What takes a little of it needs no CPU and stays on the head."""

@@ -7,11 +7,13 @@ same backend's functions are called by name on the workers, where torch is neede
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import ray
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.backend import Backend, BackendConfig
@@ -28,6 +30,8 @@ from samtune.raylib.environment import GROUP_GENERATION
 _UNUSED = (PlacementGroupCleanerCallback, DatasetsCallback)
 # `TorchConfig`'s. The store's too: NCCL's ranks meet at the first collective, which may have to wait for data.
 _COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+LOOPBACK_ADDRESS = "127.0.0.1"
+_BACKLOG = 1024
 
 
 class GroupTrainer(DataParallelTrainer):
@@ -97,8 +101,10 @@ class LazyTorchBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) > 0 else "gloo"
         size, generation = len(worker_group), uuid.uuid4().hex
-        # All at once, since each imports torch; the address is rank 0's.
-        (address, *_) = ray.get([worker_group.execute_single_async(i, _open_store, i) for i in range(size)])
+        # All at once, since each imports torch.
+        nodes = ray.get([worker_group.execute_single_async(i, _prepare) for i in range(size)])
+        host = LOOPBACK_ADDRESS if len(set(nodes)) == 1 else nodes[0][1]
+        address = (host, ray.get(worker_group.execute_single_async(0, _open_store, host)))
         arguments = (backend, address, generation)
         ray.get([worker_group.execute_single_async(i, _join, *arguments, i, size) for i in range(size)])
 
@@ -112,18 +118,44 @@ _store: Any = None
 """On rank 0's worker: the store through which the ranks meet."""
 
 
-def _open_store(rank: int) -> tuple[str, int]:
-    """On a worker: imports torch; rank 0 serves the store. Another process may take a port that is only looked for."""
+def _prepare() -> tuple[str, str]:
+    """On a worker: imports torch. Returns the id and the address of its node."""
+    import torch.distributed  # noqa: F401
+
+    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+
+def _open_store(host: str) -> int:
+    """On rank 0's worker: serves the store at this address alone, and returns its port.
+
+    torch would listen on all interfaces, and whoever reaches a store can read it, write it, and fill its memory.
+    """
     import torch.distributed as dist
 
     global _store
-    address = ray.util.get_node_ip_address()
-    if rank > 0:
-        return address, 0
+    family, _, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind(where)
+    listener.listen(_BACKLOG)
+    port: int = listener.getsockname()[1]
     _store = dist.TCPStore(  # type: ignore[attr-defined]
-        address, 0, is_master=True, wait_for_workers=False, timeout=_COLLECTIVE_TIMEOUT
+        host,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=_COLLECTIVE_TIMEOUT,
+        master_listen_fd=listener.detach(),
     )
-    return address, _store.port
+    return port
+
+
+def _stay_on_loopback() -> None:
+    """Of a group on one node: gloo and NCCL listen where the store does. A setting of the user's is kept."""
+    interfaces = psutil.net_if_addrs().items()
+    name = next((name for name, each in interfaces if any(a.address == LOOPBACK_ADDRESS for a in each)), None)
+    if name is not None:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", name)
 
 
 def _join(backend: str, address: tuple[str, int], generation: str, rank: int, size: int) -> None:
@@ -132,6 +164,8 @@ def _join(backend: str, address: tuple[str, int], generation: str, rank: int, si
     from ray.train.torch import config
 
     host, port = address
+    if host == LOOPBACK_ADDRESS:
+        _stay_on_loopback()
     os.environ[GROUP_GENERATION] = generation
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
@@ -139,6 +173,8 @@ def _join(backend: str, address: tuple[str, int], generation: str, rank: int, si
     store = _store
     if rank > 0:
         store = dist.TCPStore(host, port, is_master=False, timeout=_COLLECTIVE_TIMEOUT)  # type: ignore[attr-defined]
+    # The name is known to this group alone: on several nodes, others can reach the store.
+    store = dist.PrefixStore(generation, store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_COLLECTIVE_TIMEOUT)
 
 

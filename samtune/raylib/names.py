@@ -43,6 +43,11 @@ CLUSTER = (
         "a label selector in tune.PlacementGroupFactory",
     ),
     Undocumented(
+        "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
+        "a cluster of this machine alone listens on loopback",
+        "an option of ray.init for the address that its ports are bound to",
+    ),
+    Undocumented(
         "ray.job_config:JobConfig._runtime_env_has_working_dir",
         "the driver's working directory stays off the workers' path, where libraries would import from it",
         "an option of ray.init for the folders on the workers' path",

@@ -27,7 +27,7 @@ def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
         mode: of a file that is created, before the user's umask.
 
     Raises:
-        UsageError: it is a symbolic link, or not a regular file.
+        UsageError: it is a symbolic link or not a regular file, or this user may not.
         OSError: it cannot be opened, as by `os.open`.
     """
     try:
@@ -38,6 +38,8 @@ def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
             raise _linked(path) from error
         if error.errno == errno.ENXIO:  # a named pipe that nobody reads
             raise UsageError(f"{path}: must be a regular file") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UsageError(f"{path}: cannot be opened: {error.strerror}") from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,44 @@ def test_a_journal_that_is_a_pipe_is_not_waited_for(folder: StudyFolder) -> None
         folder.read()
     with pytest.raises(UsageError, match=r"journal\.jsonl: must be a regular file"):
         open_folder(folder)
+
+
+def as_another_user(folder: StudyFolder) -> list[str]:
+    """What another user of the machine is told: by `read`, and by `open`."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgid(12345)
+            os.setuid(12345)
+            said = []
+            for do in (folder.read, lambda: open_folder(folder)):
+                try:
+                    do()
+                    said.append("read")
+                except UsageError as error:
+                    said.append(str(error))
+            os.write(writer, json.dumps(said).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        found: list[str] = json.loads(answer.read())
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("may_read", [True, False])
+def test_another_user_may_read_or_is_told_in_one_line(may_read: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        make_study(Path(place) / "storage")
+        folder = StudyFolder(f"{place}/storage", "digits-1")
+        (folder.local / FILE_NAME).chmod(0o644 if may_read else 0o600)
+        read, opened = as_another_user(folder)
+    denied = f"{folder.local / FILE_NAME}: cannot be opened: Permission denied"
+    assert read == ("read" if may_read else denied)
+    assert opened == denied
 
 
 def test_what_holds_the_command_line_is_for_its_user_alone(folder: StudyFolder) -> None:
