@@ -69,11 +69,10 @@ def sharpness(
     sizes = [int(size) for size in m.split(",") if size.strip().isdecimal()]
     if not sizes or len(sizes) != len(m.split(",")):
         raise UsageError(f"--m {m}: must be whole numbers with commas, e.g. 16,64")
-    from rich.console import Console
-
     from samtune.experiments.sharpness.measures import Settings, check_measures, measure
     from samtune.experiments.sharpness.plots import write_plots
     from samtune.experiments.sharpness.subjects import load_subject
+    from samtune.terminal import make_console
 
     settings = Settings(
         measures=check_measures([name.strip() for name in measures.split(",")]),
@@ -85,7 +84,7 @@ def sharpness(
         seed=seed,
     )
     found: list[Measured] = []
-    with Console(stderr=True).status("") as status:
+    with make_console(stderr=True).status("") as status:
         for text in subjects:
             status.update(text)
             subject = load_subject(text, storage_path, tracking_uri)
@@ -113,11 +112,11 @@ def sharpness(
 def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: bool) -> None:
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.table import Table
 
     from samtune.experiments.sharpness.gap import Interval, relations, write_plot
     from samtune.store.study_folder import study_folder
+    from samtune.terminal import make_console
 
     if len(names) != 1:
         raise UsageError(f"--study-of-m: takes the name of one study (got {len(names)})")
@@ -134,16 +133,16 @@ def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: b
     table = Table("measure", "Kendall's tau with the gap", "bits about its order", "trials", box=None, pad_edge=False)
     for relation in found:
         table.add_row(relation.measure, cell(relation.tau), cell(relation.information), str(relation.num_trials))
-    Console().print(table)
+    make_console().print(table)
     typer.echo("in brackets: 95% bootstrap intervals over the trials; the gap is train_accuracy - val_accuracy")
     typer.echo(str(file))
 
 
 def _print_table(found: list[Measured], data: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from samtune.formatting import format_metric, format_number
+    from samtune.terminal import make_console
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(f"on {found[0].num_examples} {data} examples")
@@ -161,7 +160,7 @@ def _print_table(found: list[Measured], data: str) -> None:
             error = f" ± {format_number(estimate.standard_error, 2)}" if known else ""
             cells.append(format_number(estimate.value, 4) + error)
         table.add_row(name, *cells, format_number(found[0].numbers[name].passes))
-    Console().print(table)
+    make_console().print(table)
     if found[0].bound:
         typer.echo("the bound holds if:")
         for assumption in found[0].bound.assumptions:

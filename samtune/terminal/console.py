@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -11,13 +12,20 @@ from samtune.study import Callback
 from samtune.terminal.live import LiveDisplay
 from samtune.terminal.plain import PlainDisplay
 
+UNKNOWN_WIDTH = 80
+
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console on stdout, or on stderr where stdout is for JSON. Never fails on a character it cannot show."""
+    """A console on stdout, or on stderr where stdout is for JSON. Never fails on a character it cannot show.
+
+    COLUMNS=0, which some job schedulers set, means that nobody knows the width.
+    """
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = UNKNOWN_WIDTH if columns.isdigit() and int(columns) == 0 else None
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def make_display(console: Console) -> Callback:

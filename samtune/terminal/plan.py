@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from samtune.formatting import format_config, format_number
+from samtune.terminal.console import make_console
 
 if TYPE_CHECKING:
     from samtune.experiments.plan import Plan
@@ -40,7 +41,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Prints the plan."""
-    console = console or Console(highlight=False, markup=False)
+    console = console or make_console()
     grid = Table.grid(padding=(0, 2, 0, 0))
     for what, value in format_plan(plan):
         grid.add_row(Text(what, style="bold"), Text(value))
