@@ -12,7 +12,9 @@ from samtune.errors import RunError
 from samtune.experiments.results import Results
 from samtune.formatting import short_names
 from samtune.report import sam, timeline
+from samtune.report.history import history
 from samtune.report.style import colour_at, dress
+from samtune.report.thinning import MOST_INTERPOLATED, MOST_LINES, MOST_POINTS, note, thinned_study
 from samtune.study import TrialState
 
 if TYPE_CHECKING:
@@ -50,21 +52,28 @@ def figures(results: Results) -> Iterator[Figure | str]:
 def _builders(results: Results) -> Iterator[tuple[str, str, str, Callable[[], list[go.Figure]]]]:
     study, plots = results.study, _OptunaPlots(results)
     metric = study.objective.metric
+    count = study.count(TrialState.COMPLETED)
+    points = note(count, MOST_POINTS)
     yield (
         "rho",
         f"{metric} over rho",
         "Each point is a completed trial, coloured by its learning rate. The line joins the best trial of each third "
-        "of a decade: what can be reached at this rho when the rest is tuned.",
+        f"of a decade: what can be reached at this rho when the rest is tuned.{points}",
         lambda: [sam.response(study)],
     )
     if len(study.objectives) > 1:
         yield (
             "pareto",
             "Pareto front",
-            "Trials that no other beats in every objective are on the front.",
+            f"Trials that no other beats in every objective are on the front.{points}",
             plots.pareto,
         )
-    yield "history", "History of the search", "Every trial, and the best so far.", plots.history
+    yield (
+        "history",
+        "History of the search",
+        f"The completed trials in their order, and the best so far.{points}",
+        lambda: [history(study)],
+    )
     yield (
         "importances",
         "What matters",
@@ -74,19 +83,20 @@ def _builders(results: Results) -> Iterator[tuple[str, str, str, Callable[[], li
     yield (
         "slices",
         "One key at a time",
-        f"{metric} of every completed trial over each searched key; the later the trial, the warmer its colour.",
+        f"{metric} of every completed trial over each searched key; the later the trial, the warmer "
+        f"its colour.{points}",
         plots.slices,
     )
     yield (
         "contour",
         "rho and learning rate",
-        f"{metric} over both at once, interpolated between the trials (points).",
+        f"{metric} over both at once, interpolated between the trials (points).{note(count, MOST_INTERPOLATED)}",
         lambda: plots.contour("rho", "lr"),
     )
     yield (
         "parallel",
         "All keys at once",
-        f"One line per trial, coloured by its {metric}.",
+        f"One line per trial, coloured by its {metric}.{note(count, MOST_LINES)}",
         plots.parallel,
     )
     yield (
@@ -109,6 +119,7 @@ class _OptunaPlots:
     def __init__(self, results: Results) -> None:
         self._results, self._study = results, results.study
         self._told: optuna.Study | None = None
+        self._smaller: dict[int, optuna.Study] = {}
 
     @property
     def _optuna(self) -> optuna.Study:
@@ -122,13 +133,6 @@ class _OptunaPlots:
     def _target(self) -> dict[str, Any]:
         target = (lambda trial: trial.values[0]) if len(self._study.objectives) > 1 else None
         return {"target": target, "target_name": self._study.objective.metric}
-
-    def history(self) -> list[go.Figure]:
-        from optuna.visualization import plot_optimization_history
-
-        figure = self._plot(plot_optimization_history)
-        figure.update_xaxes(title="trial").update_traces(line_shape="hv", selector={"mode": "lines"})
-        return [figure]
 
     def importances(self) -> list[go.Figure]:
         import plotly.graph_objects as go
@@ -153,7 +157,7 @@ class _OptunaPlots:
 
         figures = []
         for name in self._names():
-            figure = self._plot(plot_slice, params=[name]).update_traces(marker_showscale=False)
+            figure = self._plot(plot_slice, MOST_POINTS, params=[name]).update_traces(marker_showscale=False)
             figures.append(figure.update_yaxes(title=self._study.objective.metric))
         return figures
 
@@ -163,7 +167,7 @@ class _OptunaPlots:
         names = [name for leaf in leaves for name in self._names() if name.rpartition(".")[2] == leaf]
         if len(names) != len(leaves):
             raise RunError(f"the search is not over one {' and one '.join(leaves)}")
-        return [self._plot(plot_contour, params=names)]
+        return [self._plot(plot_contour, MOST_INTERPOLATED, params=names)]
 
     def parallel(self) -> list[go.Figure]:
         from optuna.visualization import plot_parallel_coordinate
@@ -171,7 +175,7 @@ class _OptunaPlots:
         shared = self._names(of_all=True)
         if not shared:
             raise RunError("the trials have no key in common")
-        figure = self._plot(plot_parallel_coordinate, params=shared)
+        figure = self._plot(plot_parallel_coordinate, MOST_LINES, params=shared)
         for trace in figure.data:
             if trace.mode == "lines" and trace.y[0] is not None:  # begins on the objective's axis, at 0 to 1
                 trace.line.color = colour_at(float(trace.y[0]))
@@ -184,11 +188,17 @@ class _OptunaPlots:
             raise RunError("a picture has three objectives at most")
         names = [objective.metric for objective in self._study.objectives]
         with _quiet():
-            return [plot_pareto_front(self._optuna, target_names=names)]
+            return [plot_pareto_front(self._thinned(MOST_POINTS), target_names=names)]
 
-    def _plot(self, plot: Callable[..., go.Figure], **options: Any) -> go.Figure:
+    def _plot(self, plot: Callable[..., go.Figure], most: int, **options: Any) -> go.Figure:
         with _quiet():
-            return plot(self._optuna, **self._target, **options)
+            return plot(self._thinned(most), **self._target, **options)
+
+    def _thinned(self, most: int) -> optuna.Study:
+        if most not in self._smaller:
+            maximize = self._study.objective.mode == "max"
+            self._smaller[most] = thinned_study(self._optuna, most, maximize=maximize)
+        return self._smaller[most]
 
     def _names(self, *, of_all: bool = False) -> list[str]:
         """Optuna's names of the searched keys, in the order of the search."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from samtune.errors import RunError
 from samtune.formatting import format_config, format_value
-from samtune.report.style import BLUE, GREY, ORANGE, SCALE
+from samtune.report.style import BLUE, GREY, ORANGE, SCALE, whole_numbers
+from samtune.report.thinning import MOST_POINTS, thinned
 from samtune.study import Scalar, Study, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def response(study: Study) -> go.Figure:
     """The objective over rho, coloured by the learning rate, with the envelope. Raises as `response_points` does."""
     import plotly.graph_objects as go
 
-    points, best_points = response_points(study), envelope(study)
+    sign = -1.0 if study.objective.mode == "max" else 1.0
+    points = thinned(response_points(study), MOST_POINTS, lambda point: sign * point[1])
+    best_points = envelope(study)
     figure = go.Figure()
     figure.add_scatter(
         x=[rho for rho, _ in best_points],
@@ -113,11 +116,13 @@ def diagnostics(study: Study) -> list[go.Figure]:
     """One figure per diagnostic over the epochs: the best and the worst completed trial.
 
     Raises:
-        RunError: there are no two completed trials to compare.
+        RunError: there are no two completed trials to compare, or they have one epoch: a point, and no curve.
     """
     import plotly.graph_objects as go
 
     pair = best_and_worst(study)
+    if max(len(trial.history) for trial in pair) < 2:
+        raise RunError("it takes two epochs")
     figures = []
     for name, title in shown_diagnostics(pair).items():
         figure = go.Figure()
@@ -130,7 +135,7 @@ def diagnostics(study: Study) -> list[go.Figure]:
                 line={"color": colour},
                 marker={"size": 5},
             )
-        figures.append(figure.update_xaxes(title="epoch").update_yaxes(title=title))
+        figures.append(figure.update_xaxes(title="epoch", **whole_numbers(figure)).update_yaxes(title=title))
     return figures
 
 

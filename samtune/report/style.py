@@ -27,6 +27,12 @@ def colour_at(share: float) -> str:
     return str(sample_colorscale(SCALE, [min(max(share, 0.0), 1.0)])[0])
 
 
+def whole_numbers(figure: go.Figure) -> dict[str, Any]:
+    """For an x axis of whole numbers: no tick lies between two of them."""
+    values = [value for trace in figure.data for value in trace.x]
+    return {"tickformat": "d", **({"dtick": 1} if max(values) - min(values) <= 10 else {})}
+
+
 def dress(figure: go.Figure) -> go.Figure:
     """Takes off what is not for a page: titles (the page has its own), grey boxes, wide margins, colours of text."""
     import plotly.graph_objects as go

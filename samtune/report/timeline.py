@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from samtune.errors import RunError
 from samtune.report.style import GREY, STATE_COLOURS
-from samtune.study import Study, Trial
+from samtune.study import Study, Trial, TrialState
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+MOST_BARS = 2000
+"""More are put together: a screen has no room for them."""
 
 GAP_SECONDS = 1.0
 """Between two epochs of a trial on the same group; after more, the group has done something else."""
@@ -24,6 +27,18 @@ class Span:
     trial: Trial
     start: float
     end: float
+    num_trials: int = 1
+    """From `trial` on; more than one where spans were put together."""
+
+    @property
+    def label(self) -> str:
+        return str(self.trial.number) if self.num_trials == 1 else ""
+
+    @property
+    def description(self) -> str:
+        if self.num_trials > 1:
+            return f"{self.num_trials} trials from {self.trial.number} on"
+        return f"trial {self.trial.number}, {len(self.trial.history)} epochs in all"
 
 
 def spans(trial: Trial) -> list[Span]:
@@ -43,6 +58,30 @@ def spans(trial: Trial) -> list[Span]:
     return found
 
 
+def put_together(spans: list[Span], most: int = MOST_BARS) -> list[Span]:
+    """At most about so many spans: each group's time is cut into equal parts, and what ends in one becomes one span.
+
+    It has the state that took most of the time, and as much time as all of them.
+    """
+    if len(spans) <= most:
+        return spans
+    zero, end = min(span.start for span in spans), max(span.end for span in spans)
+    width = (end - zero) / max(most // len({span.group for span in spans}), 1)
+    parts: dict[tuple[int, int], list[Span]] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        parts.setdefault((span.group, int((span.end - zero) / width)), []).append(span)
+    return [_one_span(own) for own in parts.values()]
+
+
+def _one_span(spans: list[Span]) -> Span:
+    seconds: dict[TrialState, float] = {}
+    for span in spans:
+        seconds[span.trial.state] = seconds.get(span.trial.state, 0.0) + span.end - span.start
+    first = next(s for s in spans if s.trial.state is max(seconds, key=lambda state: seconds[state]))
+    start = spans[0].start
+    return Span(spans[0].group, first.trial, start, start + sum(seconds.values()), len(spans))
+
+
 def timeline(study: Study) -> go.Figure:
     """Bars of start-up, and of each trial in the colour of its state.
 
@@ -51,7 +90,7 @@ def timeline(study: Study) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    busy = [span for trial in study for span in spans(trial)]
+    busy = put_together([span for trial in study for span in spans(trial)])
     if not busy:
         raise RunError("no epoch was finished yet")
     zero = min(study.started_at, *(span.start for span in busy))
@@ -82,12 +121,12 @@ def timeline(study: Study) -> go.Figure:
             orientation="h",
             name=state,
             marker={"color": colour, "line": {"width": 1, "color": "rgba(255,255,255,0.7)"}},
-            text=[str(span.trial.number) for span in own],
+            text=[span.label for span in own],
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
-            customdata=[[span.trial.number, len(span.trial.history)] for span in own],
-            hovertemplate="trial %{customdata[0]}: %{x:.1f} s, %{customdata[1]} epochs in all<extra></extra>",
+            customdata=[span.description for span in own],
+            hovertemplate="%{customdata}: %{x:.1f} s<extra></extra>",
         )
     figure.update_layout(barmode="overlay", height=150 + 36 * len(groups), bargap=0.25)
     figure.update_yaxes(autorange="reversed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from io import TextIOWrapper
@@ -14,6 +15,8 @@ from samtune.study import Callback
 from samtune.terminal.live import LiveDisplay
 from samtune.terminal.plain import PlainDisplay
 
+UNKNOWN_WIDTH = 80
+
 
 class SafeConsole(Console):
     """A console that shows control characters of what is printed instead of obeying them; its own work as ever."""
@@ -24,11 +27,16 @@ class SafeConsole(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console on stdout, or on stderr where stdout is for JSON. Never fails on a character it cannot show."""
+    """A console on stdout, or on stderr where stdout is for JSON. Never fails on a character it cannot show.
+
+    COLUMNS=0, which some job schedulers set, means that nobody knows the width.
+    """
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="replace")
-    return SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = UNKNOWN_WIDTH if columns.isdigit() and int(columns) == 0 else None
+    return SafeConsole(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def make_display(console: Console) -> Callback:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
-from rich.console import Console, OverflowMethod
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -43,13 +45,38 @@ class _Column:
     wrap: bool = False  # over several lines where there is no room
 
 
-def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table:
+class StackedTable:
+    """A table with one more line, or several, below each of its rows: for a terminal too narrow for a column.
+
+    Args:
+        table: whose rows take one line each.
+        below: what stands below each row, wrapped at spaces.
+    """
+
+    def __init__(self, table: Table, below: Sequence[Text]) -> None:
+        self.table, self.below = table, below
+
+    @property
+    def row_count(self) -> int:
+        return self.table.row_count
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self.table, options, pad=False)
+        num_header = len(lines) - self.row_count
+        for number, line in enumerate(lines):
+            yield from line
+            yield Segment.line()
+            if number >= num_header:
+                yield Padding(self.below[number - num_header], (0, 0, 0, 4), expand=False)
+
+
+def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table | StackedTable:
     """The best trials: rank, trial, objective, searched keys, passes, seconds, state. Failed trials are left out.
 
     Args:
         limit: most trials shown.
         width: characters there is room for; None: as many as it takes. Where it is too little, the searched keys go
-            into one column, over several lines.
+            into one column, over several lines; where that is too narrow for one of them, below each row.
     """
     trials = [trial for trial in study.ranked() if study.objective.value(trial) is not None]
     trials = [trial for trial in trials if trial.state is not TrialState.FAILED][:limit]
@@ -70,6 +97,7 @@ def live_table(console: Console, study: Study, trials: Sequence[Trial], best: Tr
     before = [_trials(trials), _states(trials), *_objectives(study, trials)]
     cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
     table = _fitted(before, trials, [epochs, times], console.width, cut)
+    assert isinstance(table, Table)  # what does not fit is cut
     for row, trial in zip(table.rows, trials, strict=True):
         if trial is best:
             row.style = "bold"
@@ -101,7 +129,7 @@ def _fitted(
     after: list[_Column],
     width: int | None,
     overflow: OverflowMethod = "fold",
-) -> Table:
+) -> Table | StackedTable:
     """The fullest table that fits. Where none does, the searched keys go into one column, which takes the overflow."""
     names = short_names(searched_keys(trials))
     config = [
@@ -114,9 +142,12 @@ def _fitted(
         if width is None or _width(table) <= width:
             return table
     merged = _Column("configuration", [Text(format_config(t.config, names)) for t in trials], "left", wrap=True)
+    room = max((width or 0) - _width(_table([*before, *needed])) - 2, 1)  # two spaces between columns
     if width is None or overflow == "fold":
+        words = [len(word) for text in merged.cells for word in text.plain.split(" ")]
+        if width is not None and max(words, default=0) > room:
+            return StackedTable(_table([*before, *needed]), merged.cells)
         return _table([*before, merged, *needed])
-    room = max(width - _width(_table([*before, *needed])) - 2, 1)  # two spaces between columns
     for text in merged.cells:
         text.truncate(room, overflow=overflow)
     return _table([*before, _Column(merged.header[:room], merged.cells, "left"), *needed])

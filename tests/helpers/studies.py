@@ -10,6 +10,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from samtune.experiments.results import Results
 from samtune.store.journal import Journal
 from samtune.study import EpochRecord, Objective, Scalar, Study, Trial, TrialState
 
@@ -91,6 +92,57 @@ def make_study(
     study.ended_at = max(clock)
     journal.on_study_end(study)
     return study
+
+
+class InMemory(Results):
+    """The results of a study that was never written to a disk."""
+
+    def __init__(self, study: Study, told: optuna.Study) -> None:
+        super().__init__(study)
+        self._told = told
+
+    def optuna_study(self) -> optuna.Study:
+        return self._told
+
+
+def make_large_study(num_trials: int, *, num_keys: int = 10, num_groups: int = 8) -> InMemory:
+    """Completed trials of two epochs each, over rho, lr and `num_keys` keys that decide nothing; every 50th failed."""
+    numbers = random.Random(0)
+    study = Study(
+        name="large",
+        objectives=(Objective(),),
+        num_trials=num_trials,
+        space_yaml="name: large\n",
+        plan={"data": "cifar10", "model": "wide_resnet", "method": "sam", "epochs": (2, 2), "batch_size": (64, 128)},
+        storage_path="large",
+        tracking_uri="sqlite:///mlflow.db",
+        experiment="large",
+        command="samtune search --space large.yaml",
+        versions={},
+        started_at=1_790_000_000.0,
+        ended_at=1_790_000_000.0 + 3 * num_trials / num_groups,
+    )
+    kind = optuna.distributions.FloatDistribution(0.01, 0.5, log=True)
+    keys = ["method.rho", "training.lr", *(f"training.key_{index}" for index in range(num_keys))]
+    told = []
+    for number in range(num_trials):
+        config: dict[str, Scalar] = {key: 0.01 * 50 ** numbers.random() for key in keys}
+        trial = _trial(number, config, 2)
+        start = study.started_at + 3 * (number // num_groups)
+        for epoch in (1, 2):
+            metrics = _metrics(epoch, config, 2, numbers.gauss(0, 0.003))
+            trial.history.append(EpochRecord(metrics, number % num_groups, start + epoch))
+        trial.state = TrialState.FAILED if number % 50 == 49 else TrialState.COMPLETED
+        trial.started_at, trial.ended_at = start, start + 2
+        study.trials.append(trial)
+        value = study.objective.value(trial) if trial.state is TrialState.COMPLETED else None
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        distributions = dict.fromkeys(config, kind)
+        told.append(optuna.trial.create_trial(state=state, params=config, distributions=distributions, value=value))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    of_optuna = optuna.create_study(direction="maximize")
+    of_optuna.add_trials(told)
+    return InMemory(study, of_optuna)
 
 
 def _trial(number: int, config: dict[str, Scalar], num_epochs: int) -> Trial:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 from helpers.browser import open_page
-from helpers.studies import METHODS, make_study
+from helpers.studies import METHODS, make_large_study, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
@@ -15,9 +16,11 @@ from samtune.errors import UsageError
 from samtune.experiments.candidates import final, list_candidates
 from samtune.experiments.results import Results
 from samtune.report.figures import Figure, figures
+from samtune.report.page import render
 from samtune.report.plots import KINDS
 from samtune.report.style import log_ticks
-from samtune.report.timeline import spans
+from samtune.report.thinning import thinned
+from samtune.report.timeline import Span, put_together, spans
 from samtune.store.journal import Journal
 from samtune.study import EpochLog, EpochRecord, Objective, Scalar, Trial, TrialState
 
@@ -62,6 +65,64 @@ def test_the_page_draws_every_plot_and_asks_for_nothing(
     assert keys == expected
     assert not [plot for plot in drawn if not plot["traces"] or not plot["marks"] or plot["wide"]]
     assert overflow <= 0
+
+
+@pytest.mark.slow
+def test_the_page_of_ten_thousand_trials_is_small_and_opens(tmp_path: Path) -> None:
+    page_file = tmp_path / "report.html"
+    page_file.write_text(render(make_large_study(10_000)), encoding="utf-8")
+    assert page_file.stat().st_size < 5_000_000
+    with open_page(page_file.as_uri(), width=1280) as (page, problems):
+        page.wait_for_function("document.documentElement.dataset.drawn")
+        drawn = page.evaluate('[...document.querySelectorAll(".plot")].map((node) => node.id)')
+        captions = page.inner_text("main")
+    assert problems == []
+    keys = {name.rpartition("-")[0] for name in drawn}
+    assert keys == {"rho", "history", "importances", "slices", "contour", "parallel", "diagnostics", "timeline"}
+    assert "Of 9,800 trials, the best 250 are shown and a sample of 750 others." in captions
+
+
+def test_a_page_says_what_was_trained() -> None:
+    page = render(make_large_study(4, num_keys=0))
+    assert "cifar10 · wide_resnet · sam · 2 epochs · 64 to 128 examples a batch · 2026-09-" in page
+
+
+def test_what_is_one_point_is_a_sentence(tmp_path: Path) -> None:
+    make_study(tmp_path, num_epochs=1)
+    drawn = list(figures(Results.load("digits-1", tmp_path)))
+    assert "SAM over training, best and worst: it takes two epochs" in drawn
+    assert "diagnostics" not in [figure.key for figure in drawn if isinstance(figure, Figure)]
+
+
+def test_axes_of_whole_numbers_have_no_ticks_between_them(storage: Path) -> None:
+    drawn = {figure.key: figure for figure in figures(Results.load("digits-1", storage)) if isinstance(figure, Figure)}
+    axes = [part.layout.xaxis for part in drawn["diagnostics"].parts]
+    assert axes
+    assert [(axis.dtick, axis.tickformat) for axis in axes] == [(1, "d")] * len(axes)
+
+
+def test_thinning_keeps_the_best_and_spreads_the_others() -> None:
+    items = list(range(100))
+    kept = thinned(items, 20, lambda item: -item)
+    assert len(kept) == 20
+    assert kept == sorted(kept)
+    assert kept[-5:] == [95, 96, 97, 98, 99]  # the best quarter
+    assert max(after - before for before, after in itertools.pairwise(kept)) == 7  # of 95 others every 6.3rd
+    assert thinned(items, 100, lambda item: item) == items
+
+
+def test_many_spans_are_put_together_without_losing_time(tmp_path: Path) -> None:
+    trials = make_study(tmp_path).trials
+    many = [Span(n % 2, trials[5 if n % 20 < 8 else 0], 3.0 * (n // 2), 3.0 * (n // 2) + 2.0) for n in range(1000)]
+    few = put_together(many, most=100)
+    assert 90 <= len(few) <= 110
+    assert sum(span.num_trials for span in few) == 1000
+    assert sum(span.end - span.start for span in few) == pytest.approx(2000.0)
+    assert {span.trial.state for span in few} == {TrialState.COMPLETED}  # 12 of 20 in each part
+    for group in (0, 1):
+        own = [span for span in few if span.group == group]
+        assert all(first.end <= second.start for first, second in itertools.pairwise(own))
+    assert put_together(many, most=1000) == many
 
 
 def test_two_objectives_have_their_front_on_the_page(storage: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 import samtune.terminal.tally
 from samtune.experiments.summary import json_summary
 from samtune.study import Objective, Trial, TrialState
-from samtune.terminal import leaderboard, print_plan, print_summary
+from samtune.terminal import leaderboard, make_console, print_plan, print_summary
 from samtune.terminal.tally import Tally
 
 
@@ -67,6 +67,25 @@ def test_a_narrow_leaderboard_loses_no_value(search: Search, width: int) -> None
         assert re.search(rf"some_long_key_{index}=\s*{index}\b", text)
     table = text[: text.index("best val_accuracy")]
     assert max(len(line) for line in table.splitlines() if not line.startswith("digits-1")) <= width
+
+
+def test_where_a_column_is_too_narrow_the_keys_are_below_their_row(search: Search) -> None:
+    search.run(0.8)
+    search.epoch(trial := search.start(0.0512, **{"training.weight_decay": 0.0005}), 0.9778)
+    search.end(trial)
+    lines = [line.rstrip() for line in printed(search, 44).splitlines()]
+    first = lines.index("  1      1        0.9778  completed")
+    assert lines[first + 1 : first + 4] == [
+        "      rho=0.0512 lr=1.2e-03",
+        "      weight_decay=5e-04",
+        "  2      0        0.8000  completed",
+    ]
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("00", 80), ("40", 40), ("132", 132)])
+def test_no_columns_are_eighty(monkeypatch: pytest.MonkeyPatch, columns: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert make_console().width == width
 
 
 def test_the_summary_has_what_comes_next(search: Search) -> None:
