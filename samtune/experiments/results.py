@@ -87,6 +87,7 @@ class Results:
         Raises:
             RunError: too few trials were completed, or they do not differ.
         """
+        from optuna.exceptions import ExperimentalWarning
         from optuna.importance import get_param_importances
 
         study, sign = self.optuna_study(), -1.0 if self.study.objective.mode == "max" else 1.0
@@ -94,7 +95,8 @@ class Results:
         target = (lambda trial: sign * float(trial.values[0])) if len(study.directions) > 1 else None
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                for category in (UserWarning, ExperimentalWarning):
+                    warnings.simplefilter("ignore", category)
                 # What it returns then is the same for all keys: no answer.
                 warnings.filterwarnings("error", message="The number of trials is too small")
                 return dict(get_param_importances(study, target=target))
@@ -110,7 +112,7 @@ class Results:
         """
         import optuna
 
-        from samtune.storage import is_remote, join, read_bytes
+        from samtune.storage import join, read_bytes
         from samtune.store import optuna_journal as optuna_file
 
         uri = join(self.study.storage_path, optuna_file.FILE_NAME)
@@ -119,16 +121,17 @@ class Results:
             raise RunError(f"study {self.study.name}: {uri} is not there")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-        name = self.study.name
-        if not is_remote(uri):
-            return optuna.load_study(study_name=name, storage=optuna_file.open_storage(Path(uri)))
+        # A copy: nothing is written to a study that one looks at, and its last line may not be whole.
         with tempfile.TemporaryDirectory(prefix="samtune-") as folder:
             path = Path(folder) / optuna_file.FILE_NAME
-            path.write_bytes(content)
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
             copy = optuna.storages.InMemoryStorage()
-            journal = optuna_file.open_storage(path)
-            optuna.copy_study(from_study_name=name, from_storage=journal, to_storage=copy)
-        return optuna.load_study(study_name=name, storage=copy)
+            journal = optuna_file.open_storage(path, uri)
+            names = optuna.get_all_study_names(journal)  # a study that was renamed has its earlier name here
+            if not names:
+                raise RunError(f"study {self.study.name}: {uri} has no trials")
+            optuna.copy_study(from_study_name=names[0], from_storage=journal, to_storage=copy)
+        return optuna.load_study(study_name=names[0], storage=copy)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per trial, the best first: number, state, seconds, searched keys, metrics of the last epoch."""

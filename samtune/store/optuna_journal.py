@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 FILE_NAME = "optuna.journal"
 
 
-def open_storage(file: Path) -> JournalStorage:
+def open_storage(file: Path, name: str | None = None) -> JournalStorage:
     """The records as Optuna's storage.
+
+    Args:
+        name: what messages call the file; default: its path.
 
     Raises:
         UsageError: the file is damaged.
@@ -30,7 +33,9 @@ def open_storage(file: Path) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(file)))
     except Exception as error:  # whatever Optuna makes of other bytes than it wrote
         problem = f"{type(error).__name__}: {one_line(error)}"
-        raise UsageError(f"{file}: is damaged ({problem}): what the sampler had learned cannot be read") from error
+        raise UsageError(
+            f"{name or file}: is damaged ({problem}): what the sampler had learned cannot be read"
+        ) from error
 
 
 def open_or_set_aside(file: Path) -> tuple[JournalStorage, Path | None]:

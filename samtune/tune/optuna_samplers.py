@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from samtune.config.samplers import (
@@ -34,7 +35,8 @@ def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> BaseSampl
         SpaceError: a sampler by import path cannot be imported, or refuses its options.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which options Optuna calls experimental
+        for category in (ExperimentalWarning, UserWarning):  # which options Optuna calls experimental
+            warnings.simplefilter("ignore", category)
         return _build(config, seed, parallel)
 
 
