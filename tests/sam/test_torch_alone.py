@@ -14,7 +14,7 @@ BLOCKED = """
 import sys
 
 ALLOWED = set(sys.stdlib_module_names) | set({allowed!r})
-OURS = ("samtune", "samtune.sam", "samtune.sharpness", "samtune.errors")
+OURS = ("samtune", "samtune.lazy", "samtune.sam", "samtune.sharpness", "samtune.errors")
 
 def is_there(name):
     first = name.partition(".")[0]

@@ -84,12 +84,13 @@ def test_a_network_that_is_not_there_is_found_before_anything_starts(tmp_path: P
 
 
 def test_a_network_of_other_classes_is_refused(network: str) -> None:
-    dataset = load_dataset(make_spec(*NOISY).data)
+    spec = make_spec(*NOISY)
+    dataset = load_dataset(spec.data)
     from samtune.train.labels import relabelled
 
     dataset.traits = type(dataset.traits)(**{**vars(dataset.traits), "num_classes": 7})
     with pytest.raises(UsageError, match=r"data\.relabel: the network tells 10 classes apart, the data set 7"):
-        relabelled(dataset, network, rank=0, num_workers=1, device=torch.device("cpu"))
+        relabelled(dataset, network, spec.model, rank=0, num_workers=1, device=torch.device("cpu"))
 
 
 def test_noise_of_the_trials_own_seed(tmp_path: Path) -> None:
