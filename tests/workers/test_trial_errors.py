@@ -1,0 +1,79 @@
+"""What a worker reports of an error, and what of a trial's own code does not reach the next trial."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+
+import pytest
+import torch
+
+from samtune.errors import one_line, safe_text
+from samtune.train.checkpoint import CheckpointError
+from samtune.workers.torch_globals import TorchGlobals
+from samtune.workers.trial_errors import failure_of, is_fault
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\udcff is no text"), r"ValueError: \udcff is no text"),  # a file name with a Latin-1 byte
+        (OSError(errno.ENOENT, "gone", "caf\udce9.png"), r"[Errno 2] gone: 'caf\udce9.png'"),
+        (UnprintableError(), "<UnprintableError whose text cannot be had: RuntimeError>"),
+        (SystemExit(3), "SystemExit: the trial's code called sys.exit(3)"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: raised by the trial's code"),
+    ],
+)
+def test_any_error_can_be_sent_stored_and_printed(error: BaseException, line: str) -> None:
+    failure = failure_of(error)
+    assert line in failure.error
+    for text in (failure.error, failure.traceback):
+        assert json.loads(json.dumps(text)).encode("utf-8").decode() == text
+    assert pickle.loads(pickle.dumps(failure)) == failure
+    assert safe_text("ε̂ ≤ ρ") == "ε̂ ≤ ρ"  # what is text stays as it is
+    assert one_line("a\n  b") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (ValueError("shapes differ"), False),
+    ],
+)
+def test_a_fault_of_the_machine_is_told_from_a_trials_error(error: Exception, expected: bool) -> None:
+    wrapped = RuntimeError("while images were decoded")
+    wrapped.__cause__ = error
+    assert is_fault(error) is is_fault(wrapped) is expected
+    assert failure_of(wrapped).fault is expected
+    checkpoint = CheckpointError("checkpoint 1 cannot be written")
+    checkpoint.__cause__ = error
+    assert not is_fault(checkpoint)  # one of a smaller network may fit
+
+
+def test_what_a_trial_sets_for_the_whole_process_is_set_back() -> None:
+    settings = TorchGlobals()
+    before = torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(before[1] + 1)
+        torch.set_grad_enabled(False)
+        torch.set_default_device("meta")
+        torch.backends.cudnn.benchmark = not before[2]
+        torch.use_deterministic_algorithms(True)
+        torch.autograd.set_detect_anomaly(True)
+    finally:
+        settings.restore()
+    assert (torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cudnn.benchmark) == before
+    assert torch.is_grad_enabled()
+    assert torch.zeros(1).device.type == "cpu"
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_anomaly_enabled()
