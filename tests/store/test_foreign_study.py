@@ -6,25 +6,14 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers.studies import make_study
+from helpers.studies import edit_journal, make_study
 
 from samtune.errors import UsageError
-from samtune.store.checksums import to_line
 from samtune.store.journal import FILE_NAME
 from samtune.store.study_folder import SPACE_FILE, StudyFolder
-
-
-def edit_journal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    lines = [json.loads(line) for line in (folder / FILE_NAME).read_text().splitlines()]
-    for line in lines:
-        del line["crc"]  # whoever changes a line can make a checksum for it
-        change(line)
-    (folder / FILE_NAME).write_text("".join(to_line(line) + "\n" for line in lines))
 
 
 def open_folder(folder: StudyFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 import string
@@ -10,12 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from helpers.studies import make_study
+from helpers.studies import edit_journal, make_study
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from samtune.errors import TrackingError
-from samtune.store.journal import FILE_NAME
 from samtune.store.study_folder import StudyFolder
 from samtune.tracking import credentials
 from samtune.tracking.content import study_tags
@@ -118,11 +116,9 @@ def test_a_resumed_study_takes_them_from_the_environment(monkeypatch: pytest.Mon
 def test_a_study_with_a_password_shows_it_nowhere(tmp_path: Path) -> None:
     """A journal of before, which holds it."""
     study = make_study(tmp_path)
-    journal = tmp_path / study.name / FILE_NAME
     uri = "postgresql://me:s3cret@db/x"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    lines[0] |= {"tracking_uri": uri, "command": f"samtune search --tracking-uri '{uri}'; rm -rf ~"}
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held = {"tracking_uri": uri, "command": f"samtune search --tracking-uri '{uri}'; rm -rf ~"}
+    edit_journal(tmp_path / study.name, lambda line: line["event"] == "study" and line.update(held))
     read = StudyFolder(str(tmp_path), study.name).read()
     assert read.tracking_uri == "postgresql://me:***@db/x"
     assert read.command == "samtune search --tracking-uri 'postgresql://me:***@db/x;' rm -rf '~'"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from helpers.studies import make_study
+from helpers.studies import edit_journal, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
 from samtune.experiments.trust import UntrustedError, check_trust
-from samtune.store.journal import FILE_NAME
 from samtune.store.study_folder import StudyFolder
 from samtune.tracking import is_configured
 
@@ -39,10 +37,8 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     server = HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     study = make_study(tmp_path)
-    journal = tmp_path / study.name / FILE_NAME
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    lines[0] |= {"tracking_uri": f"http://127.0.0.1:{server.server_port}", "parent_run_id": "f" * 32}
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    named = {"tracking_uri": f"http://127.0.0.1:{server.server_port}", "parent_run_id": "f" * 32}
+    edit_journal(tmp_path / study.name, lambda line: line["event"] == "study" and line.update(named))
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", TOKEN)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield found
