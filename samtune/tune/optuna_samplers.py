@@ -35,7 +35,7 @@ def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> BaseSampl
         SpaceError: a sampler by import path cannot be imported, or refuses its options.
     """
     with warnings.catch_warnings():
-        for category in (ExperimentalWarning, UserWarning):  # which options Optuna calls experimental
+        for category in (ExperimentalWarning, FutureWarning, UserWarning):  # options Optuna calls experimental or old
             warnings.simplefilter("ignore", category)
         return _build(config, seed, parallel)
 

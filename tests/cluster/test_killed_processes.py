@@ -35,10 +35,14 @@ CONTINUES = {
 ENDS = {
     "gcs_server": "holds the cluster's tables",
     "raylet": "starts and watches the processes of a node",
-    "DashboardAgent": "Ray ends a node whose agent has died",
+}
+"""Without these there is no cluster any more: the driver ends in order, before Ray's core ends it."""
+
+ENDS_AT_ONCE = {
+    "DashboardAgent": "Ray ends a node whose agent has died, and the driver on it, in a fifth of a second",
     "RuntimeEnvAgent": "likewise",
 }
-"""Without these there is no cluster any more."""
+"""Nothing can be done any more in the driver: what is kept is on disk."""
 
 SLOW = """
 import os
@@ -134,7 +138,7 @@ def assert_one_run_each(study: Study, status: dict[TrialState, str]) -> None:
 def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(tmp_path: Path) -> None:
     with search(tmp_path, *OPTIONS) as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
-        assert set(tree(driver)) <= {*CONTINUES, *ENDS}, "a new kind of process: say what its loss means"
+        assert set(tree(driver)) <= {*CONTINUES, *ENDS, *ENDS_AT_ONCE}, "a new kind of process: say what its loss means"
         killed = []
         for kind in CONTINUES:
             if processes := tree(driver).get(kind):
@@ -178,3 +182,23 @@ def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["num_completed"] == 2
         assert_one_run_each(read_journal(tmp_path / "samtune-results" / "s"), {TrialState.COMPLETED: "FINISHED"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENDS_AT_ONCE)
+def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_path: Path) -> None:
+    with search(tmp_path, *OPTIONS) as driver:
+        wait_until(lambda: num_epochs(tmp_path) > 1, driver)
+        tree(driver)[kind][0].send_signal(signal.SIGKILL)
+        out, err = driver.communicate(timeout=100)
+    assert driver.returncode == 1, (out, err)
+    assert "Traceback" not in out + err
+    before = read_journal(tmp_path / "samtune-results" / "s")
+    wait_for_no_ray_process()
+    (tmp_path / "gate").unlink()
+    done = run_samtune("search", "--resume", "s", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    after = read_journal(tmp_path / "samtune-results" / "s")
+    assert [trial.state for trial in after] == [TrialState.COMPLETED] * 2
+    assert list(after.trials[0].history)[: before.trials[0].epoch] == list(before.trials[0].history)
+    assert_one_run_each(after, {TrialState.COMPLETED: "FINISHED"})
