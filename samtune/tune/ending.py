@@ -26,7 +26,7 @@ class Ending:
         self.signal: int | None = None
         self.fault: str | None = None
         self.trials_done = False
-        self._abandon: Callable[[str], None] = lambda reason: None
+        self._abandon: Callable[[str], None] | None = None
 
     def stop(self, reason: str) -> None:
         """Stops the trials that run. The first reason counts."""
@@ -42,14 +42,15 @@ class Ending:
             self.fault = fault
         self.stop(fault)
 
-    def on_abandon(self, end_trials: Callable[[str], None]) -> None:
-        """Sets what ends the trials when nothing can be asked of the cluster any more."""
+    def on_abandon(self, end_trials: Callable[[str], None] | None) -> None:
+        """Sets what ends the trials when nothing can be asked of the cluster any more; None once they have ended."""
         self._abandon = end_trials
 
     def abandon(self, fault: str) -> None:
         """The cluster is lost: ends the trials without asking it. Called from another thread than Tune's."""
         self.stop_for_fault(fault)
-        self._abandon(fault)
+        if self._abandon is not None:
+            self._abandon(fault)
 
     @property
     def interrupted(self) -> bool:

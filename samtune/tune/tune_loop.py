@@ -110,6 +110,7 @@ def run_trials(
         tuner.fit()
     finally:
         recorder.end_all(ending.reason or "the search ended")
+        ending.on_abandon(None)  # it holds the coordinator's handle, which must not outlive the cluster
     ending.trials_done = True
     if recorder.error is not None:
         raise recorder.error
