@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
-from samtune.errors import UsageError
+from samtune.errors import RunError, UsageError
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
@@ -132,6 +132,13 @@ class Runner:
         self._study: Study | None = None
         self._started: list[Callback] = []
         self._pool: WorkerPool | None = None
+
+    @property
+    def study(self) -> Study:
+        """The study, once `run` has begun it. Raises RunError before."""
+        if self._study is None:
+            raise RunError(f"study {self.name} has not begun")
+        return self._study
 
     def plan(self, *, import_code: bool = False) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work.

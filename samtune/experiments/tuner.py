@@ -115,6 +115,11 @@ class Tuner:
         return self._runner.folder
 
     @property
+    def study(self) -> Study:
+        """The study, once `fit` has begun it. Raises RunError before."""
+        return self._runner.study
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's, absolute."""
         return self._runner.tracking_uri
