@@ -114,6 +114,7 @@ class Results:
 
         from samtune.storage import join, read_bytes
         from samtune.store import optuna_journal as optuna_file
+        from samtune.store.study_files import whole_lines
 
         uri = join(self.study.storage_path, optuna_file.FILE_NAME)
         content = read_bytes(uri)
@@ -124,7 +125,7 @@ class Results:
         # A copy: nothing is written to a study that one looks at, and its last line may not be whole.
         with tempfile.TemporaryDirectory(prefix="samtune-") as folder:
             path = Path(folder) / optuna_file.FILE_NAME
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
+            path.write_bytes(whole_lines(content))
             copy = optuna.storages.InMemoryStorage()
             journal = optuna_file.open_storage(path, uri)
             names = optuna.get_all_study_names(journal)  # a study that was renamed has its earlier name here

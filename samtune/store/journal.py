@@ -20,7 +20,7 @@ from samtune.errors import RunError, UsageError
 from samtune.formatting import format_bytes
 from samtune.store.checksums import DamagedLineError, from_line, to_line
 from samtune.store.ownership import is_signed, sign
-from samtune.store.study_files import is_name, open_to_append, read_file
+from samtune.store.study_files import drop_torn_line, is_name, open_to_append, read_file, whole_lines
 from samtune.study import Callback, EpochLog, EpochRecord, Objective, Study, Trial, TrialState
 from samtune.tracking.credentials import hide_credentials, shown_command
 
@@ -52,7 +52,7 @@ class Journal(Callback):
         except OSError as error:
             self._file.close()
             raise UsageError(f"study {folder.name} is running already: {folder / FILE_NAME} is locked") from error
-        _drop_torn_line(folder / FILE_NAME)
+        drop_torn_line(self._path)
 
     def on_study_start(self, study: Study) -> None:
         fields = {name: getattr(study, name) for name in _STUDY_FIELDS}
@@ -141,7 +141,7 @@ def parse_journal(journal: bytes, path: str) -> Study:
         UsageError: the journal is damaged.
     """
     # The driver may have died while it wrote the last line, which has no end then.
-    lines = journal[: journal.rfind(b"\n") + 1].split(b"\n")[:-1]
+    lines = whole_lines(journal).split(b"\n")[:-1]
     study: Study | None = None
     stopped_by: str | None = None
     usage: dict[str, float] = {}
@@ -186,14 +186,6 @@ def is_unwritten(folder: Path) -> bool:
     """Whether the folder has a journal without a complete line: its study never started."""
     path = folder / FILE_NAME
     return path.is_file() and b"\n" not in read_file(path)
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off what a driver that died had begun to write, so that the next line does not continue it."""
-    content = read_file(path)
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        os.truncate(path, complete)
 
 
 def _checked(name: Any, of: str) -> str:

@@ -5,11 +5,11 @@ The file is derived from the study's journal: where it is lost or damaged, it is
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samtune.errors import UsageError, one_line
+from samtune.store.study_files import drop_torn_line
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
@@ -44,18 +44,11 @@ def open_or_set_aside(file: Path) -> tuple[JournalStorage, Path | None]:
     Returns:
         The storage, and where a damaged file was moved to; None where it was not damaged.
     """
-    _drop_torn_line(file)
+    if file.exists():
+        drop_torn_line(file)  # Optuna would append to it
     try:
         return open_storage(file), None
     except UsageError:
         damaged = file.with_name(f"{file.name}.damaged")
         file.replace(damaged)
         return open_storage(file), damaged
-
-
-def _drop_torn_line(file: Path) -> None:
-    """Cuts off what a full disk or the death of the driver left of a line: Optuna would append to it."""
-    if file.exists():
-        content = file.read_bytes()
-        if whole := len(content) - (content.rfind(b"\n") + 1):
-            os.truncate(file, len(content) - whole)

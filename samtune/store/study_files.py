@@ -64,6 +64,19 @@ def write_file(path: Path, text: str) -> None:
         file.write(text)
 
 
+def whole_lines(content: bytes) -> bytes:
+    """Without what a full disk, or the death of the writer, left of a last line."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off a last line that was not written whole, so that the next does not continue it."""
+    content = read_file(path)
+    complete = len(whole_lines(content))
+    if complete < len(content):
+        os.truncate(path, complete)
+
+
 def check_links(folder: Path) -> None:
     """Makes sure that what is written into a study's folder, or deleted in it, is in it.
 

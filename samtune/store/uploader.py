@@ -15,6 +15,7 @@ from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.lease import RENEW_SECONDS, Lease, LeaseLostError
 from samtune.store.local_folder import SPACE_FILE
 from samtune.store.optuna_journal import FILE_NAME as OPTUNA
+from samtune.store.study_files import whole_lines
 from samtune.study import Callback, Study, Trial
 
 MIN_PAUSE = 0.5
@@ -141,7 +142,7 @@ def send(local: Path, uri: str) -> None:
         OSError: the store does not take them; what it has is still one moment of the search.
     """
     journal = (local / JOURNAL).read_bytes()
-    journal = journal[: journal.rfind(b"\n") + 1]
+    journal = whole_lines(journal)
     optuna = _content(local / OPTUNA) or b""  # read after the journal: it knows no less
     mark = {"event": "mirrored", "time": time.time(), "optuna_bytes": len(optuna)}
     write_bytes(join(uri, SPACE_FILE), _content(local / SPACE_FILE) or b"")
@@ -174,7 +175,7 @@ def fetch(local: Path, uri: str) -> bool:
     here = _content(local / JOURNAL)
     (local / OPTUNA).write_bytes((read_bytes(join(uri, OPTUNA)) or b"")[:optuna_bytes])
     (local / JOURNAL).write_bytes(events)
-    return here is not None and not events.startswith(here[: here.rfind(b"\n") + 1])
+    return here is not None and not events.startswith(whole_lines(here))
 
 
 def _split(journal: bytes) -> tuple[bytes, int | None]:
