@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+from samtune.user_code import IMPORT_PATH
+
+ImportPath = Annotated[str, Field(pattern=f"^{IMPORT_PATH}$")]
 """`package.module:function`."""
 
 

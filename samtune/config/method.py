@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from samtune.config.base import Config
+from samtune.config.base import Config, ImportPath
 
 if TYPE_CHECKING:
     from samtune.sam.rules.base import Rule
@@ -312,10 +312,6 @@ class DetSAMConfig(DirectionsConfig):
     """Radius; 0 is the base optimizer at 1 pass."""
     half_width: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
     """a: x is uniform in the cube [-a, a]^d."""
-
-
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-"""`package.module:function`."""
 
 
 Measure = Literal["gaussian", "sphere", "gradient", "cube"] | ImportPath

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from samtune.config.base import Config
+from samtune.config.base import Config, ImportPath
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NumStartup = Annotated[int, Field(ge=1)]
-OBJECT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class TPEConfig(Config):
@@ -101,7 +100,7 @@ class GridConfig(Config):
 class CustomSamplerConfig(Config):
     """An Optuna sampler by its import path: one of Optuna's others, OptunaHub's, or one's own."""
 
-    name: Annotated[str, Field(pattern=OBJECT_PATH)]
+    name: ImportPath
     """`package.module:Class`, a subclass of optuna.samplers.BaseSampler."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the class. `seed` is given by the search where the class has one."""
