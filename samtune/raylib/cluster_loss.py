@@ -16,8 +16,8 @@ _LOCAL_SECONDS = 0.1  # between two looks at processes of this machine
 _REMOTE_SECONDS = 2.0
 _REMOTE_TRIES = 5  # in a row: a busy network loses a connection now and then
 
-_ESSENTIAL = ("gcs_server", "raylet")
-_NAMES = {"gcs_server": "Ray's head process (gcs_server)", "raylet": "Ray's node process (raylet)"}
+_ESSENTIAL = {"gcs_server": "Ray's head process (gcs_server)", "raylet": "Ray's node process (raylet)"}
+"""The processes without which there is no cluster, by Ray's name, and what they are called here."""
 
 
 class ClusterLossThread(threading.Thread):
@@ -29,7 +29,7 @@ class ClusterLossThread(threading.Thread):
     def __init__(self, on_loss: Callable[[str], None]) -> None:
         super().__init__(name="samtune-cluster-loss", daemon=True)
         self._on_loss, self._stopping = on_loss, threading.Event()
-        self._processes = _own_processes()
+        self._processes = [(name, process) for name, process in _own_processes() if name in _ESSENTIAL]
 
     def stop(self) -> None:
         """Before the cluster is shut down in order."""
@@ -46,7 +46,7 @@ class ClusterLossThread(threading.Thread):
         while not self._stopping.wait(_LOCAL_SECONDS):
             for name, process in self._processes:
                 if process.poll() is not None:
-                    return f"{_NAMES[name]} ended"
+                    return f"{_ESSENTIAL[name]} ended"
         return None
 
     def _watch_head(self) -> str | None:
@@ -67,27 +67,23 @@ class ClusterLossThread(threading.Thread):
 
 
 def _own_processes() -> list[tuple[str, Any]]:
-    """The processes without which there is no cluster, if this process has started them; as subprocess.Popen."""
+    """Ray's name of each process of the cluster, if this process has started it, and its subprocess.Popen."""
     import ray
 
     node = ray._private.worker._global_node
     if node is None:
         return []
-    return [(name, info.process) for name in _ESSENTIAL for info in node.all_processes.get(name, [])]
+    return [(name, info.process) for name, infos in node.all_processes.items() for info in infos]
 
 
 def kill_own_cluster() -> None:
     """Ends what is left of a cluster that this process has started."""
     import psutil
-    import ray
 
-    node = ray._private.worker._global_node
-    processes: dict[str, list[Any]] = node.all_processes if node else {}
-    started = [info.process.pid for infos in processes.values() for info in infos]
     left: list[psutil.Process] = []
-    for pid in started:
+    for _, started in _own_processes():
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
+            process = psutil.Process(started.pid)
             left += [*process.children(recursive=True), process]
     for process in left:
         with suppress(psutil.NoSuchProcess):
