@@ -84,7 +84,7 @@ class OptunaTrials:
 
     def __init__(self, space: SearchSpace, study: optuna.Study, earlier: Sequence[Trial] = ()) -> None:
         self._space, self._study = space, study
-        self._objectives = objectives_of(space)
+        self._objectives, self._distributions = objectives_of(space), distributions_of(space)
         self._resource = getattr(space.scheduler, "resource", "epochs")
         self._running: dict[int, optuna.Trial] = {}
         """By the number of the trial, which is not Optuna's."""
@@ -196,7 +196,7 @@ class OptunaTrials:
 
     def _as_finished(self, trial: Trial) -> optuna.trial.FrozenTrial:
         """An ended trial as Optuna would have it, had it been asked for it."""
-        known = distributions_of(self._space)
+        known = self._distributions
         params = {name: value for name, value in self._space.tree.encode(trial.config).items() if name in known}
         state, values = self._outcome(trial)
         return optuna.trial.create_trial(
@@ -235,12 +235,13 @@ class OptunaTrials:
         for but not started is proposed again. Where Optuna's file was lost, all trials are added again.
         """
         records = {trial.number: trial for trial in earlier}
-        known = {trial.user_attrs.get(_NUMBER) for trial in self._study.get_trials(deepcopy=False)}
+        known = self._study.get_trials(deepcopy=False)
+        numbers = {trial.user_attrs.get(_NUMBER) for trial in known}
         for trial in earlier:
-            if is_over(trial) and trial.number not in known:
+            if is_over(trial) and trial.number not in numbers:
                 self._study.add_trial(self._as_finished(trial))
         never_started: list[optuna.Trial] = []
-        for frozen in self._study.get_trials(deepcopy=False):
+        for frozen in known:
             if frozen.state is not OptunaState.RUNNING:
                 continue
             asked = reopen_trial(self._study, frozen)
