@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -159,7 +160,7 @@ class Runner:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
         """
         self._check_new()
-        prepare_files_of(self.trials.variants())  # damaged data are found before Ray is started, and once
+        prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
@@ -257,8 +258,12 @@ class Runner:
 
     def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), *, import_code: bool = True) -> Plan:
         trials = self.trials
-        variants = list(trials.variants())
-        return make_plan(trials.definition, variants, trials.summary(), nodes, addable, import_code=import_code)
+        return make_plan(trials.definition, self._variants, trials.summary(), nodes, addable, import_code=import_code)
+
+    @cached_property
+    def _variants(self) -> list[TrialSpec]:
+        """As of `Trials`: a space may have hundreds, and each is validated as it is made."""
+        return list(self.trials.variants())
 
     def _check_new(self) -> None:
         if self.earlier is None and self.folder.exists():
