@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import did_you_mean
@@ -12,17 +11,17 @@ from samtune.errors import UsageError
 from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import Confirmation, confirmation_of
-from samtune.experiments.fixed_trials import CandidateRun, stored_candidates
+from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner, stored_candidates
 from samtune.experiments.runner import all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import parent
-from samtune.store.study_folder import StudyFolder, study_folder
+from samtune.store.study_folder import study_folder
 from samtune.study import Callback, Study
 
 SUFFIX = "-confirm"
 
 
-class Confirmer:
+class Confirmer(CandidatesOwner):
     """Retrains the best trials of a study on the whole training set, with new seeds, and tests each once.
 
     The confirmation is a study of its own, `NAME-confirm`, next to the search's. Where it has begun, it is resumed.
@@ -49,6 +48,8 @@ class Confirmer:
         >>> confirmation.best.estimate.interval, confirmation.best.comparison.p_value
     """
 
+    _kind = "confirmation"
+
     def __init__(
         self,
         source: str | SearchSpace,
@@ -68,9 +69,9 @@ class Confirmer:
         if found.study is not None:
             check_trust(found.study, found.space.model_dump(), trust=trust)
         baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
-        self._run = CandidateRun(
+        run = CandidateRun(
             list_candidates(found.space, found.chosen, replicas=replicas, baselines=baselines),
-            kind="confirmation",
+            kind=self._kind,
             name=found.name + SUFFIX,
             storage_path=found.storage,
             tracking_uri=found.study.tracking_uri if found.study else tracking_uri,
@@ -79,60 +80,12 @@ class Confirmer:
             callbacks=callbacks,
             trust=trust,
         )
-
-    @classmethod
-    def resume(
-        cls,
-        name: str,
-        *,
-        storage_path: str | Path | None = None,
-        address: str | None = None,
-        callbacks: Sequence[Callback] = (),
-        trust: bool = False,
-    ) -> Self:
-        """A confirmer that resumes a confirmation with the candidates it was started with; call `run` on it.
-
-        Args:
-            name: of the confirmation's own study, `NAME-confirm`.
-
-        Raises:
-            UsageError: there is no such study, or it is no confirmation.
-        """
-        confirmer = cls.__new__(cls)
-        confirmer._run = CandidateRun(
-            None,
-            kind="confirmation",
-            name=name,
-            storage_path=storage_path,
-            address=address,
-            callbacks=callbacks,
-            trust=trust,
-        )
-        return confirmer
-
-    @property
-    def name(self) -> str:
-        """Of the confirmation's own study."""
-        return self._run.runner.name
-
-    @property
-    def folder(self) -> StudyFolder:
-        """Where the confirmation's study is kept."""
-        return self._run.folder
+        self._own(run)
 
     @property
     def candidates(self) -> CandidateList:
         """What is trained."""
         return self._run.candidates
-
-    @property
-    def interrupted_by(self) -> int | None:
-        """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
-        return self._run.runner.ending.signal
-
-    def stop(self, reason: str = "stopped") -> None:
-        """Ends the run from a callback, a signal handler or another thread; what is finished is kept."""
-        self._run.runner.ending.stop(reason)
 
     def run(self, *, register: str | None = None) -> Confirmation:
         """Runs what is missing; when all is done, keeps the best weights and logs them to MLflow as a model.

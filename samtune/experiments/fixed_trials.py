@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
 import yaml
 
@@ -12,7 +13,7 @@ from samtune.errors import UsageError
 from samtune.experiments.candidates import CandidateList
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
-from samtune.experiments.runner import Runner, all_done
+from samtune.experiments.runner import Runner, StudyOwner, all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
 from samtune.store.moved import new_place
@@ -141,6 +142,47 @@ class CandidateRun:
         function = function_of(weights, (spec.model for spec in self.candidates.candidates.values()))
         model = load_model(weights, model=function)
         log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)
+
+
+class CandidatesOwner(StudyOwner):
+    """What `Confirmer` and `Training` have in common: each runs a study of a list of candidates."""
+
+    _kind: ClassVar[StudyKind]
+
+    def _own(self, run: CandidateRun) -> None:
+        self._run, self._runner = run, run.runner
+
+    @classmethod
+    def resume(
+        cls,
+        name: str,
+        *,
+        storage_path: str | Path | None = None,
+        address: str | None = None,
+        callbacks: Sequence[Callback] = (),
+        trust: bool = False,
+    ) -> Self:
+        """One that resumes the study of that name with what it was started with; call `run` on it.
+
+        Args:
+            name: of the study; a confirmation's own is `NAME-confirm`.
+
+        Raises:
+            UsageError: there is no such study, or it is of another kind.
+        """
+        owner = cls.__new__(cls)
+        owner._own(
+            CandidateRun(
+                None,
+                kind=cls._kind,
+                name=name,
+                storage_path=storage_path,
+                address=address,
+                callbacks=callbacks,
+                trust=trust,
+            )
+        )
+        return owner
 
 
 def stored_candidates(study: Study) -> CandidateList:

@@ -26,7 +26,7 @@ from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import parent
 from samtune.store.study_files import write_file
-from samtune.store.study_folder import SPACE_FILE, study_folder
+from samtune.store.study_folder import SPACE_FILE, StudyFolder, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
 from samtune.tracking import MlflowTracker, default_tracking_uri, hide_credentials, redact_command, resolve_tracking_uri
 from samtune.tune.ending import Ending
@@ -343,6 +343,31 @@ class Runner:
             # In a thread: the line that this interrupts may be in the middle of a display, and hold its lock.
             message = "interrupted: stopping the workers (once more to stop them at once)"
             threading.Thread(target=self._say, args=(message,), daemon=True).start()
+
+
+class StudyOwner:
+    """What `Tuner`, `Confirmer` and `Training` have in common: each runs one study."""
+
+    _runner: Runner
+
+    @property
+    def name(self) -> str:
+        """Of the study; a confirmation's own."""
+        return self._runner.name
+
+    @property
+    def folder(self) -> StudyFolder:
+        """Where the study is kept."""
+        return self._runner.folder
+
+    @property
+    def interrupted_by(self) -> int | None:
+        """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
+        return self._runner.ending.signal
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Ends the run from a callback, a signal handler or another thread; what is finished is kept."""
+        self._runner.ending.stop(reason)
 
 
 def all_done(study: Study) -> bool:

@@ -12,9 +12,9 @@ from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
 from samtune.experiments.results import Results, raise_if_failed
-from samtune.experiments.runner import Runner
+from samtune.experiments.runner import Runner, StudyOwner
 from samtune.experiments.trust import check_trust
-from samtune.store.study_folder import StudyFolder, located, stored_space, study_folder
+from samtune.store.study_folder import located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.trial_source import TrialSource
 from samtune.user_code import name_function
@@ -31,7 +31,7 @@ OPTIONS = {
 """The arguments of a search that are keys of its space, and how the command line calls them."""
 
 
-class Tuner:
+class Tuner(StudyOwner):
     """Searches a space with Ray Tune and Optuna on warm Ray Train groups, and logs everything to MLflow.
 
     Args:
@@ -105,16 +105,6 @@ class Tuner:
         return self._trials.definition
 
     @property
-    def name(self) -> str:
-        """Of the study."""
-        return self._runner.name
-
-    @property
-    def folder(self) -> StudyFolder:
-        """Where the study is kept."""
-        return self._runner.folder
-
-    @property
     def study(self) -> Study:
         """The study, once `fit` has begun it. Raises RunError before."""
         return self._runner.study
@@ -129,11 +119,6 @@ class Tuner:
         """They hear of every trial and epoch; more may be appended before `fit`."""
         return self._runner.callbacks
 
-    @property
-    def interrupted_by(self) -> int | None:
-        """The number of the signal that ended the search (Ctrl-C: `signal.SIGINT`); None where none did."""
-        return self._runner.ending.signal
-
     def plan(self, *, import_code: bool = False) -> Plan:
         """The resolved plan on this machine's resources; starts nothing. Raises UsageError where it cannot work.
 
@@ -145,10 +130,6 @@ class Tuner:
         if runner.earlier is None:
             self._trials.check(runner.folder.storage, runner.tracking_uri)
         return plan
-
-    def stop(self, reason: str = "stopped") -> None:
-        """Ends the running search from a callback, a signal handler or another thread; what is finished is kept."""
-        self._runner.ending.stop(reason)
 
     @classmethod
     def resume(
