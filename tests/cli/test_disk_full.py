@@ -25,7 +25,7 @@ def can_mount() -> bool:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.skipif(not can_mount(), reason="no mount namespace for a tmpfs of its own")
 def test_a_trial_whose_checkpoint_does_not_fit_fails_and_the_next_one_completes(tmp_path: Path) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"

@@ -29,7 +29,7 @@ def descendants(process: subprocess.Popen[str], title: str) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_killed_trainable_loses_no_trial_and_keeps_the_workers_warm(tmp_path: Path) -> None:
     log = tmp_path / "stderr"
     arguments = ["search", "--space", "digits.yaml", "--num-trials", "12", "--name", "study", "--json"]

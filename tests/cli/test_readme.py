@@ -14,7 +14,7 @@ from helpers.command import CLEAN
 README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_program_with_parts_of_ones_own_runs_and_is_short(tmp_path: Path) -> None:
     (program,) = (
         code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "make_net" in code

@@ -24,7 +24,7 @@ from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 SUMMARY_KEYS = [
     "study",

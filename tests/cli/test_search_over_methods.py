@@ -10,7 +10,7 @@ import pytest
 from helpers.command import Run
 from mlflow.tracking import MlflowClient
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 SPACE = """\
 name: methods

@@ -40,7 +40,7 @@ def is_loopback(address: str) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_every_port_of_a_search_is_on_loopback(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     command = [*SAMTUNE, "search", "--space", "space.yaml", "--name", "s", "--address", "local"]

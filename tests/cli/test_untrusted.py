@@ -110,7 +110,7 @@ def test_a_study_of_somebody_else_asks_before_it_imports(hostile: Path, command:
     assert not (hostile / "ran").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_one_s_own_study_resumes_unasked_and_libraries_keep_out_of_the_working_directory(hostile: Path) -> None:
     for name in ("redis", "wandb", "aim", "comet_ml"):  # which Ray and others look for
         (hostile / f"{name}.py").write_text(f"open({str(hostile / 'trap')!r}, 'a').write({name!r})\n")

@@ -134,7 +134,7 @@ def assert_one_run_each(study: Study, status: dict[TrialState, str]) -> None:
     assert found == sorted((trial.id, status[trial.state]) for trial in study)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(tmp_path: Path) -> None:
     with search(tmp_path, *OPTIONS) as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
@@ -157,7 +157,7 @@ def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(t
     wait_for_no_ray_process()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("kind", ENDS)
 def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path) -> None:
     with search(tmp_path, *OPTIONS) as driver:
@@ -184,7 +184,7 @@ def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path)
         assert_one_run_each(read_journal(tmp_path / "samtune-results" / "s"), {TrialState.COMPLETED: "FINISHED"})
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("kind", ENDS_AT_ONCE)
 def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_path: Path) -> None:
     with search(tmp_path, *OPTIONS) as driver:

@@ -24,7 +24,7 @@ from samtune.raylib.cluster import connected
 from samtune.raylib.runtime_env import own_modules
 from samtune.study import Study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 NUM_EPOCHS = 20
 SMALL = [

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 UNSHARE = ["unshare", "--pid", "--mount", "--net", "--fork", "--kill-child"]

@@ -22,7 +22,7 @@ from samtune.store.lease import FILE_NAME as LEASE
 from samtune.store.study_folder import study_folder
 from samtune.study import TrialState
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 SAMTUNE = [sys.executable, "-m", "samtune"]
 SMALL = ("--set", "training.epochs=6", "--set", "data.num_train=800", "--set", "checkpoint.min_seconds=0")

@@ -13,7 +13,7 @@ from samtune.raylib.cluster import connected, look_at_cluster
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import open_storage
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 def test_a_node_that_cannot_reach_the_store_is_named_and_no_probe_is_left(

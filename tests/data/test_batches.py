@@ -236,6 +236,7 @@ def test_training_examples_are_unaugmented_and_reproducible(config: Cifar10Confi
     assert len(training_examples(dataset, 1000, device=CPU)[1]) == 90
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_and_cpu_batches_are_the_same(config: Cifar10Config) -> None:
     dataset = load_dataset(config)

@@ -38,7 +38,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=CLEAN, capture_output=True, text=True, timeout=280)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_confirmation_that_was_killed_goes_on_and_its_model_loads_anywhere(tmp_path: Path) -> None:
     searched = _run(tmp_path, *SEARCH)
     assert searched.returncode == 0, searched.stderr

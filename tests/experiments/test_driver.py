@@ -11,7 +11,7 @@ from samtune.benchmarks.noop import run_noop
 from samtune.config.space import SearchSpace
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("scheduler", ["none", "asha"])
 def test_no_more_actors_are_started_than_trials_are_active(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

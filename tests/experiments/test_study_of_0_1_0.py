@@ -66,7 +66,7 @@ def runs_of(study: Study) -> dict[str, str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_it_resumes_where_it_is_now(study: Path) -> None:
     before = read_journal(study / "samtune-results" / "old")
     done = run_samtune("search", "--resume", "old", "--trust", cwd=study)
@@ -83,7 +83,7 @@ def test_it_resumes_where_it_is_now(study: Path) -> None:
     assert space.read_text() == after.space_yaml
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("lost", ["run", "store"])
 def test_what_mlflow_has_lost_is_written_again(study: Path, lost: str) -> None:
     before = Results.load("old", study / "samtune-results").study

@@ -25,7 +25,7 @@ def test_what_is_searched_must_be_set(tmp_path: Path) -> None:
         Training(SearchSpace.from_yaml("digits.yaml", {"method.rho": 0.05}), storage_path=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
     """Three noisy labels of ten; the changed ones of both trainings are in MLflow."""
     noisy = {**FIXED, "data.label_noise": 0.3, "training.epochs": 4}
@@ -55,7 +55,7 @@ def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
     assert changed[1] < changed[0] / 2  # the network knows better than its labels
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_training_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> None:
     sets = [part for key, value in {**FIXED, "data.mixup": 0.2}.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "samtune", "train", "--space", "digits.yaml", "--name", "t", "--json", *sets]

@@ -54,7 +54,7 @@ def search(folder: Path, name: str, *callbacks: Callback, num_trials: int = 3) -
     ).fit()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_search_from_python_and_the_same_search_again(tmp_path: Path) -> None:
     diary = Diary()
     results = search(tmp_path, "one", diary)
@@ -85,7 +85,7 @@ def test_a_search_from_python_and_the_same_search_again(tmp_path: Path) -> None:
         search(tmp_path, "one")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_callback_can_stop_the_search(tmp_path: Path) -> None:
     class StopAfterTwo(Callback):
         tuner: Tuner
@@ -105,7 +105,7 @@ def test_a_callback_can_stop_the_search(tmp_path: Path) -> None:
     assert results.study.count(TrialState.COMPLETED) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_ctrl_c_in_the_middle_of_a_line_does_not_wait_for_it(tmp_path: Path) -> None:
     class Display(Callback):
         def __init__(self) -> None:
@@ -127,7 +127,7 @@ def test_ctrl_c_in_the_middle_of_a_line_does_not_wait_for_it(tmp_path: Path) -> 
     assert any(line.startswith("interrupted: stopping the workers") for line in display.said)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_callback_that_raises_ends_the_search_in_order_with_its_own_error(tmp_path: Path) -> None:
     class Broken(Callback):
         def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:

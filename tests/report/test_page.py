@@ -45,6 +45,7 @@ def _report(storage: Path, name: str, target: Path) -> Path:
     return target
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("name", "width", "dark"), [("digits-1", 1280, False), ("methods", 400, True)])
 def test_the_page_draws_every_plot_and_asks_for_nothing(
     storage: Path, tmp_path: Path, name: str, width: int, dark: bool
@@ -67,7 +68,7 @@ def test_the_page_draws_every_plot_and_asks_for_nothing(
     assert overflow <= 0
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 def test_the_page_of_ten_thousand_trials_is_small_and_opens(tmp_path: Path) -> None:
     page_file = tmp_path / "report.html"
     page_file.write_text(render(make_large_study(10_000)), encoding="utf-8")

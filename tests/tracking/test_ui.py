@@ -20,8 +20,6 @@ from samtune.store.journal import Journal
 from samtune.tracking import MlflowTracker, default_tracking_uri
 from samtune.tracking.ui import serving
 
-pytestmark = pytest.mark.slow
-
 
 def _searched(storage: Path) -> None:
     """A search of three trials, journal and MLflow written as in a real one."""
@@ -36,6 +34,7 @@ def _searched(storage: Path) -> None:
     end_study(study, callbacks)
 
 
+@pytest.mark.browser
 def test_the_comparison_page_shows_the_best_trials_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     _searched(tmp_path)
     command = [sys.executable, "-m", "samtune", "ui", "digits-1", "--storage-path", str(tmp_path)]

@@ -37,7 +37,7 @@ def search(folder: Path, *settings: str, told: Told | None = None) -> Results:
     return Tuner(space, max_concurrent=2, name="s", storage_path=folder, address="local", callbacks=callbacks).fit()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp_path: Path) -> None:
     results = search(tmp_path, "num_trials=9", "training.epochs=4", "scheduler={name: hyperband, reduction_factor: 2}")
     assert not ray.is_initialized()
@@ -58,7 +58,7 @@ def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp
     }
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize(("name", "diverging"), [("pbt", 1), ("pb2", 0)])
 def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name: str, diverging: int) -> None:
     """One of the population may fail on the way: the others do not wait for it."""

@@ -15,7 +15,7 @@ from samtune.config.search import CheckpointConfig
 from samtune.workers.pool import WorkerPool
 from samtune.workers.protocol import Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 
 EPOCHS = 6
 

@@ -12,7 +12,7 @@ from helpers.driver import Client, spec, worker_pids
 from samtune.workers.pool import WorkerPool
 from samtune.workers.protocol import Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")

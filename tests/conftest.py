@@ -1,0 +1,18 @@
+"""Which tests belong to the quick suite, and which machine they need."""
+
+from __future__ import annotations
+
+import pytest
+
+SLOW = ("cluster", "browser")
+"""Markers of what takes long by its nature: such a test is slow too, so `-m "not slow"` is the quick suite."""
+
+S3_FIXTURES = {"s3", "s3_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not S3_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.s3)
+        if any(item.get_closest_marker(name) for name in SLOW):
+            item.add_marker(pytest.mark.slow)
