@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray.tune
 
-from samtune.errors import SpaceError, one_line
+from samtune.errors import SpaceError, safe_text
 from samtune.formatting import format_config
 from samtune.storage import delete_folder, join
 from samtune.study import Callback, EpochRecord, Scalar, Study, Trial, TrialState
@@ -152,8 +152,12 @@ class StudyRecorder(ray.tune.Callback):
         if trial.trial_id not in self._trials:  # lost its Trainable before it had begun
             self.on_trial_start(iteration, trials, trial)
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        text = one_line(f"{type(error).__name__}: {error}") if error else "the trial's actor was lost"
-        self._end(trial.trial_id, TrialState.FAILED, Failure(text[:500], str(error or "")))
+        if error is None:
+            failure = Failure("the trial's actor was lost")
+        else:
+            text = safe_text(error)
+            failure = Failure(f"{type(error).__name__}: {text}", text)
+        self._end(trial.trial_id, TrialState.FAILED, failure)
 
     def _end(self, trial_id: str, state: TrialState, failure: Failure | None) -> None:
         with self._lock:

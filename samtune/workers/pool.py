@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
-from samtune.errors import one_line
+from samtune.errors import safe_text
 from samtune.raylib.cluster import Node, count_workers
 from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
@@ -177,7 +177,8 @@ class WorkerPool:
 
         if self._closing:
             return
-        failure = Failure(one_line(f"worker group {index}: {type(error).__name__}: {error}", 500), str(error))
+        text = safe_text(error)
+        failure = Failure(f"worker group {index}: {type(error).__name__}: {text}", text)
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the coordinator with it
             ray.get(self.coordinator.group_lost.remote(index, failure))
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from samtune.config.trial import TrialSpec
+from samtune.errors import one_line, safe_text
 from samtune.study import EpochRecord
+
+
+MAX_ERROR = 500
+"""Characters of the one line that says why a trial failed."""
 
 
 class Reply(StrEnum):
@@ -31,6 +36,8 @@ class Outcome(StrEnum):
 class Failure:
     """Why a trial failed: one line, and the worker's traceback where there is one.
 
+    Its texts are made safe here, in the one place that all of them pass: what an error says may be no valid UTF-8.
+
     Attributes:
         diverged: the training loss was not finite.
         fault: not the trial's error but the machine's, such as a full disk: the next trial would meet it too.
@@ -40,6 +47,10 @@ class Failure:
     traceback: str = ""
     diverged: bool = False
     fault: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", one_line(self.error, MAX_ERROR))
+        object.__setattr__(self, "traceback", safe_text(self.traceback))
 
 
 @dataclass(frozen=True)

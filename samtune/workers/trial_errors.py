@@ -6,7 +6,7 @@ import errno
 import traceback
 from collections.abc import Iterator
 
-from samtune.errors import one_line, safe_text
+from samtune.errors import safe_text
 from samtune.workers.protocol import Failure
 
 _FAULTS = {
@@ -18,8 +18,8 @@ _FAULTS = {
 
 def failure_of(error: BaseException) -> Failure:
     """The error as it is reported: any text in it can be sent, stored and printed."""
-    line = _ended(error) or f"{type(error).__name__}: {one_line(error)}"
-    return Failure(line[:500], safe_text("".join(traceback.format_exception(error))), fault=is_fault(error))
+    line = _ended(error) or f"{type(error).__name__}: {safe_text(error)}"
+    return Failure(line, "".join(traceback.format_exception(error)), fault=is_fault(error))
 
 
 def _ended(error: BaseException) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import LABEL_NOISE
-from samtune.errors import one_line
+from samtune.errors import one_line, safe_text
 from samtune.raylib.environment import GROUP_GENERATION
 from samtune.storage import join, parent
 from samtune.user_code import accept_functions
@@ -138,7 +138,7 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
             keep_changed_labels(run.dataset, assignment.spec, join(parent(loop.checkpoint_root), LABEL_NOISE))
         _train(run, assignment, loop, worker)
     except DivergedError as error:  # seen by all ranks alike: the group stays
-        failure = Failure(str(error), diverged=True)
+        failure = Failure(safe_text(error), diverged=True)
         ray.get(loop.coordinator.trial_failed.remote(worker.id, assignment.number, failure, False))
     except RestartGroupError:
         raise

@@ -11,6 +11,7 @@ import torch
 
 from samtune.errors import one_line, safe_text
 from samtune.train.checkpoint import CheckpointError
+from samtune.workers.protocol import MAX_ERROR, Failure
 from samtune.workers.torch_globals import TorchGlobals
 from samtune.workers.trial_errors import failure_of, is_fault
 
@@ -38,6 +39,12 @@ def test_any_error_can_be_sent_stored_and_printed(error: BaseException, line: st
     assert pickle.loads(pickle.dumps(failure)) == failure
     assert safe_text("ε̂ ≤ ρ") == "ε̂ ≤ ρ"  # what is text stays as it is
     assert one_line("a\n  b") == "a b"
+
+
+def test_the_texts_of_every_failure_are_safe_whoever_made_it() -> None:
+    failure = Failure("lost:\n\udcff" + "x" * 1000, "Traceback\n  caf\udce9.png")
+    assert failure.error == "lost: \\udcff" + "x" * (MAX_ERROR - 12)
+    assert failure.traceback == "Traceback\n  caf\\udce9.png"
 
 
 @pytest.mark.parametrize(
