@@ -9,7 +9,6 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import one_line, safe_text
 from samtune.study import EpochRecord
 
-
 MAX_ERROR = 500
 """Characters of the one line that says why a trial failed."""
 
