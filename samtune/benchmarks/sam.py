@@ -26,7 +26,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from samtune.config.method import BaseOptimizerConfig, MethodConfig, SAMConfig
+from samtune.config.method import MethodConfig, SAMConfig
+from samtune.config.method_base import BaseOptimizerConfig
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 

@@ -1,27 +1,17 @@
-"""The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched.
-
-"Pass" means one forward and backward of the whole batch.
-"""
+"""The training methods, one class each. A class listed in `MethodConfig` can be chosen and searched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from samtune.config.base import Config, ImportPath
-
-if TYPE_CHECKING:
-    from samtune.sam.rules.base import Rule
+from samtune.config.base import ImportPath
+from samtune.config.method_base import BaseOptimizerConfig, PerturbedConfig
 
 OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
 """What a space may call a key too, and what it is called: `lambda` and `num_samples` are the paper's words."""
-
-GroupSize = Annotated[int, Field(ge=1)] | Literal["worker", "global"]
-"""How many examples share one perturbation."""
 
 
 def _infinity(value: Any) -> Any:
@@ -35,84 +25,6 @@ def _two_or_infinity(p: float) -> float:
     if p not in (2.0, math.inf):
         raise ValueError(f"must be 2 or inf (got {p:g})")
     return p
-
-
-class RuleConfig(Config):
-    """A method that a rule of `samtune.sam.rules` carries out, with the other keys as its options."""
-
-    rule: ClassVar[str]
-    """Import path of the rule; it is imported when a trial is built, so that reading a space does not load torch."""
-
-    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
-        """The rule, for a trial's parameters; see `samtune.sam.MethodLike`."""
-        options = {key: getattr(self, key) for key in type(self).model_fields if key not in _NOT_OF_THE_RULE}
-        rule: Rule = resolve_name(self.rule)(parameters, seed, **options)
-        return rule
-
-
-_NOT_OF_THE_RULE = ("name", "m", "rho", "rho_schedule", "rho_final")
-
-
-class BaseOptimizerConfig(RuleConfig):
-    """The base optimizer alone: the baseline of every comparison. 1 pass."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` takes whatever optimizer the training section names, `adamw` insists on AdamW."""
-
-    @property
-    def group_size(self) -> Literal["worker"]:
-        """There is no perturbation to share."""
-        return "worker"
-
-    def rho_at(self, progress: float) -> float:
-        """There is none."""
-        return 0.0
-
-    def make_rule(self, parameters: Sequence[Any], seed: int) -> Rule:
-        from samtune.sam.rules.base import AdamWRule, Rule
-
-        return (AdamWRule if self.name == "adamw" else Rule)(parameters, seed)
-
-    @property
-    def passes_per_step(self) -> float:
-        """Forward+backward passes of the whole batch per step."""
-        return 1.0
-
-
-class PerturbedConfig(RuleConfig):
-    """What all methods have that take their gradient at perturbed weights."""
-
-    m: GroupSize = "worker"
-    """Examples that share one perturbation: a number, `worker` (each worker its own) or `global` (the whole batch)."""
-    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """Radius of the neighbourhood; 0 is the base optimizer at 1 pass."""
-    rho_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the radius goes from `rho` at the first step to `rho_final` after the last."""
-    rho_final: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Radius at the end of training (linear and cosine only)."""
-
-    @property
-    def group_size(self) -> GroupSize:
-        """m."""
-        return self.m
-
-    def rho_at(self, progress: float) -> float:
-        """The radius after a share `progress` in [0, 1] of the training."""
-        if self.rho_schedule == "constant":
-            return self.rho
-        left = 1.0 - progress if self.rho_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-        return self.rho_final + (self.rho - self.rho_final) * left
-
-    @property
-    def passes_per_step(self) -> float:
-        """Forward+backward passes of the whole batch per step; a radius of 0 throughout costs 1."""
-        if self.rho == 0 and (self.rho_schedule == "constant" or self.rho_final == 0):
-            return 1.0
-        return self._passes
-
-    @property
-    def _passes(self) -> float:
-        return 2.0
 
 
 class SAMConfig(PerturbedConfig):

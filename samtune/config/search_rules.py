@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from samtune.config.distributions import Distribution, Grid, LogUniform, Uniform
 from samtune.config.located import Located, Place, Problem
-from samtune.config.method import BaseOptimizerConfig
+from samtune.config.method_base import BaseOptimizerConfig
 from samtune.config.samplers import MEMORYLESS, SINGLE_OBJECTIVE, GridConfig
 from samtune.config.search import MUTABLE, PERTURBATION_METRICS, PB2Config, PBTConfig
 from samtune.config.searched import Expr

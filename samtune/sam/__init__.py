@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from samtune.sam.optimizer import SAM
     from samtune.sam.rules.base import Rule
     from samtune.sam.train_step import TrainStep
+    from samtune.sam.when import When
 
 _MODULES = {
     "SAM": "optimizer",
@@ -23,9 +24,10 @@ _MODULES = {
     "MethodLike": "method",
     "Rule": "rules.base",
     "TrainStep": "train_step",
+    "When": "when",
 }
 
-__all__ = ["SAM", "GroupLayout", "Method", "MethodLike", "Rule", "TrainStep"]
+__all__ = ["SAM", "GroupLayout", "Method", "MethodLike", "Rule", "TrainStep", "When"]
 
 
 def __getattr__(name: str) -> Any:

@@ -156,6 +156,11 @@ class MGroup:
         return self._step.num_steps
 
     @property
+    def num_method_steps(self) -> int:
+        """Steps of the method before this one; the base optimizer's in between are not among them."""
+        return self._step.num_method_steps
+
+    @property
     def num_forwards(self) -> int:
         """Groups of this worker that are averaged into one update."""
         return self._step.num_forwards

@@ -8,13 +8,19 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from samtune.sam.rules.base import Rule
+from samtune.sam.when import When
 
 GroupSize = int | Literal["worker", "global"]
 """m: a number of examples, all of a worker's, or the whole batch."""
 
 
 class MethodLike(Protocol):
-    """What `TrainStep` asks of a method. `Method` is one, and so are the configurations of a search space."""
+    """What `TrainStep` asks of a method. `Method` is one, and so are the configurations of a search space.
+
+    Two attributes may be missing: `when`, a `When` that says which steps are the method's, by default all; and
+    `rho_follows_lr`, by default False: True has `rho_at` asked with 1 - lr / peak lr instead of the progress, the peak
+    being the base optimizer's learning rate when `TrainStep` was made.
+    """
 
     @property
     def group_size(self) -> GroupSize:
@@ -41,6 +47,8 @@ class Method:
         rule: a class of `samtune.sam.rules`, or a subclass of `Rule`.
         rho: the radius, or a function that gives it from the share of the training that is done.
         m: examples that share one perturbation.
+        when: which steps are the method's; the others are the base optimizer's, at one pass.
+        rho_follows_lr: hands `rho` the value 1 - lr / peak lr instead of the share of the training.
         options: of the rule.
     """
 
@@ -50,9 +58,12 @@ class Method:
         *,
         rho: float | Callable[[float], float] = 0.05,
         m: GroupSize = "worker",
+        when: When | None = None,
+        rho_follows_lr: bool = False,
         **options: Any,
     ) -> None:
         self.rule, self.rho, self.group_size, self.options = rule, rho, m, options
+        self.when, self.rho_follows_lr = when or When(), rho_follows_lr
 
     def rho_at(self, progress: float) -> float:
         """The radius after a share `progress` in [0, 1] of the training."""

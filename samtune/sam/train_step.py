@@ -22,6 +22,7 @@ from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
+from samtune.sam.when import When
 
 LossFunction = Callable[[Any, Any], Tensor]
 Examples = Callable[[int], tuple[Tensor, Tensor]]
@@ -88,6 +89,10 @@ class TrainStep:
         self.diagnostics = Diagnostics(self.parameters, self.device)
         self.num_steps = 0
         """Steps of the optimizer so far, skipped ones included."""
+        self.num_method_steps = 0
+        """Those of them that were the method's, not the base optimizer's."""
+        self._when: When = getattr(method, "when", When())
+        self._peak_lr = optimizer.param_groups[0]["lr"] if getattr(method, "rho_follows_lr", False) else None
         self._plain_rule = Rule(self.parameters, seed)
         self._method_rule = method.make_rule(self.parameters, seed)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -161,6 +166,7 @@ class TrainStep:
         if self._calls == self.accumulate:
             self._calls = 0
             self._update(rule)
+            self.num_method_steps += not plain
 
     def epoch_metrics(self) -> dict[str, float]:
         """The means over the steps since the last call, the same on every rank. A collective."""
@@ -180,6 +186,7 @@ class TrainStep:
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
+            "num_method_steps": self.num_method_steps,
             "passes": self._passes,
             "rule": self._method_rule.state_dict(),
         }
@@ -191,6 +198,7 @@ class TrainStep:
         """Goes on from `state_dict`; call `begin_epoch` next."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
+        self.num_method_steps = state.get("num_method_steps", self.num_steps)  # 0.1.0 had no plain steps in between
         self._passes = state["passes"]
         self._method_rule.load_state_dict(state["rule"])
         if self._scaler is not None:
@@ -248,8 +256,14 @@ class TrainStep:
     # -- internals ---------------------------------------------------------------------------------------------------
 
     def _rho(self) -> float:
-        epochs_done = self._epoch + self._steps_in_epoch / self._steps_per_epoch
-        return float(self.method.rho_at(min(1.0, epochs_done / self._num_epochs)))
+        """The radius at this step; 0 where the step is the base optimizer's."""
+        steps_done = self._epoch * self._steps_per_epoch + self._steps_in_epoch
+        progress = min(1.0, steps_done / (self._num_epochs * self._steps_per_epoch))
+        if not self._when.holds(self.num_steps, progress, self.seed):
+            return 0.0
+        if self._peak_lr is not None:
+            progress = min(1.0, max(0.0, 1.0 - float(self.optimizer.param_groups[0]["lr"]) / self._peak_lr))
+        return float(self.method.rho_at(progress))
 
     def _clear_gradients(self) -> None:
         for parameter in self._model_parameters:

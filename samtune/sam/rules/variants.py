@@ -65,7 +65,7 @@ class LookSAMRule(SAMRule):
         self._reused = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def __call__(self, group: MGroup) -> None:
-        if group.num_steps % self.k:
+        if group.num_method_steps % self.k:
             group.descend()
             return
         gradient = group.gradient()
@@ -80,7 +80,7 @@ class LookSAMRule(SAMRule):
 
     def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, self.parameters, strict=True)]
-        if step.num_steps % self.k:
+        if step.num_method_steps % self.k:
             scale = self.alpha * vectors.safe_ratio(vectors.norm(filled), vectors.norm(self._reused))
             vectors.add_(filled, vectors.scaled(self._reused, scale))
             return
