@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from samtune.config.base import Config
 from samtune.sam.when import When
@@ -23,6 +24,16 @@ GroupSize = Annotated[int, Field(ge=1)] | Literal["worker", "global"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of the whole, from 0 to 1."""
+
+
+def _pattern(perturb: str) -> str:
+    try:
+        re.compile(perturb)
+    except re.error as error:
+        raise ValueError(
+            f"must be all, no_norm_bias, only_norm or a regular expression (got {perturb!r}: {error})"
+        ) from None
+    return perturb
 
 
 class RuleConfig(Config):
@@ -89,6 +100,10 @@ class PerturbedConfig(RuleConfig):
     probability: Share = 1.0
     """That a step is the method's (SS-SAM), drawn from the seed: the same on all workers and after a resume. The passes
     of a step are then a mean, and a trial's differ from it by chance."""
+
+    perturb: Annotated[str, Field(min_length=1), AfterValidator(_pattern)] = "all"
+    """Which parameters are perturbed; the others do not enter the norm of ε̂ either. `all`, `no_norm_bias` (without
+    those of normalisation layers and biases), `only_norm` (SAM-ON), or a regular expression searched in their names."""
 
     @model_validator(mode="after")
     def _check_when(self) -> Self:

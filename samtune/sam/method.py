@@ -17,7 +17,8 @@ GroupSize = int | Literal["worker", "global"]
 class MethodLike(Protocol):
     """What `TrainStep` asks of a method. `Method` is one, and so are the configurations of a search space.
 
-    Two attributes may be missing: `when`, a `When` that says which steps are the method's, by default all; and
+    Three attributes may be missing: `when`, a `When` that says which steps are the method's, by default all; `perturb`,
+    which parameters are perturbed (see `samtune.sam.where.perturbed_parameters`), by default all; and
     `rho_follows_lr`, by default False: True has `rho_at` asked with 1 - lr / peak lr instead of the progress, the peak
     being the base optimizer's learning rate when `TrainStep` was made.
     """
@@ -48,6 +49,7 @@ class Method:
         rho: the radius, or a function that gives it from the share of the training that is done.
         m: examples that share one perturbation.
         when: which steps are the method's; the others are the base optimizer's, at one pass.
+        perturb: which parameters are perturbed; see `samtune.sam.where.perturbed_parameters`.
         rho_follows_lr: hands `rho` the value 1 - lr / peak lr instead of the share of the training.
         options: of the rule.
     """
@@ -59,11 +61,12 @@ class Method:
         rho: float | Callable[[float], float] = 0.05,
         m: GroupSize = "worker",
         when: When | None = None,
+        perturb: str = "all",
         rho_follows_lr: bool = False,
         **options: Any,
     ) -> None:
         self.rule, self.rho, self.group_size, self.options = rule, rho, m, options
-        self.when, self.rho_follows_lr = when or When(), rho_follows_lr
+        self.when, self.perturb, self.rho_follows_lr = when or When(), perturb, rho_follows_lr
 
     def rho_at(self, progress: float) -> float:
         """The radius after a share `progress` in [0, 1] of the training."""

@@ -23,6 +23,7 @@ from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
 from samtune.sam.when import When
+from samtune.sam.where import perturbed_parameters
 
 LossFunction = Callable[[Any, Any], Tensor]
 Examples = Callable[[int], tuple[Tensor, Tensor]]
@@ -97,6 +98,8 @@ class TrainStep:
         self._method_rule = method.make_rule(self.parameters, seed)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._method_rule.names = [names.get(id(parameter), "") for parameter in self.parameters]
+        perturb = getattr(method, "perturb", "all")
+        self._method_rule.perturbed = perturbed_parameters(model, self.parameters, perturb)
         self._method_rule.check(optimizer)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None

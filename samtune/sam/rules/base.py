@@ -41,6 +41,8 @@ class Rule:
         self.seed = seed
         self.names: Sequence[str] = ["weight"] * len(self.parameters)
         """Of the parameters, as `TrainStep`'s model calls them."""
+        self.perturbed: list[int] | None = None
+        """Positions of the parameters that are perturbed, set by `TrainStep`; None: all."""
 
     def check(self, optimizer: Optimizer) -> None:
         """Raises ValueError if the method does not fit the base optimizer."""
@@ -48,6 +50,23 @@ class Rule:
     def __call__(self, group: MGroup) -> None:
         """Adds the group's share to the update direction. The group restores the weights afterwards."""
         group.descend()
+
+    def chosen(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors of a vector that belong to parameters that are perturbed."""
+        return list(vector) if self.perturbed is None else [vector[index] for index in self.perturbed]
+
+    def filled(self, chosen: Sequence[Tensor]) -> list[Tensor]:
+        """The whole vector of which `chosen` are the tensors of the perturbed parameters, with 0 for the others."""
+        if self.perturbed is None:
+            return list(chosen)
+        vector = [torch.zeros_like(parameter) for parameter in self.parameters]
+        for index, tensor in zip(self.perturbed, chosen, strict=True):
+            vector[index] = tensor
+        return vector
+
+    def limit(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """A vector with 0 for the parameters that are not perturbed: what an ascent direction is made of."""
+        return list(vector) if self.perturbed is None else self.filled(self.chosen(vector))
 
     def begin_epoch(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples | None) -> None:
         """Refreshes what the rule keeps over epochs. `TrainStep.begin_epoch` says what the arguments are."""

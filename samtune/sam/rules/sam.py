@@ -48,7 +48,8 @@ class SAMRule(Rule):
 
     def __call__(self, group: MGroup) -> None:
         if self.ascent == "random":
-            group.perturb(vectors.random_direction(self.parameters, group.rho, group.generator("ascent")))
+            chosen = self.chosen(self.parameters)
+            group.perturb(self.filled(vectors.random_direction(chosen, group.rho, group.generator("ascent"))))
             group.descend()
         elif self.second_order:
             self._second_order(group)
@@ -63,11 +64,11 @@ class SAMRule(Rule):
     def _ascend(self, group: MGroup) -> None:
         """Projected gradient ascent (C.6): ε ← Π_{‖·‖_p <= rho}(ε + α·d), d the unit ascent direction at w + ε."""
         step_size = group.rho if self.step_size is None else self.step_size
-        perturbation = group.gradient()
+        perturbation = self.limit(group.gradient())
         group.gradient_norm = self.perturbation_(perturbation, min(step_size, group.rho))
         group.perturb(perturbation)
         for _ in range(self.ascent_steps - 1):
-            direction = group.gradient()
+            direction = self.limit(group.gradient())
             self.perturbation_(direction, step_size)
             vectors.add_(perturbation, direction)
             vectors.project_(perturbation, group.rho, self.p)
@@ -77,16 +78,16 @@ class SAMRule(Rule):
         """The whole gradient of L(w + ε̂(w)) for p = 2 (C.4).
 
         dε̂/dw = (rho/‖g‖)(I - ĝĝᵀ)H with ĝ = g/‖g‖ and H symmetric, so its transpose times g_adv is H·v with
-        v = (rho/‖g‖)(g_adv - ĝ(ĝᵀg_adv)).
+        v = (rho/‖g‖)(g_adv - ĝ(ĝᵀg_adv)). Where only some parameters are perturbed, g in ε̂ and v are 0 for the others.
         """
-        unit = group.gradient()
+        unit = self.limit(group.gradient())
         length = group.gradient_norm = vectors.norm(unit)
         vectors.scale_(unit, vectors.safe_ratio(1.0, length))
         group.perturb(vectors.scaled(unit, group.rho))
         adversarial = group.gradient()
         along = vectors.dot(unit, adversarial)
         vectors.scale_(unit, along)
-        vector = vectors.difference(adversarial, unit)
+        vector = self.limit(vectors.difference(adversarial, unit))
         vectors.scale_(vector, vectors.safe_ratio(group.rho, length))
         group.restore()
         curvature = group.hessian_vector_product(vector)
@@ -126,7 +127,7 @@ class ASAMRule(SAMRule):
         self.eta, self.adaptive_biases = eta, adaptive_biases
 
     def __call__(self, group: MGroup) -> None:
-        gradient = group.gradient()
+        gradient = self.limit(group.gradient())
         length = group.gradient_norm = vectors.norm(gradient)
         adapts = None if self.adaptive_biases else ["weight" in name for name in self.names]
         with torch.no_grad():

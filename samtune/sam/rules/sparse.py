@@ -48,7 +48,7 @@ class MaskRule(SAMRule):
     def __call__(self, group: MGroup) -> None:
         if not self.mask:
             raise ValueError(f"{self.name} needs begin_epoch(..., examples=...) before the first step")
-        perturbation = group.gradient()
+        perturbation = self.limit(group.gradient())
         group.gradient_norm = vectors.dual_norm_(perturbation, group.rho)
         # A 0 in the mask would turn a NaN into NaN too: the loss stays poisoned, as it must.
         vectors.multiply_(perturbation, self.mask)

@@ -124,8 +124,9 @@ class UniversalRule(Rule):
         sums = _DirectionSums(self, base, group.rho, count)
         outputs = [None] if num_measures == 1 else list(range(num_measures))
         draws = list(zip(outputs, self.samplers, strict=True)) * count
+        chosen, slope_at_w = self.chosen(self.parameters), self.chosen(gradient)
         for index, (output, sampler) in enumerate(draws):
-            direction = sampler(self.parameters, gradient, generator)
+            direction = self.filled(sampler(chosen, slope_at_w, generator))
             vectors.scale_(direction, group.rho)
             group.perturb(direction)
             if index < len(draws) - 1:

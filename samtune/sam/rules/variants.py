@@ -37,8 +37,9 @@ class GSAMRule(SAMRule):
 
     def __call__(self, group: MGroup) -> None:
         gradient = group.gradient()
-        group.gradient_norm = vectors.norm(gradient)
-        group.perturb(vectors.scaled(gradient, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        ascent = self.limit(gradient)
+        group.gradient_norm = vectors.norm(ascent)
+        group.perturb(vectors.scaled(ascent, vectors.safe_ratio(group.rho, group.gradient_norm)))
         perturbed = group.gradient()
         along = vectors.safe_ratio(vectors.dot(gradient, perturbed), vectors.norm(perturbed) ** 2)
         group.contribute(perturbed, 1.0 + self.alpha * along)
@@ -74,8 +75,9 @@ class LookSAMRule(SAMRule):
             vectors.add_(self._ascent, share)
         else:
             self._ascent = share
-        group.gradient_norm = vectors.dual_norm_(gradient, group.rho)
-        group.perturb(gradient)
+        perturbation = self.limit(gradient)
+        group.gradient_norm = vectors.dual_norm_(perturbation, group.rho)
+        group.perturb(perturbation)
         group.descend()
 
     def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
@@ -120,7 +122,7 @@ class MomentumSAMRule(Rule):
             raise ValueError("momentum_sam needs a base optimizer with momentum (momentum is 0)")
 
     def __call__(self, group: MGroup) -> None:
-        perturbation = group.momentum()
+        perturbation = self.limit(group.momentum())
         vectors.scale_(perturbation, vectors.safe_ratio(-group.rho, vectors.norm(perturbation)))
         group.perturb(perturbation)
         group.descend()
