@@ -17,6 +17,7 @@ import typer
 
 from samtune.cli.confirm import confirm
 from samtune.cli.export import export
+from samtune.cli.papers import papers
 from samtune.cli.plot import plot
 from samtune.cli.report import report
 from samtune.cli.schema import schema
@@ -57,7 +58,7 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, train, status, confirm, report, plot, ui, sharpness, export, spaces, validate, schema):
+for command in (search, train, status, confirm, report, plot, ui, sharpness, export, spaces, papers, validate, schema):
     app.command()(command)
 
 

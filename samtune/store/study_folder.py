@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow.fs as pafs
+
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError, one_line
-from samtune.storage import is_remote, join, open_storage
+from samtune.storage import is_file, is_remote, join, open_storage
+from samtune.store.journal import FILE_NAME as JOURNAL
 from samtune.store.local_folder import SPACE_FILE, StudyFolder
 from samtune.store.moved import space_found_at
 from samtune.store.remote_folder import RemoteStudyFolder
@@ -24,6 +27,7 @@ __all__ = [
     "located",
     "stored_space",
     "study_folder",
+    "study_names",
     "weights_file",
 ]
 
@@ -76,6 +80,22 @@ def study_folder(storage_path: str | Path | None, name: str) -> StudyFolder:
     if is_remote(storage):
         return RemoteStudyFolder(storage, check_name(name))
     return StudyFolder(storage, check_name(name))
+
+
+def study_names(storage: str) -> list[str]:
+    """Names of the studies in a storage path, sorted; none where there is no such path.
+
+    Raises:
+        UsageError: the store does not answer, or the folder may not be read.
+    """
+    try:
+        filesystem, path = open_storage(storage)
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        names = sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+        return [name for name in names if is_name(name) and is_file(join(storage, name, JOURNAL))]
+    except OSError as error:
+        reason = one_line(error, 300)
+        raise UsageError(f"cannot be used: {reason}", argument="storage_path", value=storage) from error
 
 
 def stored_space(study: Study, uri: str) -> SearchSpace:

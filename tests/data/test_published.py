@@ -1,4 +1,4 @@
-"""The heads and settings of the papers' spaces against what the papers print (`published.yaml`, facts only)."""
+"""The heads and settings of the papers' spaces against `published.yaml` and `paper_settings.yaml`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import yaml
 from samtune.config.builtin_spaces import builtin_spaces
 from samtune.config.space import SearchSpace
 from samtune.experiments.confirm_source import fixed_trial
+from samtune.experiments.papers import published
 
-FACTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+FACTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("paper_settings.yaml").read_text(encoding="utf-8"))
+PUBLISHED = published()
 SPACES = {name: path for name, path in builtin_spaces().items() if "/" in name}
 PLACE = r"(?:table|figure|section|appendix) [\w.]+"
-TITLE = re.compile(rf"# Published, (?P<place>{PLACE}) \(.+\): (?P<columns>.+)")
+TITLE = re.compile(rf"# Published, (?P<place>{PLACE}) \((?P<measure>.+)\): (?P<columns>.+)")
 FIGURE = r"\d[\d.]*(?:e-\d)?(?: ± <?[\d.]+)?"
 ROW = re.compile(rf"#   (?P<label>[^:]+): (?P<figures>{FIGURE}(?: \| {FIGURE})*)(?:; .*)?")
 
@@ -35,7 +37,11 @@ def figures_of(lines: list[str]) -> dict[str, Any]:
     for line in lines:
         if title := TITLE.fullmatch(line):
             rows = {}
-            blocks[title["place"]] = {"columns": title["columns"].split(" | "), "rows": rows}
+            blocks[title["place"]] = {
+                "measure": title["measure"],
+                "columns": title["columns"].split(" | "),
+                "rows": rows,
+            }
         elif row := ROW.fullmatch(line):
             rows[row["label"]] = row["figures"].split(" | ")
     return blocks
@@ -59,18 +65,28 @@ def value_of(space: SearchSpace, key: str) -> Any:
 def test_the_parser_reads_what_is_there() -> None:
     lines = ["# Published, table 1 (error in %): SAM | SGD", "#   basic: 2.7 ± 0.1 | 3.5; this file", "# Cost: 3 | 4"]
     assert figures_of(lines) == {
-        "table 1": {"columns": ["SAM", "SGD"], "rows": {"basic": ["2.7 ± 0.1", "3.5"]}},
+        "table 1": {"measure": "error in %", "columns": ["SAM", "SGD"], "rows": {"basic": ["2.7 ± 0.1", "3.5"]}},
     }
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_figures_of_the_head_are_the_papers(name: str) -> None:
-    assert figures_of(head(name)) == FACTS["figures"].get(name, {})
+    assert figures_of(head(name)) == PUBLISHED["figures"].get(name, {})
 
 
-def test_every_published_figure_has_its_space() -> None:
-    assert set(FACTS["figures"]) <= set(SPACES)
+def test_every_experiment_has_its_space() -> None:
+    others = {"sam/cifar10_wrn_40_10.yaml", "sam/cifar100_wrn_40_10.yaml"}  # not of the papers, and their heads say so
+    assert set(PUBLISHED["figures"]) | set(PUBLISHED["stated"]) == set(SPACES) - others
     assert set(FACTS["settings"]) <= set(SPACES)
+
+
+@pytest.mark.parametrize("name", PUBLISHED["stated"])
+def test_the_head_quotes_what_the_paper_states(name: str) -> None:
+    text = " ".join(line.removeprefix("#").strip() for line in head(name))
+    for place, statement in PUBLISHED["stated"][name].items():
+        assert place in text.lower() or place.title() in text or place in text
+        for quoted in re.findall('"(.+?)"', statement):
+            assert quoted in text
 
 
 @pytest.mark.parametrize("name", FACTS["settings"])
@@ -123,13 +139,13 @@ def test_fine_tuning_takes_5000_steps_with_and_without_validation(name: str) -> 
         assert str(f"{spec.num_epochs * steps:,}") in "\n".join(head(name))
 
 
-UNIVERSAL = [name for name in FACTS["figures"] if name.startswith("universal/")]
+UNIVERSAL = [name for name in PUBLISHED["figures"] if name.startswith("universal/")]
 
 
 @pytest.mark.parametrize("name", UNIVERSAL)
 def test_methods_of_the_universal_spaces_are_the_papers(name: str) -> None:
-    (column, lambdas), *_ = FACTS["figures"][name]["table 4"]["rows"].items()
-    (rhos,) = FACTS["figures"][name]["table 5"]["rows"].values()
+    (column, lambdas), *_ = PUBLISHED["figures"][name]["table 4"]["rows"].items()
+    (rhos,) = PUBLISHED["figures"][name]["table 5"]["rows"].values()
     expected = FACTS["universal"][column.partition("-")[0]]
     methods = yaml.safe_load(SPACES[name].read_text(encoding="utf-8"))["method"]["choice"]
     by_name = {method.pop("name"): method for method in methods}
