@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import pyarrow.fs as pafs
 
 
 def cache_folder() -> Path:
-    """This machine's cache of decoded images and remote files: `SAMTUNE_CACHE`, or `~/.cache/samtune`."""
-    return Path(os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune").expanduser().absolute()
+    """This machine's cache of decoded images and remote files: `SAMTUNE_CACHE`, or `~/.cache/samtune`.
+
+    Raises:
+        OSError: it would be in the home directory, and there is none.
+    """
+    folder = os.environ.get("SAMTUNE_CACHE") or "~/.cache/samtune"
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no home directory", folder) from error
 
 
 def is_remote(uri: str | Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from samtune.cli.options import OUTPUT, Debug, StoragePath, option
-from samtune.errors import UsageError
+from samtune.errors import TrackingError, UsageError, one_line
 
 
 def report(
@@ -34,6 +34,7 @@ def report(
     from samtune.report import render
     from samtune.storage import parent
     from samtune.tracking import is_configured
+    from samtune.tracking.credentials import redact_text
 
     results = Results.load(name, storage_path)
     target = output or Path(f"{name}.html")
@@ -55,5 +56,12 @@ def report(
         from samtune.report import all_plots
         from samtune.tracking.store import log_files
 
-        log_files(results.study, {"report.html": page, **{f"figures/{k}.svg": svg for k, svg in all_plots(results)}})
-        typer.echo("logged to the study's MLflow run: report.html, figures/", err=True)
+        files = {"report.html": page, **{f"figures/{k}.svg": svg for k, svg in all_plots(results)}}
+        try:
+            log_files(results.study, files)
+        except TrackingError as error:
+            if log:
+                raise
+            typer.echo(f"not logged: {redact_text(one_line(error))}", err=True)  # a study that one may only read
+        else:
+            typer.echo("logged to the study's MLflow run: report.html, figures/", err=True)

@@ -100,7 +100,9 @@ def cache_path(source: DataSource, split: SplitName, name: str) -> Path | None:
     content = json.dumps([_VERSION, type(source).__name__, source.options, source.traits.shape, files])
     key = hashlib.sha256(content.encode()).hexdigest()[:20]
     safe = re.sub(r"[^\w-]", "_", name)
-    return cache_folder() / f"{safe}-{split}-v{_VERSION}-{key}.arrow"
+    with _explain_errors(Path("~/.cache/samtune")):
+        folder = cache_folder()
+    return folder / f"{safe}-{split}-v{_VERSION}-{key}.arrow"
 
 
 def _stamp(path: Path) -> tuple[str, int, int]:

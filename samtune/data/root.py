@@ -33,8 +33,8 @@ def local_copy(root: str) -> Path:
     Raises:
         DatasetError: the store does not answer, or holds no Parquet file there.
     """
-    folder = cache_folder() / "parquet" / hashlib.sha256(root.encode()).hexdigest()[:20]
     try:
+        folder = cache_folder() / "parquet" / hashlib.sha256(root.encode()).hexdigest()[:20]
         filesystem, path = open_storage(root)
         found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         files = [info for info in found if info.base_name.endswith(".parquet")]

@@ -22,6 +22,7 @@ from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
+from samtune.raylib.limits import check_limits
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import parent
@@ -160,6 +161,7 @@ class Runner:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
         """
         self._check_new()
+        check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()

@@ -17,7 +17,7 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, UsageError
 from samtune.formatting import first_line
-from samtune.raylib.environment import LOOPBACK, search_environment
+from samtune.raylib.environment import LOOPBACK, search_environment, set_token
 from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
@@ -177,6 +177,8 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         from samtune.raylib.job_config import IsolatedJobConfig
 
         options["job_config"] = IsolatedJobConfig()
+    if address == "local":
+        set_token()
     environment = code() if address != "local" else {}
     if environment:
         options["runtime_env"] = environment

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from samtune.undocumented import Variable
 
@@ -85,6 +87,9 @@ LOOPBACK = Variable(
 )
 """Set while such a cluster starts."""
 
+TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+"""Documented by Ray: the token of a cluster, or the file that has it; else `~/.ray/auth_token` has it."""
+
 VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, JOB_CONFIG, LOOPBACK)
 
 HEAD_NODE = "node:__internal_head__"
@@ -115,6 +120,24 @@ def _set(variables: tuple[Variable, ...]) -> None:
     for variable in variables:
         assert variable.value is not None
         os.environ.setdefault(variable.name, variable.value)
+
+
+def set_token() -> None:
+    """Gives a new cluster of this machine a token where Ray could not: it would write one to `~/.ray`.
+
+    It stays until this process ends, since Ray reads it once.
+    """
+    if TOKEN in os.environ or TOKEN_PATH in os.environ:
+        return
+    try:
+        file = Path.home() / ".ray" / "auth_token"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() or os.access(file.parent, os.W_OK):
+            return
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        pass
+    os.environ[TOKEN] = secrets.token_hex(32)
 
 
 def is_ray_job() -> bool:

@@ -26,6 +26,7 @@ PUBLIC_MODULES = {
     *("ray.train", "ray.train.torch", "ray.tune", "ray.tune.integration.ray_train", "ray.tune.search"),
 }
 PUBLIC_VARIABLES = {"RAY_ADDRESS", "RAY_TMPDIR", "RAY_USAGE_STATS_ENABLED", "RAY_HEAD_IP", "RAY_AUTH"}
+PUBLIC_VARIABLES |= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 PRIVATE = {part for name in NAMES for part in re.split("[:.]", name.path) if part.startswith("_")}
 """Ray's private names, as they are written after a dot."""
 
