@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from helpers.command import CLEAN, SAMTUNE
 from helpers.dataset_files import write_cifar10_parquet
-from helpers.studies import make_study
+from helpers.studies import edit_journal, make_study
+
+from samtune.config.space import SearchSpace
 
 SEARCH = ["search", "--space", "digits.yaml", "--num-trials", "1", "--address", "local", "--name", "s"]
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
@@ -76,6 +78,8 @@ def foreign(tmp_path: Path) -> Path:
     """A storage path that may only be read, with one study."""
     storage = tmp_path / "storage"
     make_study(storage)
+    space = SearchSpace.from_yaml("digits.yaml").to_yaml()
+    edit_journal(storage / "digits-1", lambda line: "space_yaml" in line and line.update(space_yaml=space))
     for path in [storage, *storage.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     return storage
