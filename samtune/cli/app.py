@@ -43,17 +43,24 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from samtune.cli.about import about
 
-        typer.echo(f"samtune {version('samtune')}")
+        typer.echo(about(debug="--debug" in sys.argv))
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Show the version; with --debug also those of the libraries, and the machine, for a bug report.",
+        ),
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False,
 ) -> None:
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +41,18 @@ def test_help_answers_fast_because_it_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "search" in done.stdout
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_version_for_a_bug_report_has_those_of_the_libraries(samtune: Run) -> None:
+    secret = {"MLFLOW_TRACKING_PASSWORD": "hush", "OMP_NUM_THREADS": "3"}
+    short, long = samtune("--version"), samtune("--version", "--debug", env=secret)
+    assert (short.returncode, long.returncode) == (0, 0), long.stderr
+    first, *lines = long.stdout.splitlines()
+    assert short.stdout == f"{first}\n" == f"samtune {version('samtune')}\n"
+    shown = dict(line.split(None, 1) for line in lines)
+    assert (shown["ray"], shown["torch"], shown["OMP_NUM_THREADS"]) == (version("ray"), version("torch"), "3")
+    assert float(shown["cpus"]) >= 1
+    assert "hush" not in long.stdout
 
 
 def test_spaces_lists_the_built_in_spaces_with_a_line_each(samtune: Run) -> None:
