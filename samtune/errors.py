@@ -13,6 +13,14 @@ Errors of libraries are translated where they enter (`raise ... from error`); no
 
 from __future__ import annotations
 
+import errno
+
+_MACHINE_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # the disk is full or read-only
+    *(errno.EMFILE, errno.ENFILE),  # too many open files
+    errno.EIO,
+}
+
 
 class SamtuneError(Exception):
     """Base of all errors that samtune raises on purpose."""
@@ -60,6 +68,11 @@ class TrackingError(UsageError):
 
 class RunError(SamtuneError, RuntimeError):
     """Something failed while it was running."""
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether a machine is at fault, not what it was asked to do: its disk is full, say, or fails."""
+    return isinstance(error, OSError) and error.errno in _MACHINE_FAULTS
 
 
 def one_line(error: object, limit: int | None = None) -> str:

@@ -41,7 +41,7 @@ Sets = Annotated[
     list[str] | None,
     option(SEARCH, "Set a dotted key, e.g. training.epochs=5. Repeatable.", "--set", metavar="KEY=VALUE"),
 ]
-NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try.")]
+NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try. With --resume: more, or fewer to end early.")]
 NumWorkers = Annotated[int | None, option(SEARCH, "Data-parallel workers of one trial.")]
 MaxConcurrent = Annotated[int | None, option(SEARCH, "Most trials at once.")]
 Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial.")]

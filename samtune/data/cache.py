@@ -19,6 +19,7 @@ import math
 import mmap
 import os
 import re
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ import pyarrow as pa
 from filelock import FileLock
 
 from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
-from samtune.errors import DatasetError, one_line
+from samtune.errors import DatasetError, RunError, is_machine_fault, one_line
+from samtune.formatting import format_bytes
 from samtune.storage import cache_folder
 
 if TYPE_CHECKING:
@@ -135,10 +137,18 @@ def _explain_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DatasetError(
-            f"{folder}: the decoded images cannot be kept there ({error.strerror or error}); "
+        kind = RunError if is_machine_fault(error) else DatasetError
+        raise kind(
+            f"{folder}: the decoded images cannot be kept there ({error.strerror or error}{_free(folder)}); "
             "set the environment variable SAMTUNE_CACHE to another folder"
         ) from error
+
+
+def _free(folder: Path) -> str:
+    """How much of the disk is free, for the message of one that is full; nothing where the folder is not there."""
+    with contextlib.suppress(OSError):
+        return f", {format_bytes(shutil.disk_usage(folder).free)} free"
+    return ""
 
 
 def _build(path: Path, source: DataSource, split: SplitName) -> None:

@@ -11,7 +11,7 @@ from samtune.config.data import DataConfig, DownloadableConfig
 from samtune.data.root import root_folder
 from samtune.data.sources import open_source
 from samtune.data.sources.base import Undownloaded
-from samtune.errors import DatasetError
+from samtune.errors import DatasetError, RunError, is_machine_fault
 
 
 def download(config: DataConfig) -> None:
@@ -19,6 +19,7 @@ def download(config: DataConfig) -> None:
 
     Raises:
         DatasetError: the download failed.
+        RunError: because the disk is full or fails.
     """
     if not isinstance(config, DownloadableConfig) or not config.download:
         return
@@ -35,7 +36,8 @@ def download(config: DataConfig) -> None:
                 for arguments in calls:
                     getattr(datasets, name)(root, download=True, **arguments)
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{config.name} could not be downloaded into {root}: {error}") from error
+        kind = RunError if is_machine_fault(error) else DatasetError
+        raise kind(f"{config.name} could not be downloaded into {root}: {error}") from error
 
 
 def _torchvision_calls(config: DataConfig) -> tuple[str, tuple[dict[str, Any], ...]]:

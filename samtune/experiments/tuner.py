@@ -153,7 +153,8 @@ class Tuner(StudyOwner):
 
         Args:
             name: of the study in `storage_path`.
-            num_trials: how many trials the study shall have in all, if more than before.
+            num_trials: how many trials the study shall have in all: more than before, or fewer to end it early, but not
+                fewer than have begun.
             space: must be the study's own (but for num_trials); default: the stored one.
             tracking_uri: another MLflow store than before, to which all trials are written again.
             retry_failed: runs the failed trials again.
@@ -176,8 +177,9 @@ class Tuner(StudyOwner):
             _check_same(name, stored, space)
         check_trust(study, stored.model_dump(), trust=trust or space is not None)
         num_trials = study.num_trials if num_trials is None else num_trials
-        if num_trials < study.num_trials:
-            problem = f"study {name} has {study.num_trials} trials; it can only grow"
+        if num_trials < len(study.trials):  # begun: none of them is thrown away
+            least = len(study.trials)
+            problem = f"study {name} has begun {least} trials; {least} completes these and ends the study early"
             raise UsageError(problem, argument="num_trials", value=num_trials)
         given = {"num_trials": num_trials, "max_concurrent": max_concurrent}
         changes = {key: value for key, value in given.items() if value is not None}

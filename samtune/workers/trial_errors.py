@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Iterator
 
-from samtune.errors import safe_text
+from samtune.errors import is_machine_fault, safe_text
 from samtune.workers.protocol import Failure
-
-_FAULTS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # the disk is full or read-only
-    *(errno.EMFILE, errno.ENFILE),  # too many open files
-    errno.EIO,
-}
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -41,7 +34,7 @@ def is_fault(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(isinstance(cause, CheckpointError) for cause in causes):
         return False
-    return any(isinstance(cause, OSError) and cause.errno in _FAULTS for cause in causes)
+    return any(is_machine_fault(cause) for cause in causes)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

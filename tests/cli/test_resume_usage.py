@@ -49,7 +49,10 @@ def stored(tmp_path: Path) -> Path:
     [
         (("search", "--resume", "mien"), "no study of that name"),
         (("search", "--resume", "mien"), "did you mean 'mine'?"),
-        (("search", "--resume", "mine", "--num-trials", "8"), "study mine has 16 trials; it can only grow"),
+        (
+            ("search", "--resume", "mine", "--num-trials", "0"),
+            "has begun 1 trials; 1 completes these and ends",
+        ),
         (("search", "--resume", "mine", "--seed", "3"), "the study has its own --seed; leave it out"),
         (("search", "--resume", "mine", "--set", "seed=3"), "the study has its own --set; leave it out"),
         (
@@ -67,6 +70,12 @@ def test_what_cannot_be_resumed_is_one_line_and_exit_code_2(
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+def test_a_study_can_be_ended_early_by_fewer_trials(samtune: Run, stored: Path) -> None:
+    done = samtune("search", "--resume", "mine", "--num-trials", "1", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "digits: 1 trials, " in done.stdout
 
 
 def test_a_journal_of_another_version_is_one_line(samtune: Run, stored: Path) -> None:

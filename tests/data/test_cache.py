@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from samtune.data.cache import load_arrays
 from samtune.data.dataset import forget_loaded
 from samtune.data.sources import open_source
 from samtune.data.sources.base import DataSource
-from samtune.errors import DatasetError
+from samtune.errors import DatasetError, RunError
+from samtune.workers.trial_errors import is_fault
 
 
 @pytest.fixture
@@ -202,6 +205,20 @@ def test_cache_in_an_impossible_place(source: DataSource, tmp_path: Path, monkey
     monkeypatch.setenv("SAMTUNE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DatasetError, match="set the environment variable SAMTUNE_CACHE"):
         load_arrays(source, "train", "cifar10")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+def test_a_fault_of_the_disk_is_no_mistake_of_the_user_s(number: int, source: DataSource, cache_folder: Path) -> None:
+    def read(split: str) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    source.read = read  # type: ignore[method-assign]
+    with pytest.raises(
+        RunError, match=rf"\({re.escape(os.strerror(number))}, .*B free\); set .* SAMTUNE_CACHE"
+    ) as caught:
+        load_arrays(source, "train", "cifar10")
+    assert caught.value.exit_code == 1
+    assert is_fault(caught.value)  # in a worker too: the search ends before the next trial meets the same
 
 
 def _load_in_process(root: str, log: str, results: multiprocessing.Queue[int]) -> None:
