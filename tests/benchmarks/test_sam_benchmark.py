@@ -54,6 +54,7 @@ def count(rank, num_ranks):
     return benchmark.collectives_per_step(rank, num_ranks, setting)
 
 
+@pytest.mark.slow
 def test_collectives_of_sgd_and_sam_are_the_same():
     """One gradient of 160 tensors, in as many buckets as DistributedDataParallel makes of it."""
     counts = run_ranks(2, count)[0]

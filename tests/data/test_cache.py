@@ -235,6 +235,7 @@ def _load_in_process(root: str, log: str, results: multiprocessing.Queue[int]) -
     results.put(int(images.long().sum()))
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_decode_once(root: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

@@ -29,6 +29,10 @@ from samtune.config.trial import TrialSpec
 from samtune.train.trial import TrialRun
 
 PUBLISHED = {name: path for name, path in builtin_spaces().items() if "/" in name}
+LONG = re.compile(
+    "imagenet_resnet1|mnist_shake|cifar1.*_shake_shake|spectrum|second_order|wrn_28_10_1800|universal/cifar10.yaml"
+)
+"""Spaces whose trials take seconds to start, even tiny: only the whole suite starts them."""
 
 
 def head(path: Path) -> str:
@@ -162,7 +166,9 @@ def shrunk(spec: TrialSpec, root: Path) -> TrialSpec:
 
 
 @pytest.mark.filterwarnings("ignore:rounding loses the perturbation")  # the grid's smallest rho, on this network
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if LONG.search(name) else name for name in PUBLISHED]
+)
 def test_its_trials_start(name: str, data_roots: Callable[[Any], Path]) -> None:
     space = SearchSpace.from_yaml(PUBLISHED[name])
     every_method = name in ("universal/cifar10.yaml", "sam/table4_label_noise_mixup.yaml")

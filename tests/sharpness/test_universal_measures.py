@@ -258,6 +258,7 @@ def test_theorem_4_a_scale_invariant_measure_gives_a_scale_invariant_sharpness()
         assert noise < 0.3 * values[0].value
 
 
+@pytest.mark.slow
 def test_theorem_5_a_group_invariant_measure_gives_a_group_invariant_sharpness() -> None:
     """For A in the group, the measure at A⁻¹w of L∘A is that at w of L if μ is invariant: A·x is as likely as x.
 

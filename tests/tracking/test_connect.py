@@ -152,6 +152,7 @@ def test_two_searches_may_create_the_experiment_at_once(tmp_path: Path) -> None:
     assert len({tracker.experiment_id for tracker in trackers}) == 1
 
 
+@pytest.mark.slow
 def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
     uri = resolve_tracking_uri(str(tmp_path / "mlflow.db"))
     code = (
