@@ -5,6 +5,7 @@ Knows studies and rich; starts nothing heavy, and must not import what the repor
 
 from __future__ import annotations
 
+from samtune.terminal.claims import print_claims
 from samtune.terminal.confirmed import print_confirmation, print_loading
 from samtune.terminal.console import make_console, make_display
 from samtune.terminal.live import LiveDisplay
@@ -21,6 +22,7 @@ __all__ = [
     "leaderboard",
     "make_console",
     "make_display",
+    "print_claims",
     "print_confirmation",
     "print_loading",
     "print_plan",

@@ -1,0 +1,49 @@
+"""The small version of the papers' claims, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from samtune.experiments.summary import format_failures, format_outcome
+from samtune.study import Study
+
+if TYPE_CHECKING:
+    from samtune.experiments.small_claims import Claim
+
+_STYLES = {"shows": "green", "does not show": "yellow", "contradicted": "red", "not measured": "yellow"}
+_CAPTION = (
+    "Mean and 95% interval (Student t) over the replicas; differences are paired by seed. A claim shows where the "
+    "interval of its difference lies on the published side of 0 (or holds 0, where the published figures are the "
+    "same), is contradicted where it lies on the other, and else does not show at this size."
+)
+
+
+def print_claims(console: Console, study: Study, claims: list[Claim]) -> None:
+    """Each claim with its published and its measured figures, and whether the signs agree."""
+    console.print()
+    console.print(Text(format_outcome(study), style="bold"), soft_wrap=True)
+    for each in claims:
+        console.print()
+        verdict = Text(each.verdict, style=_STYLES[each.verdict])
+        console.print(Text.assemble((each.claim, "bold"), ": ", verdict), soft_wrap=True)
+        console.print(f"  published, {each.place}: {each.published}", soft_wrap=True)
+        console.print(f"  measured, {_measured(each)}", soft_wrap=True)
+    console.print()
+    console.print(Text(_CAPTION, style="dim"))
+    for line in format_failures(study):
+        console.print(Text(line, style="red"), soft_wrap=True)
+    console.print(f"kept in {study.storage_path}", soft_wrap=True)
+
+
+def _measured(claim: Claim) -> str:
+    from samtune.experiments.small_claims import format_side
+
+    sides, comparison = claim.sides, claim.comparison
+    if sides is None or comparison is None:
+        return f"{claim.metric}: {claim.candidate} or {claim.against} has no replica"
+    pair = f"{claim.candidate} {format_side(sides[0])}, {claim.against} {format_side(sides[1])}"
+    signs = {None: "", True: "; same sign", False: "; not the published sign"}[claim.sign_agrees]
+    return f"{claim.metric}: {pair}: {format_side(comparison.difference, signed=True)}{signs}"
