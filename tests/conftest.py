@@ -1,6 +1,8 @@
-"""Which tests belong to the quick suite, and which machine they need."""
+"""Which tests belong to the quick suite, and a Ray that the tests of a module share."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,3 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.s3)
         if any(item.get_closest_marker(name) for name in SLOW):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A Ray of this machine for a module's tests, started as `samtune search` starts one.
+
+    A search in this process uses it instead of one of its own, which takes several seconds of CPU to start.
+    """
+    from samtune.raylib.cluster import connected
+
+    with connected("local"):
+        yield
