@@ -22,7 +22,7 @@ def validate(
     Nothing of that code is run. Data that are not here are left out.
     """
     from samtune.config.space import SearchSpace
-    from samtune.experiments.plan import check_space
+    from samtune.experiments.plan import check_space, left_out
     from samtune.formatting import printable
     from samtune.user_source import check_named, named_functions
 
@@ -47,4 +47,5 @@ def validate(
     lines += [f"  where {constraint}" for constraint in loaded.constraints]
     lines += [f"  imports {function}" for function in imports]
     lines += [f"  not checked: {line}" for line in unchecked]
+    lines += [f"  note: {line}" for line in left_out(loaded)]
     print("\n".join(map(printable, lines)))

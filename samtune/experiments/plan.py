@@ -250,6 +250,18 @@ def search_summary(space: SearchSpace) -> Summary:
     )
 
 
+def left_out(space: SearchSpace) -> list[str]:
+    """What is written but not tried, because there are fewer trials, each as a line."""
+    lines = []
+    if len(space.initial) > space.num_trials:
+        lines.append(f"only {space.num_trials} of the {len(space.initial)} initial points are tried (num_trials)")
+    if space.sampler.name in ("grid", "brute_force"):
+        points = space.tree.enumerate(lambda name, key, node: node.values() or node.extremes())
+        if next(itertools.islice(points, space.num_trials, None), None) is not None:
+            lines.append(f"num_trials {space.num_trials} is less than the grid has points: the rest is not tried")
+    return lines
+
+
 def prepare_files_of(variants: Iterable[TrialSpec]) -> None:
     """Looks whether the files of every data set that a trial can have are there, and decodes them on this machine.
 

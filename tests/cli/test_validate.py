@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from samtune import SearchSpace
+from samtune.experiments.plan import left_out
+
 SPACE = """
 name: small
 data: {name: digits}
@@ -57,6 +62,22 @@ def test_what_a_search_would_refuse_is_refused(tmp_path: Path) -> None:
     batch = samtune("validate", str(path))
     assert "training.batch_size: must not exceed the training examples (2048 > 1294" in batch.stderr
     assert batch.stderr == samtune("search", "--space", str(path), "--dry-run").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("search: {training.lr: {choice: [1, 2, 3]}}\nsampler: grid\nnum_trials: 2\n", "num_trials 2 is less than"),
+        ("search: {training.lr: {choice: [1, 2, 3]}}\nsampler: grid\nnum_trials: 3\n", None),
+        (
+            "search: {training.lr: {choice: [1, 2]}}\ninitial: [{training.lr: 1}, {training.lr: 2}]\nnum_trials: 1\n",
+            "only 1 of the 2 initial points are tried",
+        ),
+    ],
+)
+def test_what_too_few_trials_leave_out_is_told(text: str, line: str | None) -> None:
+    lines = left_out(SearchSpace.from_text(SPACE + text, "space.yaml"))
+    assert [told.startswith(line or "") for told in lines] == [True] * (line is not None)
 
 
 def test_data_that_are_elsewhere_are_not_checked(tmp_path: Path) -> None:
