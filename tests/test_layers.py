@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from samtune.docs.python_api import python_api
+
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("terminal", "report", "benchmarks"),
+    ("terminal", "report", "benchmarks", "docs"),
     ("experiments",),
     ("tune",),
     ("store",),
@@ -42,6 +44,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "cli": LIGHT,
     "terminal": LIGHT,
     "report": HEAVY,
+    "docs": LIGHT,
     "experiments": {"mlflow"},
     "tune": {"mlflow", "torch"},
     "store": {"ray", "mlflow", "torch"},
@@ -195,3 +198,9 @@ def test_commands_use_what_the_displays_export(package: str) -> None:
 @pytest.mark.parametrize("package", sorted({module for module in modules() if module.count(".") == 1}))
 def test_every_package_says_what_it_knows(package: str) -> None:
     assert ast.get_docstring(ast.parse(modules()[package].read_text(encoding="utf-8")))
+
+
+def test_the_page_on_the_python_api_is_up_to_date() -> None:
+    """Generated from docstrings of all layers; here, so that it runs with every change."""
+    page = (ROOT / "samtune" / "docs" / "python-api.md").read_text(encoding="utf-8")
+    assert page == python_api(), "run `python -m samtune.docs` and commit samtune/docs/python-api.md"

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from samtune.cli.confirm import confirm
+from samtune.cli.docs import docs
 from samtune.cli.export import export
 from samtune.cli.papers import papers
 from samtune.cli.plot import plot
@@ -65,7 +66,10 @@ def _root(
     """Distributed hyperparameter search for Sharpness-Aware Minimization on Ray, Optuna and MLflow."""
 
 
-for command in (search, train, status, confirm, report, plot, ui, sharpness, export, spaces, papers, validate, schema):
+for command in (
+    *(search, train, status, confirm, report, plot, ui, sharpness, export),
+    *(spaces, papers, validate, schema, docs),
+):
     app.command()(command)
 
 
