@@ -65,13 +65,16 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """`shows`: the interval of the difference lies on the published side of 0 (holds 0, if none is published)."""
+        """`shows`: the interval of the difference lies on the published side of 0.
+
+        Where no difference is published, an interval that holds 0 is `no difference found`: a wide one proves nothing.
+        """
         comparison = self.comparison
         if comparison is None or comparison.difference.interval is None:
             return "not measured"
         low, high = comparison.difference.interval
         if self.expected == 0:
-            return "shows" if low <= 0 <= high else "contradicted"
+            return "no difference found" if low <= 0 <= high else "contradicted"
         if self.expected * (low if self.expected > 0 else high) > 0:
             return "shows"
         if self.expected * (high if self.expected > 0 else low) < 0:

@@ -13,11 +13,12 @@ from samtune.study import Study
 if TYPE_CHECKING:
     from samtune.experiments.small_claims import Claim
 
-_STYLES = {"shows": "green", "does not show": "yellow", "contradicted": "red", "not measured": "yellow"}
+_STYLES = {"shows": "green", "contradicted": "red"}
 _CAPTION = (
     "Mean and 95% interval (Student t) over the replicas; differences are paired by seed. A claim shows where the "
-    "interval of its difference lies on the published side of 0 (or holds 0, where the published figures are the "
-    "same), is contradicted where it lies on the other, and else does not show at this size."
+    "interval of its difference lies on the published side of 0, is contradicted where it lies on the other, and else "
+    "does not show at this size. Where the published figures are the same, an interval that holds 0 only says that no "
+    "difference was found."
 )
 
 
@@ -27,7 +28,7 @@ def print_claims(console: Console, study: Study, claims: list[Claim]) -> None:
     console.print(Text(format_outcome(study), style="bold"), soft_wrap=True)
     for each in claims:
         console.print()
-        verdict = Text(each.verdict, style=_STYLES[each.verdict])
+        verdict = Text(each.verdict, style=_STYLES.get(each.verdict, "yellow"))
         console.print(Text.assemble((each.claim, "bold"), ": ", verdict), soft_wrap=True)
         console.print(f"  published, {each.place}: {each.published}", soft_wrap=True)
         console.print(f"  measured, {_measured(each)}", soft_wrap=True)
