@@ -94,7 +94,26 @@ def _problem(group: list[tuple[ErrorDetails, _Found]], root: Located) -> Problem
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         hint = did_you_mean(str(value), options) if options else ""
         return Problem(found.place, rule_of(details), f"{value!r}{hint}")
-    return Problem(found.place, rule_of(details), None if kind == "value_error" else repr(value))
+    return Problem(
+        found.place, rule_of(details), None if kind == "value_error" else f"{value!r}{_what_to_write(value)}"
+    )
+
+
+def _what_to_write(value: Any) -> str:
+    """For a value that is a number in another tool's syntax: how it is written here."""
+    if isinstance(value, dict):
+        if "values" in value:
+            return "; did you mean {choice: […]}?"
+        return "; did you mean e.g. {log_uniform: [low, high]}?" if {"min", "max"} <= value.keys() else ""
+    if not isinstance(value, str):
+        return ""
+    if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
+        return f"; did you mean {{expr: {reference[1]}}}?"
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return "; write numbers without quotes"
 
 
 def _wrong_name(kind: str, context: dict[str, Any], found: _Found) -> Problem:

@@ -168,6 +168,10 @@ def test_a_key_beside_a_merge_overrides_what_is_merged() -> None:
     [
         ("method: {name: sgd, on: 3}\n", "space.yaml:4: method.on: unknown key"),
         ("method: sgd\ntraining: {lr: 1:30}\n", "space.yaml:5: training.lr: must be a valid number (got '1:30')"),
+        ('method: sgd\ntraining: {lr: "1e-4"}\n', "(got '1e-4'; write numbers without quotes)"),
+        ("method: {name: sam, rho: '${training.lr}'}\n", "did you mean {expr: training.lr}?"),
+        ("method: sgd\ntraining: {lr: {values: [1, 2]}}\n", "did you mean {choice: […]}?"),
+        ("method: sgd\ntraining: {lr: {min: 1, max: 2}}\n", "did you mean e.g. {log_uniform: [low, high]}?"),
         ("method: sgd\nseed: 3\0\n", "space.yaml:5: not valid YAML: the character U+0000 is not allowed"),
         ("method: sgd\nsearch: {training: {lr: {int: [1, 2]}}}\n", "space.yaml:5: search.training: keys of the search"),
         ("method: sgd\nobjective: {metric: lambda_max}\n", "set training.diagnostics.lambda_max"),
