@@ -18,6 +18,7 @@ step ray exec "$cluster" 'samtune search --space ~/my.yaml --num-trials 2 --name
   --storage-path ~/studies --tracking-uri http://127.0.0.1:5000 --json > ~/search.json'
 step ray exec "$cluster" 'samtune status loopback --storage-path ~/studies'
 mkdir "$work/code"
+export RAY_AUTH_MODE=token  # the token is in this home, as `ray up` has brought it
 step ray job submit --address http://127.0.0.1:8265 --working-dir "$work/code" -- \
   samtune search --resume loopback --num-trials 3 --storage-path "$HOME/studies"
 curl -s -X POST -H 'Content-Type: application/json' -d '{"experiment_ids": ["1"]}' \

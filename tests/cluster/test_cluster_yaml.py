@@ -13,6 +13,7 @@ import yaml
 from helpers.ray_internals import AutoscalingConfig, prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
+TOKEN = "~/.ray/auth_token"
 
 
 @pytest.fixture
@@ -51,7 +52,28 @@ def test_ray_is_the_one_that_is_tested_and_every_file_mount_is_there(config: dic
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "--python 3.11." in commands
     assert project["project"]["requires-python"].startswith(">=3.11")
-    assert all((ROOT / source).exists() for source in config["file_mounts"].values())
+    mounts = {remote: source for remote, source in config["file_mounts"].items() if remote != TOKEN}
+    assert all((ROOT / source).exists() for source in mounts.values())
+
+
+def test_everything_that_talks_to_the_cluster_needs_the_token(config: dict[str, Any]) -> None:
+    assert config["file_mounts"][TOKEN] == TOKEN  # from this machine to the head, and from there to the workers
+    assert f"chmod 600 {TOKEN}" in config["setup_commands"]
+    starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    starts = [command for command in starts if "ray start" in command]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token ray start " in command for command in starts)
+    assert any("export RAY_AUTH_MODE=token" in command for command in config["setup_commands"])  # of the drivers
+
+
+def test_workers_have_rights_of_their_own_and_ssh_is_not_open_to_the_world(config: dict[str, Any]) -> None:
+    types = {name: node["node_config"] for name, node in config["available_node_types"].items()}
+    assert all(node["SecurityGroupIds"] == ["sg-FILL-IN"] for node in types.values())
+    assert "IamInstanceProfile" not in types.pop("head")  # Ray's own, which starts machines
+    assert {node["IamInstanceProfile"]["Name"] for node in types.values()} == {"samtune-worker"}
+    text = (ROOT / "cluster.yaml").read_text()
+    assert '"Action": "iam:PassRole",\n#     "Resource": "arn:aws:iam::ACCOUNT:role/samtune-worker"' in text
+    assert '"Resource": "*"' not in text
 
 
 def test_nothing_listens_to_the_world(config: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,10 @@ def write_cluster(work: Path) -> None:
     config["provider"] = {"type": "local", "head_ip": "127.0.0.1", "worker_ips": []}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(work / "user")}
     config["file_mounts"] = {remote: str(ROOT / source) for remote, source in config["file_mounts"].items()}
+    token = work / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    config["file_mounts"]["~/.ray/auth_token"] = str(token)
     (work / "cluster.yaml").write_text(yaml.safe_dump(config))
 
 
