@@ -136,6 +136,67 @@ class GSAMConfig(PerturbedConfig):
     """Weight of the orthogonal part; 0 is SAM."""
 
 
+class USAMConfig(PerturbedConfig):
+    """Unnormalized SAM (Andriushchenko & Flammarion, ICML 2022): perturbs by rho times the gradient. 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:USAMRule"
+
+    name: Literal["usam"] = "usam"
+    """Method."""
+
+
+class WSAMConfig(PerturbedConfig):
+    """WSAM (Yue et al., KDD 2023): weighs the sharpness by γ/(1 - γ). 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:WSAMRule"
+
+    name: Literal["wsam"] = "wsam"
+    """Method."""
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """γ; 0 is the base optimizer, 0.5 SAM."""
+
+
+class FSAMConfig(PerturbedConfig):
+    """F-SAM, Friendly SAM (Li et al., CVPR 2024): takes the mean gradient off the ascent's. 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.averaged:FSAMRule"
+
+    name: Literal["fsam"] = "fsam"
+    """Method."""
+    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """σ, what part of the mean is taken off; 0 is SAM."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """λ, of the mean, per step."""
+
+
+class VaSSOConfig(PerturbedConfig):
+    """VaSSO (Li and Giannakis, NeurIPS 2023): perturbs along the mean of past gradients and this one. 2 passes."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.averaged:VaSSORule"
+
+    name: Literal["vasso"] = "vasso"
+    """Method."""
+    theta: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """θ, weight of this step's gradient in the mean; 1 is SAM."""
+
+
+class RWPConfig(PerturbedConfig):
+    """Random weight perturbation (m-RWP: Li et al., TMLR 2024): the loss smoothed by noise. 1 pass; 2 if mixed."""
+
+    rule: ClassVar[str] = "samtune.sam.rules.variants:RWPRule"
+
+    name: Literal["rwp"] = "rwp"
+    """Method."""
+    rho: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Standard deviation of the noise in each weight; 0 is the base optimizer at 1 pass."""
+    mix: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """λ, weight of the gradient at the perturbed weights; the rest is the gradient at w."""
+
+    @property
+    def _passes(self) -> float:
+        return 1.0 if self.mix == 1 else 2.0
+
+
 class LookSAMConfig(PerturbedConfig):
     """LookSAM (Liu et al., CVPR 2022): SAM every `k` steps, its direction reused in between. 1 + 1/k passes."""
 
@@ -259,6 +320,11 @@ MethodConfig = Annotated[
     | SSAMFConfig
     | SSAMDConfig
     | GSAMConfig
+    | USAMConfig
+    | WSAMConfig
+    | FSAMConfig
+    | VaSSOConfig
+    | RWPConfig
     | LookSAMConfig
     | MomentumSAMConfig
     | TraceSAMConfig

@@ -59,6 +59,8 @@ def test_one_all_reduce_of_the_gradient_per_step_as_in_sgd(name):
     second, third = run_ranks(2, count, METHODS[name])[0]
     if name == "looksam":  # k = 2: the SAM steps need the averaged ascent gradient too
         assert (second, third) == ([NUM_WEIGHTS], [NUM_WEIGHTS, NUM_WEIGHTS])
+    elif name in ("fsam", "vasso"):  # the mean of the whole batch's ascent gradient
+        assert second == third == [NUM_WEIGHTS, NUM_WEIGHTS]
     else:
         assert second == third == [NUM_WEIGHTS]
 
@@ -258,6 +260,6 @@ def resume(rank: int, num_ranks: int, method: MethodConfig) -> bool:
     return torch.equal(flat_weights(resumed_model), flat_weights(model))
 
 
-@pytest.mark.parametrize("name", ["sam", "looksam", "frob_sam", "sam_random"])
+@pytest.mark.parametrize("name", ["sam", "looksam", "fsam", "frob_sam", "sam_random"])
 def test_resumed_equals_uninterrupted_on_ranks(name):
     assert run_ranks(2, resume, METHODS[name]) == [True, True]

@@ -28,6 +28,7 @@ def refusal(text):
 def test_names():
     assert {name for config in CLASSES for name in names_of(config)} == {
         *("sgd", "adamw", "sam", "asam", "ssam_f", "ssam_d", "gsam", "looksam", "momentum_sam"),
+        *("usam", "wsam", "fsam", "vasso", "rwp"),
         *("trace_sam", "frob_sam", "det_sam", "universal"),
     }
 
@@ -94,6 +95,9 @@ def test_what_cannot_be_is_refused(text, message):
         ("{name: gsam}", 2),
         ("{name: looksam, k: 5}", 1.2),
         ("{name: momentum_sam}", 1),
+        ("{name: rwp}", 1),
+        ("{name: rwp, mix: 0.5}", 2),
+        ("{name: fsam, every: 4}", 1.25),
         ("{name: trace_sam}", 2),
         ("{name: frob_sam}", 3),
         ("{name: det_sam}", 2),

@@ -1,4 +1,4 @@
-"""Later variants of SAM: GSAM's decomposition, LookSAM's reuse, Momentum-SAM."""
+"""Later variants of SAM: USAM, GSAM's and WSAM's mixtures, LookSAM's reuse, Momentum-SAM, random perturbations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,78 @@ from samtune.sam.rules.sam import SAMRule
 if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
     from samtune.sam.train_step import TrainStep
+
+
+class USAMRule(SAMRule):
+    """Unnormalized SAM (Andriushchenko & Flammarion, ICML 2022, eq. 3): ε̂ = rho·g, not divided by ‖g‖₂."""
+
+    name = "usam"
+
+    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
+        length = vectors.norm(gradient)
+        vectors.scale_(gradient, rho)
+        return length
+
+    def __call__(self, group: MGroup) -> None:
+        perturbation = self.limit(group.gradient())
+        group.gradient_norm = self.perturbation_(perturbation, group.rho)
+        group.perturb(perturbation)
+        group.descend()
+
+
+class WSAMRule(SAMRule):
+    """WSAM (Yue et al., KDD 2023): with α = γ/(1 - γ) and g_p = ∇L(w + ε̂), the share is (1 - α)·g + α·g_p.
+
+    The objective is L + α·(max L(w + ε) - L). The base optimizer takes the step in the sum, as with `decouple=False`
+    in the authors' code (dlrover's atorch); their default adds -lr·α·(g_p - g) after a step in g, which for SGD without
+    momentum is the same.
+
+    Args:
+        gamma: γ in [0, 1); 0 is the base optimizer, ½ SAM.
+    """
+
+    name = "wsam"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, gamma: float = 0.9) -> None:
+        super().__init__(parameters, seed)
+        self.alpha = gamma / (1.0 - gamma)
+
+    def __call__(self, group: MGroup) -> None:
+        gradient = group.gradient()
+        ascent = self.limit(gradient)
+        group.gradient_norm = vectors.norm(ascent)
+        group.perturb(vectors.scaled(ascent, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        group.contribute(gradient, 1.0 - self.alpha)
+        group.descend(self.alpha)
+
+
+class RWPRule(Rule):
+    """Random weight perturbation: the gradient of E[L(w + rho·z)], z ~ N(0, I), from one z per m-group.
+
+    The share is λ·∇L(w + rho·z) + (1 - λ)·∇L(w): m-RWP (Li et al., TMLR 2024), here with the same examples in both
+    terms, so that the mean over z is the gradient of λ·E[L(w + rho·z)] + (1 - λ)·L(w). λ = 1 smooths alone (RWP), at
+    one pass. Noise in proportion to the norm of each filter (LPF-SGD, Bisla et al., AISTATS 2022) is not part of it.
+
+    Args:
+        mix: λ.
+    """
+
+    name = "rwp"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, mix: float = 1.0) -> None:
+        super().__init__(parameters, seed)
+        self.mix = mix
+        self.has_ascent_gradient = mix < 1
+
+    def __call__(self, group: MGroup) -> None:
+        if self.mix < 1:
+            gradient = group.gradient()
+            group.gradient_norm = vectors.norm(gradient)
+            group.contribute(gradient, 1.0 - self.mix)
+        noise = self.filled(vectors.normal_like(self.chosen(self.parameters), group.generator("rwp")))
+        vectors.scale_(noise, group.rho)
+        group.perturb(noise)
+        group.descend(self.mix)
 
 
 class GSAMRule(SAMRule):
