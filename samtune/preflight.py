@@ -8,10 +8,11 @@ from pathlib import Path
 
 from samtune.config.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
 from samtune.config.training import TrainingConfig
+from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_file
 from samtune.user_code import check_function
-from samtune.user_source import look_up
+from samtune.user_source import constructor_options, look_up
 
 _SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
 """Sides in pixels below which nothing is left of an image in these networks of torchvision."""
@@ -62,7 +63,7 @@ def check_model(
 
 
 def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
-    """Makes sure that the user's loss and metrics are there and take (outputs, targets).
+    """Makes sure that the user's optimizer takes its options, and the loss and metrics take (outputs, targets).
 
     Args:
         import_code: as of `check_model`.
@@ -73,6 +74,12 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
     check = check_function if import_code else look_up
     if config.loss != "cross_entropy":
         check(config.loss, "training.loss", None, None)
+    if ":" in (optimizer := config.optimizer_name):
+        options, valid = config.optimizer_options, constructor_options(optimizer)
+        for key in options:
+            if valid is not None and key not in valid:
+                raise UsageError(f"training.optimizer.{key}: unknown option of {optimizer}{did_you_mean(key, valid)}")
+        check(optimizer, "training.optimizer", [], lr=config.lr, **options)
     for index, path in enumerate(config.metrics):
         check(path, f"training.metrics.{index}", None, None)
 

@@ -69,6 +69,28 @@ def look_up(path: str, key: str, *args: Any, **kwargs: Any) -> None:
         _check_call(_signature(found.args), path, key, args, kwargs)
 
 
+def constructor_options(path: str) -> list[str] | None:
+    """The keyword arguments of a class's constructor, as its source has them.
+
+    Args:
+        path: `package.module:class`.
+
+    Returns:
+        None where the source does not tell, or takes any.
+    """
+    try:
+        found = _find(path, path)
+    except UsageError:
+        return None
+    if not isinstance(found, ast.ClassDef):
+        return None
+    defined = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    if not defined or defined[-1].args.kwarg is not None:
+        return None
+    arguments = defined[-1].args
+    return [each.arg for each in (*arguments.args[1:], *arguments.kwonlyargs)]
+
+
 def _find(path: str, key: str) -> ast.AST | None:
     """What the module binds to the name last; None where its source does not tell. Raises as `look_up` does."""
     module, _, name = path.partition(":")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from samtune.config.base import Config, ImportPath
 from samtune.config.diagnostics import DiagnosticsConfig
+from samtune.config.optimizer import Optimizer, OptimizerConfig, ParameterGroupConfig
 
 DEFAULT_EPOCHS = 20
 
@@ -43,18 +44,22 @@ class TrainingConfig(Config):
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Parts in which a batch is run, one after another, where it does not fit into memory. The step is the same but for
     what goes by a worker's examples of one part: `m: worker`, and BatchNorm."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """The base optimizer, which takes the step at the restored weights."""
+    optimizer: Optimizer = "sgd"
+    """The base optimizer, which takes the step at the restored weights: one of torch's by name, or a class of yours
+    as `package.module:class`; with options of its own as `{name: adamw, betas: [0.9, 0.95]}`."""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD's momentum; AdamW's beta1."""
+    """SGD's momentum; AdamW's beta1. Other optimizers have options of their own."""
     nesterov: bool = False
     """Nesterov momentum (sgd only)."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0005
     """Weight decay of the base optimizer (decoupled with adamw)."""
     decay_norms_and_biases: bool = True
     """Whether weight decay acts on the scales and shifts of normalisation layers and on biases too."""
+    groups: list[ParameterGroupConfig] = Field(default_factory=list)
+    """Groups of parameters with settings of their own, e.g.
+    `[{match: "head.*", lr_factor: 10}, {match: "norm|bias", weight_decay: 0, rho_factor: 0}]`."""
     schedule: Literal["cosine", "linear", "multi_step", "constant"] = "cosine"
     """Learning rate after the warm-up, per step; multi_step multiplies by `decay_factor` at `milestones`."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
@@ -84,12 +89,27 @@ class TrainingConfig(Config):
     diagnostics: DiagnosticsConfig | None = None
     """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
 
+    @property
+    def optimizer_name(self) -> str:
+        """`sgd`, `adamw`, … or an import path."""
+        return self.optimizer.name if isinstance(self.optimizer, OptimizerConfig) else self.optimizer
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """The optimizer's own options, as they are written."""
+        return self.optimizer.options if isinstance(self.optimizer, OptimizerConfig) else {}
+
+    @property
+    def sgd_momentum(self) -> float:
+        """SGD's momentum, which may stand among its options."""
+        return float(self.optimizer_options.get("momentum", self.momentum))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+        if self.nesterov and (self.optimizer_name != "sgd" or self.sgd_momentum == 0):
             raise ValueError(
                 "nesterov needs optimizer sgd and momentum > 0 "
-                f"(optimizer is {self.optimizer}, momentum {self.momentum})"
+                f"(optimizer is {self.optimizer_name}, momentum {self.momentum})"
             )
         if self.epochs is not None and self.passes is not None:
             raise ValueError(f"give epochs or passes, not both (epochs is {self.epochs}, passes {self.passes:g})")

@@ -56,14 +56,18 @@ class TrialSpec(Config):
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
-        if self.method.name == "adamw" and self.training.optimizer != "adamw":
-            raise broken_rule("method.name", f"adamw needs training.optimizer adamw (it is {self.training.optimizer})")
-        if self.method.name == "momentum_sam" and (self.training.optimizer != "sgd" or self.training.momentum == 0):
+        if self.method.name == "adamw" and self.training.optimizer_name != "adamw":
+            got = self.training.optimizer_name
+            raise broken_rule("method.name", f"adamw needs training.optimizer adamw (it is {got})")
+        is_sgd, momentum = self.training.optimizer_name == "sgd", self.training.sgd_momentum
+        if self.method.name == "momentum_sam" and not (is_sgd and momentum):
             raise broken_rule(
                 "method.name",
                 "momentum_sam needs training.optimizer sgd with momentum > 0 "
-                f"(optimizer is {self.training.optimizer}, momentum {self.training.momentum})",
+                f"(optimizer is {self.training.optimizer_name}, momentum {momentum})",
             )
+        if getattr(self.method, "second_order", False) and any(g.rho_factor != 1 for g in self.training.groups):
+            raise broken_rule("training.groups", "cannot have a rho_factor with method.second_order")
         if self.training.compile and getattr(self.method, "second_order", False):
             raise broken_rule("training.compile", "must be off with method.second_order, which differentiates twice")
         return self

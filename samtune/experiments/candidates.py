@@ -176,7 +176,7 @@ def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> lis
         The labels of the baselines: "the better of one and two times the epochs" of the papers.
     """
     best, _ = next(iter(chosen.values()))
-    name = "adamw" if best.training.optimizer == "adamw" else "sgd"
+    name = "adamw" if best.training.optimizer_name == "adamw" else "sgd"
     settings, value = _plain(best, name), None
     for trial in _completed(study) if study else ():
         if trial.params.get("method.name") == name:

@@ -112,7 +112,12 @@ class MGroup:
     # -- perturbations -----------------------------------------------------------------------------------------------
 
     def perturb(self, perturbation: Sequence[Tensor]) -> None:
-        """Moves the weights to w + ε̂."""
+        """Moves the weights to w + F·ε̂, F the diagonal of the parameter groups' `rho_factor` (1 where they have none).
+
+        The rule's ε̂ is left as it is: its norms, and the projections of further ascent steps, are those before F.
+        """
+        if (factors := self._step.rho_factors) is not None:
+            perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
         self.perturbation = perturbation
         self._step.weights.perturb(perturbation)
 

@@ -77,6 +77,9 @@ class TrainStep:
             raise ValueError("optimizer must minimise (maximize is True): negate the loss instead")
         self.model, self.loss_fn, self.optimizer, self.method = model, loss_fn, optimizer, method
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        factors = [g.get("rho_factor", 1.0) for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+        self.rho_factors = None if all(factor == 1 for factor in factors) else factors
+        """Of each parameter, what its group in the optimizer multiplies ε̂ by; None: nothing."""
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
         place = {"batch_size": batch_size, "num_workers": num_workers, "rank": rank}

@@ -2,46 +2,104 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from samtune.config.optimizer import TORCH_OPTIMIZERS
 from samtune.config.training import TrainingConfig
+from samtune.errors import UsageError
+from samtune.user_code import resolve_function
 
 
 def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a network's trainable parameters, as torch has it.
+    """The optimizer of a network's trainable parameters, as torch or the user has it.
 
-    With `decay_norms_and_biases` off, parameters of fewer than two dimensions (scales and shifts of normalisation
-    layers, biases) are in a group of their own without weight decay.
+    Each parameter is in the group of the first pattern of `config.groups` that its name matches. With
+    `decay_norms_and_biases` off, parameters of fewer than two dimensions (scales and shifts of normalization layers,
+    biases) have no weight decay unless their pattern says which. Groups keep `lr_factor`, which the schedule reads, and
+    `rho_factor`, which `TrainStep` reads.
+
+    An optimizer whose constructor takes no `weight_decay` has none.
+
+    Raises:
+        UsageError: a pattern matches no parameter, or the optimizer refuses its options.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not config.decay_norms_and_biases:
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
-            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-        ]
+    groups = _parameter_groups(config, model)
+    name, cls = config.optimizer_name, _optimizer_class(config.optimizer_name)
+    options: dict[str, Any] = {"lr": config.lr}
+    if _takes(cls, "weight_decay"):
+        options["weight_decay"] = config.weight_decay
+    if name == "sgd":
+        options |= {"momentum": config.momentum, "nesterov": config.nesterov}
+    elif name == "adamw":
+        options["betas"] = (config.momentum, 0.999)
     # One kernel over all parameters, which also skips a step whose gradient is not finite without asking the host.
-    fused = bool(parameters) and parameters[0].device.type == "cuda"
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups,
-            lr=config.lr,
-            betas=(config.momentum, 0.999),
-            weight_decay=config.weight_decay,
-            fused=fused,
+    if name in ("sgd", "adamw"):
+        options["fused"] = any(p.device.type == "cuda" for group in groups for p in group["params"][:1])
+    options |= {key: tuple(v) if isinstance(v, list) else v for key, v in config.optimizer_options.items()}
+    try:
+        optimizer = cls(groups, **options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"training.optimizer: {name} refuses its options or parameters: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"training.optimizer: {name} must be a torch optimizer (got {type(optimizer).__name__})")
+    return optimizer
+
+
+def _takes(cls: Callable[..., Any], option: str) -> bool:
+    """Whether a constructor has an argument of that name, or takes any."""
+    arguments = inspect.signature(cls).parameters
+    return option in arguments or any(each.kind is each.VAR_KEYWORD for each in arguments.values())
+
+
+def _optimizer_class(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        return resolve_function(name, "training.optimizer")
+    attribute = TORCH_OPTIMIZERS[name].partition(":")[2]
+    if not hasattr(torch.optim, attribute):
+        raise UsageError(f"training.optimizer: torch {torch.__version__} has no {attribute}")
+    return cast(Callable[..., Any], getattr(torch.optim, attribute))
+
+
+def _parameter_groups(config: TrainingConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """The groups, as `add_param_group` takes them; first the parameters that no pattern matches.
+
+    Without patterns the groups are the same for every network, empty ones included: checkpoints count on it.
+    """
+    patterns = [re.compile(group.match) for group in config.groups]
+    matched = [False] * len(patterns)
+    found: dict[tuple[int, bool], list[nn.Parameter]] = {(-1, False): []}
+    if not config.decay_norms_and_biases:
+        found[-1, True] = []
+    for name, parameter in model.named_parameters():
+        hits = [index for index, pattern in enumerate(patterns) if pattern.search(name)]
+        for index in hits:
+            matched[index] = True
+        if parameter.requires_grad:
+            is_decayed = config.decay_norms_and_biases or parameter.ndim >= 2
+            found.setdefault((hits[0] if hits else -1, not is_decayed), []).append(parameter)
+    if not all(matched):
+        index = matched.index(False)
+        names = ", ".join(name for name, _ in list(model.named_parameters())[:4])
+        raise UsageError(
+            f"training.groups.{index}.match: {config.groups[index].match!r} matches no parameter (names are {names}, …)"
         )
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=fused,
-    )
+    groups: list[dict[str, Any]] = []
+    for (index, is_spared), parameters in sorted(found.items(), key=lambda item: item[0]):
+        group: dict[str, Any] = {"params": parameters}
+        decay = 0.0 if is_spared else config.weight_decay
+        if index >= 0:
+            own = config.groups[index]
+            decay = (decay if own.weight_decay is None else own.weight_decay) * own.weight_decay_factor
+            group |= {"lr": config.lr * own.lr_factor, "lr_factor": own.lr_factor, "rho_factor": own.rho_factor}
+        groups.append(group | ({"weight_decay": decay} if index >= 0 or is_spared else {}))
+    return groups
 
 
 def learning_rate(config: TrainingConfig, step: int, *, num_epochs: int, steps_per_epoch: int) -> float:

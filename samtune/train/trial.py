@@ -200,7 +200,7 @@ class TrialRun(Resumable):
             done = self.train_step.num_steps
             lr = learning_rate(training, done, num_epochs=self.spec.num_epochs, steps_per_epoch=self.steps_per_epoch)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_factor", 1.0)
             self.train_step(self._laid_out(inputs), targets)
             if self.train_step.num_steps == done:
                 continue  # more of the batch is to come

@@ -87,12 +87,15 @@ def test_the_readmes_space_is_valid() -> None:
     assert (space.name, space.num_trials, space.resources.num_workers) == ("my-search", 24, 2)
 
 
-def test_the_search_section_of_the_documentation_is_valid() -> None:
-    complete, sections = blocks(DOCS / "search-spaces.md", "yaml")
+def test_the_yaml_of_the_page_on_search_spaces_is_valid() -> None:
+    complete, sections, optimizer = blocks(DOCS / "search-spaces.md", "yaml")
     SearchSpace.from_text(complete, "search-spaces.md")
     head = [line for line in complete.splitlines() if re.match("name|data|model|training|resources", line)]
     body = [line for line in sections.splitlines() if not line.startswith("warm_start")]  # the reader has none
     assert SearchSpace.from_text("\n".join([*head, *body]), "search-spaces.md").repeats == 3
+    others = [line for line in head if not line.startswith("training")]
+    space = SearchSpace.from_text("\n".join([*others, optimizer]), "search-spaces.md")
+    assert list(space.trial({"training.optimizer.eps": 1e-8}).training.optimizer_options) == ["betas", "eps"]
 
 
 @pytest.mark.parametrize("topic", list(TOPICS))

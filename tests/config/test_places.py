@@ -178,7 +178,7 @@ def test_a_key_beside_a_merge_overrides_what_is_merged() -> None:
         ("method: sgd\nobjective: [{metric: val_loss}, {metric: sharpness}]\n", "objective.1.metric: sharpness is not"),
         (
             "method: sgd\ntraining: {optimizer: {choice: [{name: sgd, lr: 1}]}}\n",
-            "training.optimizer (in branch sgd): takes no keys of its own",
+            "training.optimizer.lr (in branch sgd): is set by training.lr",
         ),
     ],
 )
