@@ -94,7 +94,7 @@ def test_the_yaml_of_the_page_on_search_spaces_is_valid() -> None:
     body = [line for line in sections.splitlines() if not line.startswith("warm_start")]  # the reader has none
     assert SearchSpace.from_text("\n".join([*head, *body]), "search-spaces.md").repeats == 3
     others = [line for line in head if not line.startswith("training")]
-    space = SearchSpace.from_text("\n".join([*others, optimizer]), "search-spaces.md")
+    space = SearchSpace.from_text("\n".join([*others, "method: sam", optimizer]), "search-spaces.md")
     assert list(space.trial({"training.optimizer.eps": 1e-8}).training.optimizer_options) == ["betas", "eps"]
 
 
