@@ -137,9 +137,10 @@ def _explain_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = RunError if is_machine_fault(error) else DatasetError
+        of_the_machine = is_machine_fault(error)
+        kind, free = (RunError, _free(folder)) if of_the_machine else (DatasetError, "")
         raise kind(
-            f"{folder}: the decoded images cannot be kept there ({error.strerror or error}{_free(folder)}); "
+            f"{folder}: the decoded images cannot be kept there ({error.strerror or error}{free}); "
             "set the environment variable SAMTUNE_CACHE to another folder"
         ) from error
 
