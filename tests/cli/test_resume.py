@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from samtune.store.journal import FILE_NAME, is_running, read_journal
 from samtune.study import TrialState
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # seven searches, one after another
 
 NUM_TRIALS = 5
 NUM_KILLS = 5
