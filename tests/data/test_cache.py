@@ -195,7 +195,7 @@ def test_failed_build_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", full)
     message = f"{re.escape(str(cache_folder))}: the decoded images cannot be kept there .*No space left.*SAMTUNE_CACHE"
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(RunError, match=message):
         load_arrays(source, "train", "cifar10")
     assert [path.suffix for path in cache_folder.iterdir()] == [".lock"]
 
