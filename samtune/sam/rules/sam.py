@@ -61,6 +61,14 @@ class SAMRule(Rule):
         """Overwrites g with ε̂ and returns ‖g‖₂."""
         return vectors.dual_norm_(gradient, rho, self.p)
 
+    def perturb_keeping_gradient(self, group: MGroup) -> list[Tensor]:
+        """Moves the weights to w + rho·g/‖g‖₂ and returns the whole g, for methods whose share is made of it too."""
+        gradient = group.gradient()
+        ascent = self.limit(gradient)
+        group.gradient_norm = vectors.norm(ascent)
+        group.perturb(vectors.scaled(ascent, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        return gradient
+
     def _ascend(self, group: MGroup) -> None:
         """Projected gradient ascent (C.6): ε ← Π_{‖·‖_p <= rho}(ε + α·d), d the unit ascent direction at w + ε."""
         step_size = group.rho if self.step_size is None else self.step_size

@@ -29,12 +29,6 @@ class USAMRule(SAMRule):
         vectors.scale_(gradient, rho)
         return length
 
-    def __call__(self, group: MGroup) -> None:
-        perturbation = self.limit(group.gradient())
-        group.gradient_norm = self.perturbation_(perturbation, group.rho)
-        group.perturb(perturbation)
-        group.descend()
-
 
 class WSAMRule(SAMRule):
     """WSAM (Yue et al., KDD 2023): with α = γ/(1 - γ) and g_p = ∇L(w + ε̂), the share is (1 - α)·g + α·g_p.
@@ -54,10 +48,7 @@ class WSAMRule(SAMRule):
         self.alpha = gamma / (1.0 - gamma)
 
     def __call__(self, group: MGroup) -> None:
-        gradient = group.gradient()
-        ascent = self.limit(gradient)
-        group.gradient_norm = vectors.norm(ascent)
-        group.perturb(vectors.scaled(ascent, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        gradient = self.perturb_keeping_gradient(group)
         group.contribute(gradient, 1.0 - self.alpha)
         group.descend(self.alpha)
 
@@ -108,10 +99,7 @@ class GSAMRule(SAMRule):
         self.ends_in_backward = False
 
     def __call__(self, group: MGroup) -> None:
-        gradient = group.gradient()
-        ascent = self.limit(gradient)
-        group.gradient_norm = vectors.norm(ascent)
-        group.perturb(vectors.scaled(ascent, vectors.safe_ratio(group.rho, group.gradient_norm)))
+        gradient = self.perturb_keeping_gradient(group)
         perturbed = group.gradient()
         along = vectors.safe_ratio(vectors.dot(gradient, perturbed), vectors.norm(perturbed) ** 2)
         group.contribute(perturbed, 1.0 + self.alpha * along)
