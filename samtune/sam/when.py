@@ -35,11 +35,6 @@ class When:
             raise ValueError(f"stop must be larger than start (start is {self.start}, stop {self.stop})")
 
     @property
-    def always(self) -> bool:
-        """Whether every step is the method's."""
-        return self == When()
-
-    @property
     def share(self) -> float:
         """Share of all steps that are the method's, to within one step; with a probability the expected share."""
         return (self.stop - self.start) * self.probability / self.every
