@@ -46,6 +46,11 @@ def runs(study: Study, server_port: int) -> dict[str, tuple[str, int]]:
     }
 
 
+def without_waits(messages: list[str]) -> list[str]:
+    """The messages, but the one that a server slower than a second causes: a busy machine is no fault."""
+    return [message for message in messages if not message.startswith("writing the last")]
+
+
 def wait_until(happened: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 60
     while not happened():
@@ -67,7 +72,7 @@ def test_a_search_on_a_server(
     end_trial(study, trial, [tracker], TrialState.FAILED, "boom", "Traceback\nboom")
     end_study(study, [tracker])
     assert runs(study, server_port) == {"trial 000": ("FINISHED", 3), "trial 001": ("FAILED", 0)}
-    assert (messages, tracker.unsent) == ([], [])
+    assert (without_waits(messages), tracker.unsent) == ([], [])
     assert capfd.readouterr() == ("", "")
     client = MlflowClient(f"http://127.0.0.1:{server_port}")
     assert study.parent_run_id is not None
@@ -99,7 +104,7 @@ def test_nothing_is_lost_while_the_server_is_away(
         "trial 003": ("FINISHED", 3),
     }
     assert tracker.unsent == []
-    messages = [message for message in messages if not message.startswith("writing the last")]
+    messages = without_waits(messages)
     assert len(messages) == 2  # not one per attempt
     assert messages[0].startswith("warning: MLflow does not answer; the search continues and its records are kept")
     assert messages[1].startswith("MLflow answers again")
