@@ -65,6 +65,12 @@ def is_installed(path: str) -> bool:
     return any(path == place or path.startswith(place + os.sep) for place in _installed_places())
 
 
+def shown_path(path: str) -> str:
+    """A file of the user's as a message names it: from the folder on that its modules are imported from."""
+    folders = sorted((f for f in user_folders() if path.startswith(f + os.sep)), key=len)
+    return os.path.relpath(path, folders[-1]) if folders else os.path.basename(path)
+
+
 def find_module(name: str) -> ModuleSpec | None:
     """The module of a dotted name as an import would find it; neither it nor its packages are imported."""
     with importing_user_code(name):

@@ -95,6 +95,8 @@ def main() -> None:
     except SamtuneError as error:
         if debug:
             traceback.print_exc()
+            if text := getattr(error, "traceback", None):  # of the worker
+                print(f"\n{text.rstrip()}", file=sys.stderr)
         _fail(with_options(error), error.exit_code)
     except KeyboardInterrupt as interrupt:
         if debug:

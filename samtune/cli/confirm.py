@@ -83,7 +83,8 @@ def confirm(
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)
     with answer():
-        print_confirmation(console, confirmation, again=redact_command(["samtune", *sys.argv[1:]]))
+        again = redact_command(["samtune", *sys.argv[1:]])
+        print_confirmation(console, confirmation, again, debug=debug)
         if json_:
             print(json.dumps(confirmation.to_dict()))
     if confirmation.num_missing:

@@ -92,7 +92,7 @@ def search(
     if dry_run or estimate:
         _dry_run(tuner, estimate, json_, trust)
     else:
-        _search(tuner, json_)
+        _search(tuner, json_, debug)
 
 
 def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> None:
@@ -113,7 +113,7 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> N
         print(f"\nabout {estimated}")
 
 
-def _search(tuner: Tuner, as_json: bool) -> None:
+def _search(tuner: Tuner, as_json: bool, debug: bool) -> None:
     from samtune.experiments.results import SearchFailedError
     from samtune.experiments.summary import json_summary
     from samtune.terminal import make_console, make_display, print_summary
@@ -128,7 +128,7 @@ def _search(tuner: Tuner, as_json: bool) -> None:
     except SearchFailedError as error:
         failure, results = error, error.results
     with answer():
-        print_summary(console, results.study)
+        print_summary(console, results.study, debug=debug and failure is None)  # else it is printed with the error
         if as_json:
             print(json.dumps(json_summary(results.study)))
     if failure is not None:

@@ -26,6 +26,6 @@ def status(
     if running:
         study.ended_at = None
     if json_:
-        print(json.dumps({**json_summary(study), "running": running}))
+        print(json.dumps({**json_summary(study, running=running), "running": running}))
     else:
-        print_status(make_console(stderr=False), study, running=running)
+        print_status(make_console(stderr=False), study, running=running, debug=debug)

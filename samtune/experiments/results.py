@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from samtune.errors import RunError
-from samtune.experiments.summary import resume_command
+from samtune.experiments.summary import resume_command, traceback_file
 from samtune.study import Scalar, Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS, Ending
 
@@ -216,12 +216,19 @@ def raise_if_failed(study: Study, ending: Ending) -> None:
     failed = next((trial for trial in study if trial.state is TrialState.FAILED), None)
     if failed is not None:
         results = Results(study, interrupted=ending.interrupted)
-        raise SearchFailedError(f"no trial succeeded; the first failed with: {failed.error}", results)
+        file = traceback_file(study, failed)
+        where = f"; its traceback is in {file}" if file else ""
+        raise SearchFailedError(f"no trial succeeded; the first failed with: {failed.error}{where}", results, failed)
 
 
 class SearchFailedError(RunError):
-    """No trial succeeded, or a machine's fault stopped the search. `results` has what became of the trials."""
+    """No trial succeeded, or a machine's fault stopped the search.
 
-    def __init__(self, message: str, results: Results) -> None:
+    Attributes:
+        results: what became of the trials.
+        traceback: the whole text of the first failed trial's, as its worker had it; None where there is none.
+    """
+
+    def __init__(self, message: str, results: Results, failed: Trial | None = None) -> None:
         super().__init__(message)
-        self.results = results
+        self.results, self.traceback = results, failed and failed.traceback

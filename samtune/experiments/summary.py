@@ -5,14 +5,33 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from samtune.formatting import first_line, format_metric, format_seconds
-from samtune.storage import parent
+from samtune.storage import is_file, parent
+from samtune.store.study_files import error_file
 from samtune.store.study_folder import DEFAULT_STORAGE
-from samtune.study import Scalar, Study, TrialState
+from samtune.study import Scalar, Study, Trial, TrialState
+from samtune.tune.ending import HOPELESS
 
 ERRORS_SHOWN = 5
+
+StudyState = Literal["running", "complete", "failed", "stopped"]
+
+
+def study_state(study: Study, *, running: bool = False) -> StudyState:
+    """How a study stands: `failed` where every trial that ended failed, `stopped` where trials are missing.
+
+    Args:
+        running: whether a process runs it.
+    """
+    if running:
+        return "running"
+    succeeded = study.count(TrialState.COMPLETED, TrialState.PRUNED)
+    failed = study.count(TrialState.FAILED)
+    if failed and not succeeded and (failed >= study.num_trials or study.stopped_by == HOPELESS):
+        return "failed"
+    return "complete" if succeeded + failed >= study.num_trials else "stopped"
 
 
 def format_outcome(study: Study) -> str:
@@ -41,14 +60,38 @@ def format_best(study: Study) -> str:
 
 def format_failures(study: Study) -> list[str]:
     """One line per error: the trials it ended, and its first line."""
-    trials: dict[str, list[int]] = {}
-    for trial in study:
-        if trial.state is TrialState.FAILED:
-            trials.setdefault(first_line(trial.error) or "unknown error", []).append(trial.number)
-    lines = [f"{_trials(numbers)} failed: {error}" for error, numbers in list(trials.items())[:ERRORS_SHOWN]]
-    if more := len(trials) - len(lines):
+    different = different_failures(study)
+    lines = [
+        f"{_trials([trial.number for trial in trials])} failed: {_error_line(trials[0])}"
+        for trials in different[:ERRORS_SHOWN]
+    ]
+    if more := len(different) - len(lines):
         lines.append(f"and {more} other error{'s' * (more > 1)}")
     return lines
+
+
+def different_failures(study: Study) -> list[list[Trial]]:
+    """The failed trials, those together that failed with the same line."""
+    trials: dict[str, list[Trial]] = {}
+    for trial in study:
+        if trial.state is TrialState.FAILED:
+            trials.setdefault(_error_line(trial), []).append(trial)
+    return list(trials.values())
+
+
+def _error_line(trial: Trial) -> str:
+    return first_line(trial.error) or "unknown error"
+
+
+def traceback_file(study: Study, trial: Trial) -> str | None:
+    """Where the whole traceback of a failed trial is kept; None where there is none, or its store is away."""
+    if not trial.traceback:
+        return None
+    file = error_file(study.storage_path, trial.number)
+    try:
+        return file if is_file(file) else None
+    except (OSError, ValueError):
+        return None
 
 
 def _trials(numbers: list[int]) -> str:
@@ -80,11 +123,12 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def json_summary(study: Study) -> dict[str, Any]:
+def json_summary(study: Study, *, running: bool = False) -> dict[str, Any]:
     """The result for programs: JSON types only; what is not a finite number is null."""
     best = study.best
     return {
         "study": study.name,
+        "state": study_state(study, running=running),
         "num_trials": study.num_trials,
         "num_completed": study.count(TrialState.COMPLETED),
         "num_pruned": study.count(TrialState.PRUNED),

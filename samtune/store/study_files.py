@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import IO
 
 from samtune.errors import UsageError
+from samtune.storage import join
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+def error_file(storage_path: str, number: int) -> str:
+    """Where a study keeps the whole traceback of a trial that failed.
+
+    Args:
+        storage_path: of the study.
+        number: of the trial.
+    """
+    return join(storage_path, "errors", f"trial-{number}.txt")
 
 
 def is_name(text: object) -> bool:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from samtune.experiments.summary import format_failures, format_outcome
+from samtune.experiments.summary import format_outcome
 from samtune.study import Study
+from samtune.terminal.failures import print_failures
 
 if TYPE_CHECKING:
     from samtune.experiments.small_claims import Claim
@@ -34,8 +35,7 @@ def print_claims(console: Console, study: Study, claims: list[Claim]) -> None:
         console.print(f"  measured, {_measured(each)}", soft_wrap=True)
     console.print()
     console.print(Text(_CAPTION, style="dim"))
-    for line in format_failures(study):
-        console.print(Text(line, style="red"), soft_wrap=True)
+    print_failures(console, study)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
 
 

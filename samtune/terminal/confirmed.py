@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from samtune.experiments.summary import format_failures, format_outcome
+from samtune.experiments.summary import format_outcome
+from samtune.terminal.failures import print_failures
 
 if TYPE_CHECKING:
     from samtune.experiments.confirmation import Confirmation
@@ -24,11 +25,12 @@ def print_loading(console: Console, weights: str) -> None:
     console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
 
 
-def print_confirmation(console: Console, confirmation: Confirmation, again: str) -> None:
+def print_confirmation(console: Console, confirmation: Confirmation, again: str, *, debug: bool = False) -> None:
     """The table, what it means, and how to load the best weights.
 
     Args:
         again: the command that trains the missing replicas.
+        debug: also prints the tracebacks of trials that failed.
     """
     from samtune.experiments.confirmation import CAPTION, table
     from samtune.store.study_folder import weights_file
@@ -50,8 +52,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str)
         shown.add_row(*map(Text, row))
     console.print(Padding(shown, (1, 0, 1, 2), expand=False))
     console.print(Text(CAPTION, style="dim"))
-    for line in format_failures(study):
-        console.print(Text(line, style="red"), soft_wrap=True)
+    print_failures(console, study, debug=debug)
     if confirmation.num_missing:
         missing = f"{confirmation.num_missing} replicas are missing; `{again}` resumes those that were interrupted"
         console.print(Text(missing, style="yellow"), soft_wrap=True)

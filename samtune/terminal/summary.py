@@ -6,15 +6,20 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from samtune.experiments.summary import format_best, format_failures, format_outcome, next_commands
+from samtune.experiments.summary import format_best, format_outcome, next_commands, resume_command, study_state
 from samtune.formatting import set_arguments
 from samtune.study import Study, TrialState
+from samtune.terminal.failures import print_failures
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
 
 
-def print_summary(console: Console, study: Study) -> None:
-    """Leaderboard, best configuration, failures, and where to look next. Lines to copy are never wrapped."""
+def print_summary(console: Console, study: Study, *, debug: bool = False) -> None:
+    """Leaderboard, best configuration, failures, and where to look next. Lines to copy are never wrapped.
+
+    Args:
+        debug: also prints the tracebacks of trials that failed.
+    """
     console.print()
     console.print(Text(format_outcome(study), style="bold"))
     table = leaderboard(study, width=console.width - 2)
@@ -24,8 +29,7 @@ def print_summary(console: Console, study: Study) -> None:
         console.print()
     if study.stopped_by:
         console.print(Text(f"ended before the last trial: {study.stopped_by}", style="yellow"), soft_wrap=True)
-    for line in format_failures(study):
-        console.print(Text(line, style="red"), soft_wrap=True)
+    print_failures(console, study, debug=debug)
     console.print(Text(format_best(study), style="bold green" if study.best else "bold"))
     if study.best:
         console.print(f"  {set_arguments(study.best.config)}", soft_wrap=True)
@@ -45,15 +49,17 @@ def format_state(study: Study, *, running: bool) -> str:
         active = [t for t in study if t.state is TrialState.RUNNING]
         where = ", ".join(f"trial {t.number} is at epoch {len(t.history)} of {t.num_epochs}" for t in active[:4])
         return f"running{': ' + where if where else ''}{' …' if len(active) > 4 else ''}"
+    state = study_state(study)
     ended = study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
-    if ended < study.num_trials:
-        return (
-            f"stopped after {ended} of {study.num_trials} trials; `samtune search --resume {study.name}` continues it"
-        )
-    return "complete"
+    if state == "stopped":
+        return f"stopped after {ended} of {study.num_trials} trials; `{resume_command(study)}` continues it"
+    if state == "failed":
+        retry = f"; `{resume_command(study)} --retry-failed` runs them again" if study.kind == "search" else ""
+        return f"failed: no trial of {ended} succeeded{retry}"
+    return state
 
 
-def print_status(console: Console, study: Study, *, running: bool) -> None:
+def print_status(console: Console, study: Study, *, running: bool, debug: bool = False) -> None:
     """The state in a line, then what `print_summary` shows of an ended search."""
     console.print(Text(f"{study.name}: {format_state(study, running=running)}"), soft_wrap=True)
-    print_summary(console, study)
+    print_summary(console, study, debug=debug)

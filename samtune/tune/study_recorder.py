@@ -13,7 +13,8 @@ import ray.tune
 
 from samtune.errors import SpaceError, safe_text
 from samtune.formatting import format_config
-from samtune.storage import delete_folder, join
+from samtune.storage import delete_folder, join, write_bytes
+from samtune.store.study_files import error_file
 from samtune.study import Callback, EpochRecord, Scalar, Study, Trial, TrialState
 from samtune.tune.concurrency_limiter import ConcurrencyLimiter
 from samtune.tune.ending import Ending
@@ -174,6 +175,9 @@ class StudyRecorder(ray.tune.Callback):
         record.state, record.ended_at = state, time.time()
         if failure is not None:
             record.error, record.traceback, record.diverged = failure.error, failure.traceback or None, failure.diverged
+        if record.traceback and state is TrialState.FAILED:
+            with suppress(OSError):  # a full disk: the journal has it too
+                write_bytes(error_file(self._study.storage_path, record.number), record.traceback.encode())
         self._num_ended += 1
         self._num_failed += state is TrialState.FAILED
         if state is not TrialState.INTERRUPTED:

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
+from types import FrameType
 
 from samtune.errors import is_machine_fault, safe_text
+from samtune.user_path import is_installed, shown_path
 from samtune.workers.protocol import Failure
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The error as it is reported: any text in it can be sent, stored and printed."""
+    """The error as it is reported: any text in it can be sent, stored and printed.
+
+    Where code of the user's raised it, or called what did, the line begins with the place: `my_loss.py:5 in focal`.
+    """
     line = _ended(error) or f"{type(error).__name__}: {safe_text(error)}"
+    if (place := _place(error)) is not None:
+        line = f"{place}: {line}"
     return Failure(line, "".join(traceback.format_exception(error)), fault=is_fault(error))
+
+
+def _place(error: BaseException) -> str | None:
+    """The innermost line of the user's own files that an error passed; in its cause where it passed none itself."""
+    for cause in _causes(error):
+        frames = [pair for pair in traceback.walk_tb(cause.__traceback__) if _is_users(pair[0])]
+        if frames:
+            frame, line = frames[-1]
+            name = frame.f_code.co_name
+            inside = "" if name == "<module>" else f" in {name}"
+            return f"{shown_path(frame.f_code.co_filename)}:{line}{inside}"
+    return None
+
+
+def _is_users(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    # What torch.compile writes has no name that a reader could look up.
+    return not file.startswith("<") and "torchinductor_" not in file and not is_installed(file)
 
 
 def _ended(error: BaseException) -> str | None:

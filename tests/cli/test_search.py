@@ -28,6 +28,7 @@ pytestmark = pytest.mark.cluster
 
 SUMMARY_KEYS = [
     "study",
+    "state",
     "num_trials",
     "num_completed",
     "num_pruned",
@@ -283,16 +284,23 @@ def test_a_trial_that_fails_harms_no_other_under_a_scheduler(tmp_path: Path) -> 
 
 
 def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path: Path) -> None:
+    (tmp_path / "my_loss.py").write_text("def focal(outputs, targets):\n    return outputs.sum() * (1 / 0)\n")
     done = run_samtune(
         *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1", "--max-concurrent", "2"),
-        *("--set", "training.lr=1e30", "--set", "training.momentum=0", "--set", "data.num_train=200"),
+        *("--set", "training.loss=my_loss:focal", "--set", "data.num_train=200", "--name", "bad"),
         cwd=tmp_path,
     )
     assert done.returncode == 1
     (failed,) = re.findall(r"(\d+) failed.* of 50 trials", done.stdout)  # the summary is shown all the same
     assert 3 <= int(failed) <= 8  # stopped early
-    assert "samtune: error: no trial succeeded; the first failed with: diverged: train_loss is" in done.stderr
-    assert "Traceback" not in done.stderr
+    error = "my_loss.py:2 in focal: ZeroDivisionError: division by zero"
+    file = tmp_path / "samtune-results" / "bad" / "errors" / "trial-0.txt"
+    said = f"samtune: error: no trial succeeded; the first failed with: {error}; its traceback is in {file}"
+    assert said in done.stderr.splitlines()
+    assert f"  traceback of trial 0: {file}" in done.stdout.splitlines()
+    assert file.read_text().rstrip().endswith("ZeroDivisionError: division by zero")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert json.loads(run_samtune("status", "bad", "--json", cwd=tmp_path).stdout)["state"] == "failed"
 
 
 # -- CIFAR-10 --------------------------------------------------------------------------------------------

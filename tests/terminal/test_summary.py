@@ -4,21 +4,24 @@ import io
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 from helpers.searches import Search
 from rich.console import Console
 
 import samtune.terminal.tally
-from samtune.experiments.summary import json_summary
+from samtune.experiments.summary import json_summary, study_state
+from samtune.store.study_files import error_file
 from samtune.study import Objective, Trial, TrialState
-from samtune.terminal import leaderboard, make_console, print_plan, print_summary
+from samtune.terminal import format_state, leaderboard, make_console, print_plan, print_summary
 from samtune.terminal.tally import Tally
+from samtune.tune.ending import HOPELESS
 
 
-def printed(search: Search, width: int = 80) -> str:
+def printed(search: Search, width: int = 80, *, debug: bool = False) -> str:
     output = io.StringIO()
-    print_summary(Console(file=output, width=width, markup=False, highlight=False), search.study)
+    print_summary(Console(file=output, width=width, markup=False, highlight=False), search.study, debug=debug)
     return output.getvalue()
 
 
@@ -106,6 +109,42 @@ def test_the_summary_has_what_comes_next(search: Search) -> None:
     assert "more" not in lines
 
 
+def test_an_error_says_where_its_traceback_is_and_debug_shows_it(search: Search) -> None:
+    search.run(0.8)
+    for _ in range(2):
+        search.run(0.1, TrialState.FAILED, "my_loss.py:5 in focal: ValueError: no").traceback = "Traceback …\n  no\n"
+    line = "trials 1, 2 failed: my_loss.py:5 in focal: ValueError: no"
+    assert line in printed(search).splitlines()
+    assert "traceback of" not in printed(search)  # not where an earlier version has written none
+    file = Path(error_file(search.study.storage_path, 1))
+    file.parent.mkdir()
+    file.write_text("Traceback …")
+    assert f"  traceback of trial 1: {file}" in printed(search).splitlines()
+    assert "Traceback …" not in printed(search)
+    assert printed(search, debug=True).count("Traceback …\n  no\n") == 1  # the same error is shown once
+
+
+@pytest.mark.parametrize(
+    ("states", "stopped_by", "expected"),
+    [
+        ([TrialState.FAILED] * 4, None, "failed"),
+        ([TrialState.FAILED] * 3, HOPELESS, "failed"),
+        ([TrialState.FAILED] * 3, None, "stopped"),  # the driver died
+        ([TrialState.FAILED] * 3, "interrupted", "stopped"),
+        ([TrialState.FAILED] * 3 + [TrialState.PRUNED], None, "complete"),
+        ([TrialState.COMPLETED] * 3, None, "stopped"),
+        ([], None, "stopped"),
+    ],
+)
+def test_the_state_of_a_study(search: Search, states: list[TrialState], stopped_by: str | None, expected: str) -> None:
+    for state in states:
+        search.run(0.5, state)
+    search.study.stopped_by = stopped_by
+    assert study_state(search.study) == expected
+    assert format_state(search.study, running=False).startswith(expected)
+    assert study_state(search.study, running=True) == json_summary(search.study, running=True)["state"] == "running"
+
+
 def test_many_different_errors_are_cut(search: Search) -> None:
     for number in range(9):
         search.run(0.1, TrialState.FAILED, f"error {number}")
@@ -131,6 +170,7 @@ def test_json_has_exactly_the_promised_keys(search: Search) -> None:
     result = json.loads(json.dumps(json_summary(search.study), allow_nan=False))
     assert result == {
         "study": "digits-1",
+        "state": "complete",
         "num_trials": 4,
         "num_completed": 2,
         "num_pruned": 1,

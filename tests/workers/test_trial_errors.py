@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from samtune.errors import one_line, safe_text
+from samtune.errors import UsageError, one_line, safe_text
 from samtune.train.checkpoint import CheckpointError
 from samtune.workers.protocol import MAX_ERROR, Failure
 from samtune.workers.torch_globals import TorchGlobals
@@ -45,6 +47,53 @@ def test_the_texts_of_every_failure_are_safe_whoever_made_it() -> None:
     failure = Failure("lost:\n\udcff" + "x" * 1000, "Traceback\n  caf\udce9.png")
     assert failure.error == "lost: \\udcff" + "x" * (MAX_ERROR - 12)
     assert failure.traceback == "Traceback\n  caf\\udce9.png"
+
+
+def raised(code: str, folder: Path) -> BaseException:
+    """What a file `losses/mine.py` of the user's raises when its function `f` is called."""
+    file = folder / "losses" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(code)
+    names: dict[str, Any] = {}
+    try:
+        exec(compile(code, str(file), "exec"), names)
+        names["f"]()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f():\n    return 1 / 0\n", "mine.py:2 in f: ZeroDivisionError: division by zero"),
+        # Raised by a library that the user's function calls, through another of the user's.
+        (
+            "import json\ndef g(text):\n    return json.loads(text)\n\ndef f():\n    g('{')\n",
+            "mine.py:3 in g: JSONDecodeError: Expecting property name enclosed in double quotes",
+        ),
+        ("import math\n1 / 0\n", "mine.py:2: ZeroDivisionError: division by zero"),  # while it is imported
+        ("class A:\n    def forward(self):\n        raise ValueError\nf = A().forward\n", "mine.py:3 in forward: "),
+    ],
+)
+def test_an_error_names_the_last_line_of_the_users_own_files(
+    code: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = raised(code, tmp_path)
+    error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]  # this file is not installed either
+    assert failure_of(error).error.startswith(line)
+    assert str(tmp_path / "losses" / "mine.py") in failure_of(error).traceback
+    monkeypatch.syspath_prepend(str(tmp_path))  # the file is shown from where it is imported
+    assert failure_of(error).error.startswith(f"losses/{line}")
+
+
+def test_an_error_that_samtune_makes_of_the_users_names_the_users_line(tmp_path: Path) -> None:
+    cause = raised("def f():\n    {}['a']\n", tmp_path)
+    cause.__traceback__ = cause.__traceback__.tb_next  # type: ignore[union-attr]
+    error = UsageError("training.loss: cannot be imported: KeyError: 'a'")
+    error.__cause__ = cause
+    assert failure_of(error).error == f"mine.py:2 in f: UsageError: {error}"
+    assert failure_of(UsageError("no loss")).error == "UsageError: no loss"
 
 
 @pytest.mark.parametrize(
