@@ -151,6 +151,12 @@ TRAIN = (
         override="samtune.raylib.group_trainer:LazyTorchBackend.share_cuda_visible_devices",
     ),
     Undocumented(
+        f"{_INTERNAL}.exceptions:WorkerHealthCheckFailedError",
+        "its attribute health_check_failure tells a lost process from an error",
+        "the cause of a worker's error in UserCallback.after_exception",
+        "(message, failure=1)",
+    ),
+    Undocumented(
         "ray.train.torch.config:_set_torch_distributed_env_vars", "as TorchTrainer's backend does", _LIGHT_TRAINER, "()"
     ),
     Undocumented(

@@ -13,6 +13,7 @@ from typing import Any
 from samtune.config.trial import TrialSpec
 from samtune.workers.coordinator_state import CoordinatorState, PostedTrial
 from samtune.workers.protocol import Assignment, Failure, Progress, Reply, WorkerId
+from samtune.workers.worker_endings import ending_of
 
 POLL_SECONDS = 10.0
 """How long the coordinator holds a question before it answers `ASK_AGAIN`: no caller ever waits on a dead process."""
@@ -100,8 +101,11 @@ class Coordinator:
         Returns:
             An assignment with a higher number, END when the search is over, ASK_AGAIN or RESTART.
         """
-        if after != -1 and worker.group not in self._state.groups:
+        known = self._state.groups.get(worker.group)
+        if after != -1 and known is None:
             return Reply.RESTART
+        if known is not None and known.generation != worker.generation:
+            await self._wait(lambda: not known.examined)
         group = self._state.arrive(worker)
         await self._announce()
         await self._wait(lambda: self._state.next_for(group, worker, after))
@@ -216,6 +220,23 @@ class Coordinator:
         had_come_up = self._state.controller_lost(group_index)
         await self._announce()
         return had_come_up
+
+    async def workers_lost(self, group_index: int, losses: dict[int, str]) -> None:
+        """Processes of the group are gone, and Ray Train is about to replace them all. How they ended is told then.
+
+        Args:
+            losses: what Ray says of each, by rank.
+        """
+        group = self._state.groups.get(group_index)
+        if group is None:
+            return
+        group.examined = True
+        try:
+            endings = [await ending_of(group.present.get(rank), text) for rank, text in sorted(losses.items())]
+            self._state.note_endings(group, dict(zip(sorted(losses), endings, strict=True)))
+        finally:
+            group.examined = False
+            await self._announce()
 
     async def group_lost(self, group_index: int, failure: Failure) -> None:
         """The group cannot be started or kept alive; no further trial is given to it."""

@@ -40,11 +40,13 @@ class WorkerGroup:
 
     index: int
     generation: str = ""
-    present: set[int] = field(default_factory=set)  # ranks that have asked in this generation
+    present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
     nodes: set[str] = field(default_factory=set)  # that they run on
     leaving: bool = False  # a node is about to be taken away: the trial is saved and continues elsewhere
     dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
     failure_reported: bool = False
+    examined: bool = False  # processes of this generation are gone; how they ended is being found out
+    endings: str = ""  # how they ended
     work: PostedTrial | None = None
     lost: bool = False
     ready_at: float | None = None
@@ -164,11 +166,12 @@ class CoordinatorState:
         if worker.generation != group.generation:
             if group.generation:
                 if not group.failure_reported:
-                    self.events.append(f"group {group.index} lost a worker and was restarted")
+                    reason = f": {group.endings}" if group.endings else ""
+                    self.events.append(f"group {group.index} lost a worker and was restarted{reason}")
                 self._note_lost_attempt(group)
-            group.generation, group.present, group.nodes = worker.generation, set(), set()
+            group.generation, group.present, group.nodes, group.endings = worker.generation, {}, set(), ""
             group.dying = group.failure_reported = group.leaving = False
-        group.present.add(worker.rank)
+        group.present[worker.rank] = worker
         group.nodes.add(worker.node)
         if group.ready_at is None and len(group.present) == self.num_workers:
             group.ready_at = time.time()
@@ -182,6 +185,12 @@ class CoordinatorState:
         group = self.groups.get(worker.group)
         return group if group is not None and group.generation == worker.generation else None
 
+    def note_endings(self, group: WorkerGroup, endings: dict[int, str]) -> None:
+        """How processes of the group ended, by rank. It says more than the broken collective of another rank."""
+        group.endings = "; ".join(f"worker {rank} {how}" for rank, how in endings.items())
+        if group.work is not None:
+            group.work.last_loss = group.endings
+
     def lose(self, index: int, failure: Failure) -> None:
         """A group cannot be started or kept alive; no further trial is given to it."""
         group = self.groups.setdefault(index, WorkerGroup(index))
@@ -194,7 +203,7 @@ class CoordinatorState:
         """The group's processes are gone and will be started again. Returns whether all of them had been there."""
         group = self.groups.setdefault(index, WorkerGroup(index))
         had_come_up = len(group.present) == self.num_workers
-        group.failure_reported, group.present = True, set()
+        group.failure_reported, group.present = True, {}
         self.events.append(f"group {index} lost its Ray Train controller and is restarted")
         self._note_lost_attempt(group)
         self.take_back(group)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
@@ -122,6 +123,7 @@ class WorkerPool:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
         from samtune.raylib.group_trainer import GroupTrainer
+        from samtune.raylib.worker_loss import WorkerLossCallback
 
         loop = LoopConfig(
             coordinator=self.coordinator,
@@ -148,6 +150,7 @@ class WorkerPool:
                         storage_path=join(self._storage_path, "ray", "train"),
                         # The coordinator counts how often a trial loses its workers; the group itself never gives up.
                         failure_config=FailureConfig(max_failures=-1),
+                        callbacks=[WorkerLossCallback(partial(_tell_losses, self.coordinator, index))],  # type: ignore[list-item]
                     ),
                 )
                 self._trainers.append(trainer)
@@ -238,3 +241,8 @@ class WorkerPool:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def _tell_losses(coordinator: Any, group_index: int, losses: dict[int, str]) -> None:
+    """In Ray Train's controller."""
+    coordinator.workers_lost.remote(group_index, losses)

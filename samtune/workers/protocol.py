@@ -56,13 +56,18 @@ class Failure:
 class WorkerId:
     """Who asks: a rank of a group, in one of the group's lives (all processes of a group are replaced together).
 
-    `node` is Ray's id of the machine it runs on.
+    Attributes:
+        node: Ray's id of the machine it runs on.
+        error_file: the file of that machine that the process writes its errors to; empty where that is not known.
+        kernel_kills: see `samtune.workers.worker_endings`, when the process started.
     """
 
     group: int
     rank: int
     generation: str
     node: str = field(default="", compare=False)
+    error_file: str = field(default="", compare=False)
+    kernel_kills: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
 from samtune.workers.torch_globals import TorchGlobals
 from samtune.workers.trial_errors import failure_of, is_about_a_peer, ruins_the_device
+from samtune.workers.worker_endings import end_process, error_file, kernel_kills, note_calls_of_exit
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    watchdog = threading.Timer(seconds, os._exit, (1,))
+    words = f"ended itself, since an epoch took longer than {seconds:g} s (timeout): a worker of its group hangs"
+    watchdog = threading.Timer(seconds, end_process, (words,))
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -110,6 +112,7 @@ def _start(loop: LoopConfig) -> _Worker:
 
     import samtune.train.repeats  # noqa: F401  # paid for here, once
 
+    note_calls_of_exit()
     add_user_folders(loop.user_folders)
     if loop.parts is not None:
         with importing_user_code():  # to unpickle them
@@ -120,7 +123,8 @@ def _start(loop: LoopConfig) -> _Worker:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     node = ray.get_runtime_context().get_node_id()
-    worker = WorkerId(loop.group, context.get_world_rank(), os.environ[GROUP_GENERATION], node)
+    generation = os.environ[GROUP_GENERATION]
+    worker = WorkerId(loop.group, context.get_world_rank(), generation, node, error_file(), kernel_kills())
     return _Worker(worker, context.get_world_size(), device)
 
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
+from helpers import dying
 from helpers.driver import Client, pids, spec, worker_pids
 
 from samtune.config.search import CheckpointConfig
 from samtune.workers.pool import WorkerPool
 from samtune.workers.protocol import Outcome
 
-pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.cluster
 
 EPOCHS = 6
 
 
 @pytest.fixture(scope="module")
-def pool(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerPool]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file without which `helpers.dying` does nothing; known to the Ray that is started after it."""
+    path = tmp_path_factory.mktemp("gate") / "open"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(dying.GATE, str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def pool(gate: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerPool]:
     """One group of two workers that saves after every epoch."""
     pool = WorkerPool(
         num_groups=1,
@@ -49,8 +61,13 @@ def hold_at_epoch_3(client: Client, trial_id: str, seed: int) -> None:
     assert len(client.records(trial_id, 3)) == 3
 
 
+def restarts_of(client: Client) -> list[str]:
+    """The lines on lost workers so far."""
+    return [line for line in ray.get(client.coordinator.events.remote(0)) if "lost a worker" in line]
+
+
 def num_restarts(client: Client) -> int:
-    return sum("lost a worker" in line for line in ray.get(client.coordinator.events.remote(0)))
+    return len(restarts_of(client))
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -60,9 +77,22 @@ def test_a_killed_worker_costs_a_restart_and_changes_no_result(client: Client, v
     before, restarts = worker_pids(), num_restarts(client)
     os.kill(sorted(before)[victim], signal.SIGKILL)
     assert client.finish(f"disturbed {victim}") == undisturbed
-    assert num_restarts(client) == restarts + 1
+    (line,) = restarts_of(client)[restarts:]
+    killed = r"group 0 lost a worker and was restarted: worker [01] was killed by SIGKILL, or ended by native code"
+    assert re.match(killed, line)
     assert not worker_pids() & before  # Ray Train replaces them all
     assert undisturbed.outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [("exits", r"called os\._exit\(3\) \(.*dying\.py, line \d+\)"), ("aborts", r"crashed: Aborted in aborts \(.*\)")],
+)
+def test_what_a_trial_s_own_code_did_to_its_worker_is_told(client: Client, loss: str, words: str, gate: Path) -> None:
+    gate.touch()
+    ended = client.run(loss, spec(training__loss=f"helpers.dying:{loss}", training__epochs=1))
+    assert ended.outcome is Outcome.COMPLETED  # it happened once
+    assert re.search(rf"lost a worker and was restarted: worker [01] {words}$", restarts_of(client)[-1])
 
 
 def test_a_hung_worker_is_replaced_and_changes_no_result(client: Client) -> None:
@@ -71,6 +101,7 @@ def test_a_hung_worker_is_replaced_and_changes_no_result(client: Client) -> None
     before = worker_pids()
     os.kill(min(before), signal.SIGSTOP)
     assert client.finish("hung", seconds=200) == undisturbed
+    assert "ended itself, since an epoch took longer than 15 s (timeout)" in restarts_of(client)[-1]
     assert not worker_pids() & before
 
 
@@ -99,4 +130,5 @@ def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(clie
     assert failed.outcome is Outcome.FAILED
     assert failed.failure is not None
     assert failed.failure.error.startswith("lost its workers 3 times (max_failures is 2)")
+    assert re.search(r"; the last time: worker [01] was killed by SIGKILL", failed.failure.error)
     assert client.run("calm", spec(seed=41)).outcome is Outcome.COMPLETED
