@@ -21,8 +21,9 @@ def validate(
 
     Nothing of that code is run. Data that are not here are left out.
     """
+    from samtune.config.notes import notes_on
     from samtune.config.space import SearchSpace
-    from samtune.experiments.plan import check_space, left_out
+    from samtune.experiments.plan import check_space
     from samtune.formatting import printable
     from samtune.user_source import check_named, named_functions
 
@@ -37,9 +38,20 @@ def validate(
         raise typer.Exit(error.exit_code) from error
     searched = {leaf.place.label.removeprefix("search."): str(leaf.node) for leaf in loaded.tree.leaves()}
     imports = [str(function) for function in named_functions(loaded.model_dump())]
+    notes = notes_on(loaded)
     if json_:
         report = {"valid": True, "name": loaded.name, "num_trials": loaded.num_trials, "searched": searched}
-        print(json.dumps({**report, "constraints": loaded.constraints, "imports": imports, "unchecked": unchecked}))
+        print(
+            json.dumps(
+                {
+                    **report,
+                    "constraints": loaded.constraints,
+                    "imports": imports,
+                    "unchecked": unchecked,
+                    "notes": notes,
+                }
+            )
+        )
         return
     lines = [f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys"]
     width = max(map(len, searched), default=0)
@@ -47,5 +59,5 @@ def validate(
     lines += [f"  where {constraint}" for constraint in loaded.constraints]
     lines += [f"  imports {function}" for function in imports]
     lines += [f"  not checked: {line}" for line in unchecked]
-    lines += [f"  note: {line}" for line in left_out(loaded)]
+    lines += [f"  note: {line}" for line in notes]
     print("\n".join(map(printable, lines)))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from samtune.config.data import DataConfig, OwnDataConfig
 from samtune.config.model import OwnModelConfig
+from samtune.config.notes import notes_on
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
@@ -54,6 +55,7 @@ class Summary:
     Attributes:
         searched: dotted key -> its distribution, as text.
         initial: the points tried first.
+        notes: what is hardly what was meant, each as a line.
     """
 
     sampler: str
@@ -61,6 +63,7 @@ class Summary:
     repeats: int = 1
     searched: dict[str, str] = field(default_factory=dict)
     initial: list[dict[str, Scalar]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Plan:
     seed: int
     functions: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -176,6 +180,7 @@ def make_plan(
         initial=summary.initial,
         seed=layout.seed,
         functions=[str(function) for function in named_functions(layout.model_dump())],
+        notes=summary.notes,
         files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
     )
 
@@ -247,19 +252,8 @@ def search_summary(space: SearchSpace) -> Summary:
         repeats=space.repeats,
         searched={key: str(distribution) for key, distribution in space.distributions()},
         initial=space.initial,
+        notes=notes_on(space),
     )
-
-
-def left_out(space: SearchSpace) -> list[str]:
-    """What is written but not tried, because there are fewer trials, each as a line."""
-    lines = []
-    if len(space.initial) > space.num_trials:
-        lines.append(f"only {space.num_trials} of the {len(space.initial)} initial points are tried (num_trials)")
-    if space.sampler.name in ("grid", "brute_force"):
-        points = space.tree.enumerate(lambda name, key, node: node.values() or node.extremes())
-        if next(itertools.islice(points, space.num_trials, None), None) is not None:
-            lines.append(f"num_trials {space.num_trials} is less than the grid has points: the rest is not tried")
-    return lines
 
 
 def prepare_files_of(variants: Iterable[TrialSpec]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from samtune.config.notes import notes_on
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
@@ -241,11 +242,11 @@ class SearchTrials:
         from samtune.store.optuna_journal import FILE_NAME
         from samtune.tune.optuna_trials import OptunaTrials, open_study
 
-        lines: list[str] = []
+        lines = [f"note: {note}" for note in notes_on(self.definition)] if not study.trials else []
         if self._warm:
             from samtune.experiments.warm_start import warm_start
 
-            lines = warm_start(self.definition, study.name, folder, self._warm)
+            lines += warm_start(self.definition, study.name, folder, self._warm)
         optuna_study = open_study(self.definition, study.name, folder / FILE_NAME, parallel, study.trials, lines.append)
         return OptunaTrials(self.definition, optuna_study, study.trials), lines
 

@@ -39,6 +39,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     ]
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
     lines += [("tried first" if i == 0 else "", format_config(point)) for i, point in enumerate(plan.initial)]
+    lines += [("note", note) for note in plan.notes]
     lines += [("imports" if i == 0 else "", function) for i, function in enumerate(plan.functions)]
     lines += [("to a cluster" if i == 0 else "", file) for i, file in enumerate(plan.files[:_MAX_FILES])]
     if len(plan.files) > _MAX_FILES:

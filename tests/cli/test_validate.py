@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samtune import SearchSpace
-from samtune.experiments.plan import left_out
+from samtune.config.notes import notes_on
 
 SPACE = """
 name: small
@@ -76,8 +76,69 @@ def test_what_a_search_would_refuse_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_too_few_trials_leave_out_is_told(text: str, line: str | None) -> None:
-    lines = left_out(SearchSpace.from_text(SPACE + text, "space.yaml"))
+    lines = notes_on(SearchSpace.from_text(SPACE + text, "space.yaml"))
     assert [told.startswith(line or "") for told in lines] == [True] * (line is not None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            ["training.optimizer=rmsprop", "search={training.momentum: {uniform: [0.5, 0.9]}}"],
+            "training.momentum is searched without effect: optimizer rmsprop does not take it; search an option",
+        ),
+        (
+            [
+                "training.optimizer={name: adamw, betas: [0.9, 0.95]}",
+                "search={training.momentum: {choice: [0.5, 0.9]}}",
+            ],
+            "training.momentum is searched without effect: the optimizer's option betas takes its place",
+        ),
+        (["training.optimizer=adamw", "search={training.momentum: {uniform: [0.5, 0.9]}}"], None),
+        (  # one optimizer of those that are searched takes it
+            ["search={training.momentum: {choice: [0.5, 0.9]}, training.optimizer: {choice: [adagrad, sgd]}}"],
+            None,
+        ),
+        (
+            ["search={training.momentum: {choice: [0.5, 0.9]}, training.optimizer: {choice: [adagrad, rprop]}}"],
+            "training.momentum is searched without effect: optimizer adagrad does not take it",
+        ),
+        (
+            ["training.optimizer=rprop", "search={training.weight_decay: {log_uniform: [1e-5, 1e-2]}}"],
+            "training.weight_decay is searched without effect: optimizer rprop has none",
+        ),
+        (
+            ["training.weight_decay=0", "search={training.decay_norms_and_biases: {choice: [true, false]}}"],
+            "training.decay_norms_and_biases is searched without effect: weight_decay is 0",
+        ),
+        (
+            ["search={training.decay_factor: {uniform: [0.1, 0.5]}}"],
+            "training.decay_factor is searched without effect: schedule cosine does not use it",
+        ),
+        (
+            [
+                "training.schedule=multi_step",
+                "training.milestones=[1]",
+                "training.epochs=2",
+                "search={training.decay_factor: {uniform: [0.1, 0.5]}}",
+            ],
+            None,
+        ),
+    ],
+)
+def test_a_key_that_is_searched_without_effect_is_told(settings: list[str], line: str | None) -> None:
+    lines = notes_on(SearchSpace.from_text(SPACE, "space.yaml", settings))
+    assert [told.startswith(line or "") for told in lines] == [True] * (line is not None)
+
+
+def test_the_notes_are_in_the_plan_and_in_what_validate_prints(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE + "search: {training.decay_factor: {uniform: [0.1, 0.5]}}\n")
+    note = "training.decay_factor is searched without effect: schedule cosine does not use it"
+    assert f"  note: {note}\n" in samtune("validate", str(path)).stdout
+    assert json.loads(samtune("validate", str(path), "--json").stdout)["notes"] == [note]
+    planned = samtune("search", "--space", str(path), "--dry-run", "--json")
+    assert json.loads(planned.stdout)["notes"] == [note]
 
 
 def test_data_that_are_elsewhere_are_not_checked(tmp_path: Path) -> None:
