@@ -6,7 +6,7 @@ Nothing heavy is imported before it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samtune.lazy import lazy_exports
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from samtune.study import Trial as Trial
     from samtune.study import TrialState as TrialState
 
+    __version__: str
+
 __all__ = [
     "Callback",
     "Confirmer",
@@ -39,7 +41,7 @@ __all__ = [
     "load_model",
 ]
 
-__getattr__ = lazy_exports(
+_export = lazy_exports(
     __name__,
     {
         "Callback": "samtune.study",
@@ -58,5 +60,13 @@ __getattr__ = lazy_exports(
 )
 
 
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes longer than the rest of this import
+        from importlib.metadata import version
+
+        return version("samtune")
+    return _export(name)
+
+
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

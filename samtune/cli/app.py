@@ -56,6 +56,7 @@ def _root(
         bool,
         typer.Option(
             "--version",
+            "-V",
             callback=_version,
             is_eager=True,
             help="Show the version; with --debug also those of the libraries, and the machine, for a bug report.",

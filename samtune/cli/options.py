@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from samtune.errors import UsageError
+
 SEARCH, WHERE, OUTPUT = "What to search", "Where it runs and is kept", "Output"
 
 
@@ -30,10 +32,21 @@ def answer() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def chosen_space(argument: str | None, option: str | None) -> str | None:
+    """The space that a command was given, with or without --space. Raises UsageError where they differ."""
+    if argument is not None and option not in (None, argument):
+        raise UsageError(f"--space {option}: the space is {argument} already; give one")
+    return argument or option
+
+
 def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
+SpaceFile = Annotated[
+    str | None,
+    typer.Argument(metavar="[SPACE]", help="A YAML file, or a built-in space by its file name; also as --space."),
+]
 Space = Annotated[
     str | None, option(SEARCH, "A YAML file, or a built-in space by its file name (see `samtune spaces`).")
 ]

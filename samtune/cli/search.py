@@ -25,11 +25,13 @@ from samtune.cli.options import (
     Seed,
     Sets,
     Space,
+    SpaceFile,
     StoragePath,
     SystemMetrics,
     TrackingUri,
     Trust,
     answer,
+    chosen_space,
     stdout_for_json,
 )
 from samtune.cli.trust import ask_to_trust, say_imports
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 
 def search(
+    space_file: SpaceFile = None,
     space: Space = None,
     set_: Sets = None,
     num_trials: NumTrials = None,
@@ -72,8 +75,10 @@ def search(
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
     fixed |= {"experiment": experiment}
     where |= {"tracking_uri": tracking_uri}
+    space = chosen_space(space_file, space)
     if resume is None and space is None:
-        raise UsageError("--space is required: a YAML file or a built-in space (`samtune spaces` lists them)")
+        problem = "a search space is required, such as `samtune search digits.yaml`: a YAML file or a built-in one"
+        raise UsageError(f"{problem} (`samtune spaces` lists them)")
     loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
     if resume is not None:
         given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]

@@ -19,17 +19,23 @@ from samtune.cli.options import (
     NumWorkers,
     Seed,
     Sets,
+    SpaceFile,
     StoragePath,
     TrackingUri,
     answer,
+    chosen_space,
     option,
     stdout_for_json,
 )
 from samtune.cli.trust import say_imports
+from samtune.errors import UsageError
 
 
 def train(
-    space: Annotated[str, option(SEARCH, "A YAML file, or a built-in space; what it searches must be --set.")],
+    space_file: SpaceFile = None,
+    space: Annotated[
+        str | None, option(SEARCH, "A YAML file, or a built-in space; what it searches must be --set.")
+    ] = None,
     set_: Sets = None,
     num_workers: NumWorkers = None,
     seed: Seed = None,
@@ -67,6 +73,9 @@ def train(
     console = make_console(stderr=json_)
     given = {"resources.num_workers": num_workers, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
+    space = chosen_space(space_file, space)
+    if space is None:
+        raise UsageError("a search space is required, such as `samtune train my.yaml`: one that searches nothing")
     chosen = SearchSpace.from_yaml(space, set_ or []).replace(changes, OPTIONS)
     name = name or default_name(chosen)
 

@@ -13,7 +13,8 @@ from samtune.errors import UsageError
 from samtune.experiments.candidates import CandidateList
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
-from samtune.experiments.runner import Runner, StudyOwner, all_done
+from samtune.experiments.runner import Runner, all_done
+from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
 from samtune.store.moved import new_place

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import parent
 from samtune.store.study_files import write_file
-from samtune.store.study_folder import SPACE_FILE, StudyFolder, study_folder
+from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
 from samtune.tracking import MlflowTracker, default_tracking_uri, hide_credentials, redact_command, resolve_tracking_uri
 from samtune.tune.ending import Ending
@@ -161,6 +162,8 @@ class Runner:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
         """
         self._check_new()
+        if self.earlier is not None and all_done(self.earlier, self.trials.definition.num_trials):
+            return self._close_again(self.earlier)
         check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
@@ -184,6 +187,32 @@ class Runner:
             self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
         return study
 
+    def _close_again(self, earlier: Study) -> Study:
+        """Of a study that lacks no trial: without Ray, sends to MLflow and the store what they may lack.
+
+        Its times stay what they were.
+        """
+        definition = self.trials.definition
+        study = replace(earlier, num_trials=definition.num_trials, space_yaml=definition.to_yaml())
+        study.tracking_uri, study.storage_path = self.tracking_uri, self.folder.uri
+        if self._writes_elsewhere():
+            study.parent_run_id = None
+        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
+        tracker.connect()
+        keepers = self.folder.open(self._say, self.ending.stop)
+        self._study = study
+        study.experiment_id, study.parent_run_id = tracker.open(study)
+        write_file(self.folder.local / SPACE_FILE, study.space_yaml)
+        again = ", --retry-failed runs the failed again" if study.count(TrialState.FAILED) else ""
+        more = f"; --num-trials gives it more{again}" if study.kind == "search" else ""
+        self._say(f"study {study.name} is complete: all {study.num_trials} trials have ended{more}")
+        with ExitStack() as at_end:
+            at_end.callback(_tell_end, study, self._started)
+            for callback in [*keepers, tracker, *self.callbacks]:
+                self._started.append(callback)
+                callback.on_study_start(study)
+        return study
+
     def _run_trials(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
         """Starts the groups, runs the trials, and ends both whatever happens in between."""
         with ExitStack() as at_end:
@@ -191,8 +220,6 @@ class Runner:
             for callback in callbacks:
                 self._started.append(callback)
                 callback.on_study_start(study)
-            if all_done(study):
-                return
             loss = ClusterLossThread(self._on_cluster_loss)
             at_end.callback(loss.stop)
             loss.start()
@@ -347,34 +374,13 @@ class Runner:
             threading.Thread(target=self._say, args=(message,), daemon=True).start()
 
 
-class StudyOwner:
-    """What `Tuner`, `Confirmer` and `Training` have in common: each runs one study."""
+def all_done(study: Study, num_trials: int | None = None) -> bool:
+    """Whether no trial is missing.
 
-    _runner: Runner
-
-    @property
-    def name(self) -> str:
-        """Of the study; a confirmation's own."""
-        return self._runner.name
-
-    @property
-    def folder(self) -> StudyFolder:
-        """Where the study is kept."""
-        return self._runner.folder
-
-    @property
-    def interrupted_by(self) -> int | None:
-        """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
-        return self._runner.ending.signal
-
-    def stop(self, reason: str = "stopped") -> None:
-        """Ends the run from a callback, a signal handler or another thread; what is finished is kept."""
-        self._runner.ending.stop(reason)
-
-
-def all_done(study: Study) -> bool:
-    """Whether no trial is missing."""
-    return sum(is_over(trial) for trial in study) >= study.num_trials
+    Args:
+        num_trials: how many it shall have; None: as many as it was begun with.
+    """
+    return sum(is_over(trial) for trial in study) >= (num_trials or study.num_trials)
 
 
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:

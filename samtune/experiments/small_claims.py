@@ -16,8 +16,8 @@ from samtune.config.trial import TrialSpec
 from samtune.experiments.candidates import CandidateList
 from samtune.experiments.fixed_trials import CandidateRun
 from samtune.experiments.papers import published
-from samtune.experiments.runner import StudyOwner
 from samtune.experiments.statistics import Comparison, Estimate, compare, estimate
+from samtune.experiments.study_owner import StudyOwner
 from samtune.formatting import format_number
 from samtune.storage import delete_folder, join
 from samtune.study import CANDIDATE, REPLICA, Callback, Study, TrialState

@@ -13,7 +13,8 @@ from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
 from samtune.experiments.results import Results, raise_if_failed
-from samtune.experiments.runner import Runner, StudyOwner
+from samtune.experiments.runner import Runner
+from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
 from samtune.store.study_folder import located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState

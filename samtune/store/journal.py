@@ -65,6 +65,7 @@ class Journal(Callback):
             experiment_id=study.experiment_id,
             parent_run_id=study.parent_run_id,
             started_at=study.started_at,
+            ended_at=study.ended_at,
             pid=os.getpid(),
         )
 
@@ -92,7 +93,7 @@ class Journal(Callback):
         )
 
     def on_study_end(self, study: Study) -> None:
-        self._write("study_end", stopped_by=study.stopped_by, usage=study.usage)
+        self._write("study_end", stopped_by=study.stopped_by, usage=study.usage, ended_at=study.ended_at)
         self.close()
 
     def close(self) -> None:
@@ -165,7 +166,9 @@ def parse_journal(journal: bytes, path: str) -> Study:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{path}:{index + 1}: the journal is damaged: {error}") from error
         if study is not None:
-            study.ended_at = written_at  # as far as is known
+            # As far as is known. The lines about the study itself say when it ended, where it had.
+            said = entry.get("ended_at") if entry["event"] in ("study", "study_end") else None
+            study.ended_at = written_at if said is None else float(said)
     if study is None:
         raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
     study.trials, study.stopped_by, study.usage = list(trials.values()), stopped_by, usage

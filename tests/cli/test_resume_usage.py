@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from helpers.command import Run
+from helpers.studies import make_study
+from mlflow.tracking import MlflowClient
 
 from samtune import SearchSpace
-from samtune.store.journal import FILE_NAME
+from samtune.store.journal import FILE_NAME, read_journal
 
 
 @pytest.fixture
@@ -59,7 +61,9 @@ def stored(tmp_path: Path) -> Path:
             ("search", "--resume", "mine", "--space", "digits.yaml", "--set", "training.epochs=3"),
             "the space is not the study's: training.epochs: 12 in the study, 3 now",
         ),
-        (("search",), "--space is required"),
+        (("search",), "a search space is required, such as `samtune search digits.yaml`"),
+        (("train",), "a search space is required"),
+        (("search", "a.yaml", "--space", "b.yaml"), "--space b.yaml: the space is a.yaml already; give one"),
         (("status", "mien"), "no study of that name"),
     ],
 )
@@ -70,6 +74,30 @@ def test_what_cannot_be_resumed_is_one_line_and_exit_code_2(
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert message in line
+
+
+def test_a_complete_study_says_so_without_ray_and_keeps_its_times(samtune: Run, tmp_path: Path) -> None:
+    storage = tmp_path / "samtune-results"
+    space = SearchSpace.from_yaml("digits.yaml", ["num_trials=12"])
+    study = make_study(storage, space_yaml=space.to_yaml())
+    before = read_journal(storage / study.name)
+    done = samtune("search", "--resume", study.name, env={"RAY_TMPDIR": str(tmp_path / "ray")})
+    assert done.returncode == 0, done.stderr
+    assert (
+        "study digits-1 is complete: all 12 trials have ended; --num-trials gives it more, --retry-failed"
+        in done.stdout
+    )
+    assert "best val_accuracy" in done.stdout
+    assert not (tmp_path / "ray").exists()
+    after = read_journal(storage / study.name)
+    assert (after.started_at, after.ended_at, after.trials) == (before.started_at, before.ended_at, before.trials)
+    assert (after.command, after.usage) == (before.command, before.usage)
+    # What MLflow did not have, it has now, with the study's own times.
+    assert after.parent_run_id is not None
+    client = MlflowClient(after.tracking_uri)
+    runs = client.search_runs([str(after.experiment_id)], f"tags.`mlflow.parentRunId` = '{after.parent_run_id}'")
+    assert len(runs) == 12
+    assert client.get_run(after.parent_run_id).info.end_time == int(1000 * study.seconds + 1000 * study.started_at)
 
 
 def test_a_study_can_be_ended_early_by_fewer_trials(samtune: Run, stored: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.command import Run
 
+from samtune import __version__
 from samtune.cli.app import with_options
 from samtune.errors import RunError, TrackingError, UsageError
 
@@ -49,6 +50,8 @@ def test_the_version_for_a_bug_report_has_those_of_the_libraries(samtune: Run) -
     assert (short.returncode, long.returncode) == (0, 0), long.stderr
     first, *lines = long.stdout.splitlines()
     assert short.stdout == f"{first}\n" == f"samtune {version('samtune')}\n"
+    assert samtune("-V").stdout == short.stdout
+    assert __version__ == version("samtune")
     shown = dict(line.split(None, 1) for line in lines)
     assert (shown["ray"], shown["torch"], shown["OMP_NUM_THREADS"]) == (version("ray"), version("torch"), "3")
     assert float(shown["cpus"]) >= 1

@@ -39,6 +39,7 @@ def make_study(
     objectives: tuple[Objective, ...] = (Objective(),),
     name: str = "digits-1",
     constrained: bool = False,
+    space_yaml: str = "name: digits\ndata: {name: digits}\n# <b>not bold</b>\n",
 ) -> Study:
     """A study whose accuracy peaks at rho 0.05 and lr 0.1; trials 5 and 7 were stopped early, and 9 failed."""
     folder = storage / name
@@ -47,7 +48,7 @@ def make_study(
         name=name,
         objectives=objectives,
         num_trials=num_trials,
-        space_yaml="name: digits\ndata: {name: digits}\n# <b>not bold</b>\n",
+        space_yaml=space_yaml,
         plan={"name": "digits", "num_groups": 2, "num_workers": 2},
         storage_path=str(folder),
         tracking_uri=f"sqlite:///{storage}/mlflow.db",
