@@ -6,12 +6,14 @@ import pickle
 import zipfile
 from pathlib import Path
 
+from samtune.config.method import MethodConfig
 from samtune.config.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
+from samtune.config.own_method import OwnMethodConfig
 from samtune.config.training import TrainingConfig
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_file
-from samtune.user_code import check_function
+from samtune.user_code import check_function, resolve_function
 from samtune.user_source import constructor_options, look_up
 
 _SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
@@ -82,6 +84,33 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
         check(optimizer, "training.optimizer", [], lr=config.lr, **options)
     for index, path in enumerate(config.metrics):
         check(path, f"training.metrics.{index}", None, None)
+
+
+def check_method(config: MethodConfig, *, import_code: bool = True) -> None:
+    """Makes sure that a rule of the user's is there, and takes its options.
+
+    Args:
+        import_code: as of `check_model`.
+
+    Raises:
+        UsageError: it is not, or does not.
+    """
+    if not isinstance(config, OwnMethodConfig):
+        return
+    valid = constructor_options(config.name)
+    for key in config.options:
+        if valid is not None and key not in valid:
+            options = [each for each in (*valid, *OwnMethodConfig.model_fields) if each not in ("parameters", "seed")]
+            raise UsageError(f"method.{key}: unknown option of {config.name}{did_you_mean(key, options)}")
+    check = check_function if import_code else look_up
+    check(config.name, "method.name", [], 0, **config.options)
+    if import_code:
+        options_class = getattr(resolve_function(config.name, "method.name"), "options_class", None)
+        try:
+            if options_class is not None:
+                options_class(**config.options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"method.name: {config.name} refuses its options: {one_line(error)}") from error
 
 
 def check_images(config: TorchvisionConfig, channels: int, height: int, width: int) -> None:

@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from samtune.errors import UsageError
-from samtune.user_path import importing_user_code
+from samtune.user_path import importing_user_code, module_of
 
 IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 """How a function is named, `package.module:function`, as a regular expression."""
@@ -43,11 +43,11 @@ def name_function(part: Any, kind: str) -> str:
 def with_names(tree: Any, kind: str = "part") -> Any:
     """A copy of nested keys and values with every function in it replaced by its path.
 
-    The sections `model` and `data` may be a function themselves, `data` also a pair (train, test).
+    The sections `model`, `data` and `method` may be a function or class themselves, `data` also a pair (train, test).
     """
     if isinstance(tree, Mapping):
         named = {key: with_names(value, str(key)) for key, value in tree.items()}
-        for section in ("model", "data"):
+        for section in ("model", "data", "method"):
             if callable(tree.get(section)) or (section == "data" and isinstance(tree.get(section), tuple)):
                 named[section] = {"name": name_function(tree[section], section)}
         return named
@@ -90,7 +90,7 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
     """The function (or class) of an import path.
 
     Args:
-        path: `package.module:function`.
+        path: `package.module:function`, or `module.py:function`.
         key: the dotted key that names it, for messages.
 
     Raises:
@@ -102,7 +102,7 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
         raise UsageError(f"{key}: {path} is a Python object of the process that began the study; give it again")
     try:
         with importing_user_code(path):
-            part = resolve_name(path)
+            part = resolve_name(f"{module_of(path)}:{path.partition(':')[2]}")
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key}: {path} cannot be imported: {error}; is its folder on the path (PYTHONPATH)?"

@@ -58,6 +58,11 @@ def importing_user_code(name: str | None = None) -> Iterator[None]:
         _thread.wanted = before
 
 
+def module_of(path: str) -> str:
+    """The module of `package.module:function`; a file of the working directory may be meant, `module.py:function`."""
+    return path.partition(":")[0].removesuffix(".py")
+
+
 def is_installed(path: str) -> bool:
     """Whether a file is Python's, an installed library's or samtune's."""
     if "site-packages" in path or "dist-packages" in path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from samtune.errors import UsageError
 from samtune.user_code import PREFIX, check_function, functions_in
-from samtune.user_path import find_module
+from samtune.user_path import find_module, module_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def constructor_options(path: str) -> list[str] | None:
 
 def _find(path: str, key: str) -> ast.AST | None:
     """What the module binds to the name last; None where its source does not tell. Raises as `look_up` does."""
-    module, _, name = path.partition(":")
+    module, name = module_of(path), path.partition(":")[2]
     spec = find_module(module)
     if spec is None:
         raise UsageError(
@@ -114,7 +114,7 @@ def _find(path: str, key: str) -> ast.AST | None:
 
 
 def _where(path: str) -> str:
-    spec = find_module(path.partition(":")[0])
+    spec = find_module(module_of(path))
     if spec is None:
         return "not found"
     return spec.origin if spec.has_location and spec.origin else "built into Python"

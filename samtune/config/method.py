@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from samtune.config.base import ImportPath
+from samtune.config.base import ImportPath, own_or_builtin
 from samtune.config.method_base import BaseOptimizerConfig, PerturbedConfig
+from samtune.config.own_method import OwnMethodConfig
 
 OTHER_NAMES = {"lam": "lambda", "num_directions": "num_samples"}
 """What a space may call a key too, and what it is called: `lambda` and `num_samples` are the paper's words."""
@@ -313,7 +314,7 @@ class UniversalConfig(DirectionsConfig):
         return measures * self.num_directions + 1.0
 
 
-MethodConfig = Annotated[
+BuiltinMethodConfig = Annotated[
     BaseOptimizerConfig
     | SAMConfig
     | ASAMConfig
@@ -332,4 +333,8 @@ MethodConfig = Annotated[
     | DetSAMConfig
     | UniversalConfig,
     Field(discriminator="name"),
+]
+MethodConfig = Annotated[
+    Annotated[BuiltinMethodConfig, Tag("builtin")] | Annotated[OwnMethodConfig, Tag("own")],
+    Discriminator(own_or_builtin),
 ]

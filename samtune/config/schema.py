@@ -65,7 +65,8 @@ def _allow_searched(definition: dict[str, Any]) -> None:
     for other, name in OTHER_NAMES.items():
         if name in properties:
             properties[other] = {**properties[name], "deprecated": True}
-    definition.pop("required", None)
+    if not definition.get("additionalProperties"):  # a section that takes any key is told by its name
+        definition.pop("required", None)
 
 
 def _kept(schema: dict[str, Any]) -> dict[str, Any]:

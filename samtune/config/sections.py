@@ -14,6 +14,7 @@ from samtune.config.base import Config
 from samtune.config.distributions import kind_of
 from samtune.config.located import Located
 from samtune.config.method import OTHER_NAMES
+from samtune.config.own_method import OwnMethodConfig
 from samtune.config.samplers import SamplerConfig
 from samtune.config.search import SchedulerConfig
 from samtune.config.trial import SECTIONS, TrialSpec
@@ -84,8 +85,9 @@ def item_annotation(annotation: Any) -> Any:
 def spell_out(root: Located) -> Located:
     """A configuration with its short forms written out.
 
-    `method: sam` is `method: {name: sam}`, in a choice too; the papers' names of keys become ours; `x-…` at the top
-    holds anchors only; `sampler: null` is the default, as if the key were not there.
+    `method: sam` is `method: {name: sam}`, in a choice too; the papers' names of keys become ours; the options of a
+    method by import path may stand beside its name; `x-…` at the top holds anchors only; `sampler: null` is the
+    default, as if the key were not there.
     """
     items = {key: node for key, node in root.value.items() if not str(key).startswith("x-")}
     items = {key: node for key, node in items.items() if node.value is not None or key in ("data", "model", "method")}
@@ -96,6 +98,8 @@ def spell_key(key: str, node: Located) -> Located:
     """What stands under one key of the top, or of `search`, with its short forms written out."""
     if key in NAMED:
         node = _with_name(node)
+    if key == "method":
+        node = _with_options(node)
     if key in SECTIONS or "." in key:
         return _rename(node)
     if key == "search" and isinstance(node.value, dict):
@@ -107,7 +111,8 @@ def spell_key(key: str, node: Located) -> Located:
 
 def rename_key(key: str) -> str:
     """A dotted key in our own words."""
-    return ".".join(OTHER_NAMES.get(part, part) for part in key.split("."))
+    head, options, rest = key.partition(".options.")  # what the user's own function takes has the user's names
+    return ".".join(OTHER_NAMES.get(part, part) for part in head.split(".")) + options + rest
 
 
 def _with_name(node: Located) -> Located:
@@ -121,9 +126,31 @@ def _with_name(node: Located) -> Located:
     return node
 
 
+def _with_options(node: Located) -> Located:
+    """A method by import path with what is not of all methods under `options`, in each branch of a choice."""
+    if kind_of(node.value) == "choice" and isinstance(node.value["choice"].value, list):
+        branches: Located = node.value["choice"]
+        return node.with_items(
+            {**node.value, "choice": branches.with_items([_with_options(branch) for branch in branches.value])}
+        )
+    name = node.child("name") if isinstance(node.value, dict) else None
+    if name is None or not isinstance(name.value, str) or ":" not in name.value:
+        return node
+    items: dict[str, Located] = dict(node.value)
+    beside = {key: items.pop(key) for key in list(items) if key not in OwnMethodConfig.model_fields}
+    written = items.get("options") or Located({}, node.place.inside("options"))
+    if beside and isinstance(written.value, dict):
+        items["options"] = written.with_items({**written.value, **beside})
+    return node.with_items(items)
+
+
 def _rename(node: Located) -> Located:
     if isinstance(node.value, dict):
-        return node.with_items({OTHER_NAMES.get(str(key), str(key)): _rename(item) for key, item in node.value.items()})
+        renamed = {
+            OTHER_NAMES.get(str(key), str(key)): item if key == "options" else _rename(item)
+            for key, item in node.value.items()
+        }
+        return node.with_items(renamed)
     return node.with_items([_rename(item) for item in node.value]) if isinstance(node.value, list) else node
 
 

@@ -16,7 +16,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
-from samtune.preflight import check_model, check_relabel, check_training
+from samtune.preflight import check_method, check_model, check_relabel, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
@@ -194,13 +194,14 @@ def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> Non
 
 
 def check_space(space: SearchSpace) -> list[str]:
-    """Refuses what a search would refuse of a space, but for the cluster and the user's own functions.
+    """Refuses what a search would refuse of a space, but for the cluster and what only running the user's code tells.
 
     Returns:
         Why a data set could not be looked at: it need not be on the machine where a space is written.
 
     Raises:
         SpaceError: a combination of searched values breaks a rule, or a batch is larger than the training set.
+        UsageError: a method of the user's does not take its options.
     """
     variants = list(search_variants(space))
     infos, missing = {}, []
@@ -212,6 +213,7 @@ def check_space(space: SearchSpace) -> list[str]:
         except DatasetError as error:
             missing.append(str(error))
     for variant in variants:
+        check_method(variant.method, import_code=False)
         if info := infos.get(variant.data.model_dump_json()):
             _check_batch(space.source_name, variant, info)
     return missing
@@ -225,6 +227,7 @@ def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] =
 def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
     """Whether a trial's parts fit each other; without `info`, as far as that can be known."""
     check_training(variant.training, import_code=import_code)
+    check_method(variant.method, import_code=import_code)
     if info is None:
         if isinstance(variant.model, OwnModelConfig):
             check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samtune.sam.layout import GroupLayout
+    from samtune.sam.m_group import MGroup
     from samtune.sam.method import Method, MethodLike
     from samtune.sam.optimizer import SAM
+    from samtune.sam.rule_guard import RuleError
     from samtune.sam.rules.base import Rule
     from samtune.sam.train_step import TrainStep
     from samtune.sam.when import When
@@ -20,14 +22,16 @@ if TYPE_CHECKING:
 _MODULES = {
     "SAM": "optimizer",
     "GroupLayout": "layout",
+    "MGroup": "m_group",
     "Method": "method",
     "MethodLike": "method",
     "Rule": "rules.base",
+    "RuleError": "rule_guard",
     "TrainStep": "train_step",
     "When": "when",
 }
 
-__all__ = ["SAM", "GroupLayout", "Method", "MethodLike", "Rule", "TrainStep", "When"]
+__all__ = ["SAM", "GroupLayout", "MGroup", "Method", "MethodLike", "Rule", "RuleError", "TrainStep", "When"]
 
 
 def __getattr__(name: str) -> Any:

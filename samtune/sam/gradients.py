@@ -26,3 +26,20 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bo
             ) from error
         raise
     return [None if gradient is None else vectors.dense([gradient])[0] for gradient in gradients]
+
+
+def depends_on_all(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether every parameter is in the graph of a loss."""
+    found: set[int] = set()
+    seen = {loss.grad_fn}
+    queue = [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        new = {child for child, _ in node.next_functions} - seen
+        seen |= new
+        queue += new
+    return found >= {id(parameter) for parameter in parameters}

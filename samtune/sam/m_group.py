@@ -40,6 +40,8 @@ class MGroup:
         """The last ε̂."""
         self.outputs: list[Tensor] = []
         """Of the first and the last of these forwards, detached."""
+        self.has_share = False
+        """Whether the group has added to the update direction."""
         self.targets = targets
         self._step = step
         self._inputs, self._targets = inputs, targets
@@ -96,6 +98,7 @@ class MGroup:
             scale: a number, or a function that gives it from the loss.
         """
         step = self._step
+        self.has_share = True
         loss = self._loss(step.outer_module(self._index), ascent=False)
         factor = scale(loss.detach()) if callable(scale) else scale
         step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
@@ -104,6 +107,9 @@ class MGroup:
     def contribute(self, direction: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
         """Adds scale · direction to the update direction, without a backward."""
         step = self._step
+        self.has_share = True
+        if step.guard is not None:
+            step.guard.check_vector("contribute", direction)
         # Not a 32-bit scalar for 64-bit weights: it would round the scale.
         wide = torch.promote_types(torch.float32, direction[0].dtype) if direction else torch.float32
         factor = step.scaled(torch.ones((), dtype=wide, device=step.device)) * scale / step.num_forwards
@@ -116,6 +122,8 @@ class MGroup:
 
         The rule's ε̂ is left as it is: its norms, and the projections of further ascent steps, are those before F.
         """
+        if self._step.guard is not None:
+            self._step.guard.check_vector("perturb", perturbation)
         if (factors := self._step.rho_factors) is not None:
             perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
         self.perturbation = perturbation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -74,4 +75,19 @@ class Method:
 
     def make_rule(self, parameters: Sequence[Tensor], seed: int) -> Rule:
         """The rule, for these parameters."""
-        return self.rule(parameters, seed, **self.options)
+        return self.rule(parameters, seed, **checked_options(self.rule, self.options))
+
+
+def checked_options(rule: Callable[..., Rule], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a rule: its `options_class`, where it has one, checks and completes them.
+
+    Raises:
+        ValueError, TypeError: the class refuses them.
+    """
+    cls = getattr(rule, "options_class", None)
+    if cls is None:
+        return dict(options)
+    made = cls(**options)
+    if dataclasses.is_dataclass(made):
+        return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+    return dict(vars(made))

@@ -15,10 +15,12 @@ from samtune.sam import vectors
 from samtune.sam.batch_statistics import RunningStatistics
 from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics
+from samtune.sam.gradients import depends_on_all
 from samtune.sam.layout import GroupLayout
 from samtune.sam.m_group import MGroup
 from samtune.sam.method import MethodLike
 from samtune.sam.randomness import ModelNoise
+from samtune.sam.rule_guard import guard_of
 from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
@@ -104,6 +106,7 @@ class TrainStep:
         perturb = getattr(method, "perturb", "all")
         self._method_rule.perturbed = perturbed_parameters(model, self.parameters, perturb)
         self._method_rule.check(optimizer)
+        self.guard = guard_of(self._method_rule, self.weights)
         self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
         self._distributed: nn.parallel.DistributedDataParallel | None = None
@@ -133,6 +136,8 @@ class TrainStep:
         """
         self._epoch, self._num_epochs, self._steps_per_epoch = epoch, num_epochs, steps_per_epoch
         self._steps_in_epoch = steps_done
+        if self.guard is not None:
+            self.guard.is_due = True
         if steps_done == 0:
             self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
 
@@ -150,6 +155,7 @@ class TrainStep:
         rho = self._rho()
         plain = rho == 0.0
         rule = self._plain_rule if plain else self._method_rule
+        run = rule if plain or self.guard is None else self.guard
         self.layout = self._plain_layout if plain else self._method_layout
         if self._calls == 0:
             self._clear_gradients()
@@ -164,7 +170,7 @@ class TrainStep:
                 group = MGroup(self, inputs[rows], targets[rows], index=index, rho=rho)
                 try:
                     with self.weights.held():
-                        rule(group)
+                        run(group)
                         self._diagnose(group, rule)
                 finally:
                     group.settle()
@@ -292,7 +298,7 @@ class TrainStep:
             loss = self.loss_fn(self.model(inputs), targets)
         own.restore()
         trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
-        unused = not _depends_on_all(loss, trained)
+        unused = not depends_on_all(loss, trained)
         flag = torch.tensor(float(unused), device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
@@ -330,20 +336,3 @@ class TrainStep:
             self._scaler.update()
         self.num_steps += 1
         self._steps_in_epoch += 1
-
-
-def _depends_on_all(loss: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether every parameter is in the graph of a loss."""
-    found: set[int] = set()
-    seen = {loss.grad_fn}
-    queue = [loss.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None:
-            continue
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        new = {child for child, _ in node.next_functions} - seen
-        seen |= new
-        queue += new
-    return found >= {id(parameter) for parameter in parameters}

@@ -6,59 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from samtune.config.method import MethodConfig
 from samtune.sam import TrainStep
+from samtune.testing.problem import BATCH_SIZE, Network, batch, examples, make_network, make_optimizer
 
-BATCH_SIZE = 16
-
-
-class Network(nn.Module):
-    """A small network; which layers it has is up to the test."""
-
-    def __init__(self, *, batch_norm: bool = False, dropout: float = 0.0, unused: bool = False) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [
-            nn.Linear(6, 8, bias=not batch_norm)
-        ]  # BatchNorm would make the bias's gradient pure rounding
-        if batch_norm:
-            layers.append(nn.BatchNorm1d(8))
-        layers.append(nn.Tanh())
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear(8, 3))
-        self.layers = nn.Sequential(*layers)
-        if unused:
-            self.unused = nn.Parameter(torch.ones(4))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.layers(inputs)
-        return outputs
-
-
-def make_network(dtype: torch.dtype = torch.float64, **layers: Any) -> Network:
-    torch.manual_seed(7)
-    return Network(**layers).to(dtype)
-
-
-def batch(step: int, size: int = BATCH_SIZE, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """The global batch of a step, the same on every rank."""
-    generator = torch.Generator().manual_seed(1000 + step)
-    inputs = torch.randn(size, 6, generator=generator, dtype=torch.float64).to(dtype)
-    targets = torch.randint(0, 3, (size,), generator=generator)
-    return inputs, targets
-
-
-def examples(count: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    return batch(-1, count, dtype)
-
-
-def make_optimizer(model: nn.Module, name: str = "sgd") -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.1)
-    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
+__all__ = ["BATCH_SIZE", "Network", "batch", "examples", "make_network", "make_optimizer", "train"]
 
 
 def train(

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from samtune.config.method import MethodConfig, SAMConfig
+from samtune.config.method import BuiltinMethodConfig, MethodConfig, SAMConfig
 from samtune.config.sections import config_classes, names_of
 
 ADAPTER = TypeAdapter(MethodConfig)
-CLASSES = list(config_classes(MethodConfig))
+CLASSES = list(config_classes(BuiltinMethodConfig))
 
 
 def parse(text):

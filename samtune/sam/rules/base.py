@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,29 @@ if TYPE_CHECKING:
 class Rule:
     """How the loss of one m-group becomes its share of the update direction. This one is the gradient at w.
 
-    A rule ends in `group.descend()`, which runs the group's last backward through DistributedDataParallel, so that
-    the all-reduce overlaps with it. A rule whose share is only known after the last backward sets
-    `ends_in_backward = False` and hands it over with `group.contribute()`.
+    The base of a method of your own:
+
+        class HalfWay(samtune.sam.Rule):
+            has_ascent_gradient = True
+
+            def __init__(self, parameters, seed, *, alpha=0.5):
+                super().__init__(parameters, seed)
+                self.alpha = alpha
+
+            def __call__(self, group):
+                gradient = group.gradient()  # one tensor per parameter
+                group.gradient_norm = torch.cat([g.flatten() for g in gradient]).norm()
+                group.perturb([group.rho / group.gradient_norm * g for g in self.limit(gradient)])
+                group.contribute(gradient, 1 - self.alpha)
+                group.descend(self.alpha)  # the last forward and backward
+
+    In a space it is `method: {name: "my.py:HalfWay", alpha: 0.3}`, in Python `Method(HalfWay, rho=0.1, alpha=0.3)`.
+    Vectors are lists of tensors, one per parameter, on whose device a rule should keep its numbers. A rule ends in
+    `group.descend()`, which runs the group's last backward through DistributedDataParallel, so that the all-reduce
+    overlaps with it. A rule whose share is only known after the last backward sets `ends_in_backward = False` and hands
+    it over with `group.contribute()`. Weights are moved with `group.perturb()` alone, and restored by the step. What a
+    rule keeps between steps is in `state_dict`, and is the same on all workers. `samtune.testing.MethodContract` tests
+    all of this.
 
     A subclass adds its options as keyword arguments and hands the first two on.
 
@@ -33,6 +53,9 @@ class Rule:
     p: float = 2.0
     """The norm in which the metric perturbation_norm measures ε̂."""
     ends_in_backward = True
+    options_class: ClassVar[type | None] = None
+    """Checks the options before a trial: a class, e.g. a dataclass, that takes them as keyword arguments and raises
+    ValueError where one is wrong. The rule gets what the object holds. None: any options that the constructor takes."""
     has_ascent_gradient = False
     """Whether groups know the gradient at w; if not, the metric gradient_norm is that of the update direction."""
 
