@@ -106,10 +106,19 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if not _has_working_directory():
+            _fail("the working directory was deleted: change to another, e.g. `cd ~`", 2)
         text = one_line(f"{type(error).__name__}: {error}")
         _fail(f"{text} (run again with --debug for the traceback)", 1)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the interpreter's own end is left, in milliseconds
+
+
+def _has_working_directory() -> bool:
+    try:
+        return os.path.isdir(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def with_options(error: SamtuneError) -> str:

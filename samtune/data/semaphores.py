@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import synchronize, util
@@ -23,9 +24,19 @@ class SemaphoreNames:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Remembers the semaphores that are made inside."""
+        """Remembers the semaphores that are made inside.
+
+        Raises:
+            OSError: there is no space left for them; says where.
+        """
         known = set(util._finalizer_registry)  # type: ignore[attr-defined]
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            reason = "no space left for the processes that read images (data.loader_processes: 0 reads without them)"
+            raise OSError(errno.ENOSPC, reason, "/dev/shm") from error
         self._removals += [
             removal
             for key, removal in list(util._finalizer_registry.items())  # type: ignore[attr-defined]

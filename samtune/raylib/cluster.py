@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.config.search import ResourcesConfig
-from samtune.errors import ResourceError, UsageError
+from samtune.errors import ResourceError, RunError, UsageError
 from samtune.formatting import first_line
 from samtune.raylib.environment import LOOPBACK, search_environment, set_token
 from samtune.user_path import is_beside_user_code
@@ -141,6 +141,7 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
 
     Raises:
         UsageError: no cluster answers at the address.
+        RunError: a new one could not be started.
     """
     with search_environment():
         import ray
@@ -187,7 +188,11 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
             ray.init(address=address, **options)
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        if address == "local":  # ray.init raises many kinds, a bare Exception among them
+            raise RunError(f"Ray could not be started on this machine: {_first_line(error)}") from error
+        if not isinstance(error, (ConnectionError, RuntimeError, ValueError)):
+            raise
         raise UsageError(f"no Ray cluster answers: {_first_line(error)}", argument="address", value=address) from error
 
 

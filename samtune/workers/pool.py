@@ -17,6 +17,7 @@ from samtune.storage import join
 from samtune.user_path import user_folders
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Failure
+from samtune.workers.worker_endings import told_by_ray
 from samtune.workers.worker_loop import LoopConfig, worker_loop
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ class WorkerPool:
         if self._closing:
             return
         text = safe_text(error)
-        failure = Failure(f"worker group {index}: {type(error).__name__}: {text}", text)
+        told = told_by_ray(text)
+        failure = Failure(f"worker group {index}{f' {told}' if told else f': {type(error).__name__}: {text}'}", text)
         with suppress(ray.exceptions.RayError):  # the cluster is gone, and the coordinator with it
             ray.get(self.coordinator.group_lost.remote(index, failure))
 

@@ -70,7 +70,7 @@ async def ending_of(worker: WorkerId | None, ray_says: str) -> str:
         worker: None where nothing is known of it.
         ray_says: Ray's words on it.
     """
-    if (told := _told_by_ray(ray_says)) is not None:
+    if (told := told_by_ray(ray_says)) is not None:
         return told
     written, kills = await _look(worker) if worker is not None and worker.error_file else ("", 0)
     return describe(ray_says, written, killed_by_kernel=worker is not None and kills > worker.kernel_kills)
@@ -83,7 +83,7 @@ def describe(ray_says: str, written: str, *, killed_by_kernel: bool = False) -> 
         written: the end of what it wrote to its standard error.
         killed_by_kernel: whether the kernel killed a process of its node meanwhile, for lack of memory.
     """
-    if (told := _told_by_ray(ray_says)) is not None:
+    if (told := told_by_ray(ray_says)) is not None:
         return told
     if note := re.search(rf"^{_NOTE}(.*)$", written, re.MULTILINE):
         return one_line(note[1], _MAX_LINE)
@@ -98,11 +98,12 @@ def describe(ray_says: str, written: str, *, killed_by_kernel: bool = False) -> 
     return f"ended: {one_line(ray_says, 2 * _MAX_LINE)}"
 
 
-def _told_by_ray(text: str) -> str | None:
-    """Of what Ray itself ended, or saw end in order."""
+def told_by_ray(text: str) -> str | None:
+    """Of what Ray itself ended, or saw end in order; None where its words do not tell."""
     if "running low on memory" in text:
-        detail = re.search(r"Memory on the node.*?threshold of [\d.]*\d", text, re.DOTALL)
-        return f"was ended by Ray's memory monitor: {one_line(detail[0] if detail else text, 2 * _MAX_LINE)}"
+        found = re.search(r"Memory on the node \(IP: (\S+),.*?\) was (\S+) used / (\S+) limit", text, re.DOTALL)
+        detail = f"node {found[1]} had {found[2]} of {found[3]} in use" if found else one_line(text, 2 * _MAX_LINE)
+        return f"was ended by Ray's memory monitor: {detail}"
     if "receives a SIGTERM" in text:
         return "was ended by SIGTERM"
     if code := re.search(r"exits with an exit code (\d+)", text):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.command import CLEAN, SAMTUNE
+from helpers.command import CLEAN, SAMTUNE, wait_for_no_ray_process
 from helpers.dataset_files import write_cifar10_parquet
 from helpers.studies import edit_journal, make_study
 
@@ -71,6 +71,54 @@ def test_a_soft_limit_of_open_files_is_raised() -> None:
         check=True,
     )
     assert done.stdout == "1000\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--space", "digits.yaml", "--num-trials", "1"),
+        ("search", "--resume", "s"),
+        ("status", "s"),
+        ("validate", "mine.yaml"),
+    ],
+)
+def test_a_deleted_working_directory_is_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    done = run([*command], folder, folder.rmdir)
+    assert done.returncode == 2
+    assert done.stderr == "samtune: error: the working directory was deleted: change to another, e.g. `cd ~`\n"
+
+
+def can_mount() -> bool:
+    """Whether a private tmpfs can be mounted here, as root or in a user namespace."""
+    mount = ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return not subprocess.run(mount, capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not can_mount(), reason="no mount namespace for a tmpfs of its own")
+def test_no_room_for_processes_that_read_is_told_with_its_place(tmp_path: Path) -> None:
+    code = (
+        "from samtune.data.semaphores import SemaphoreNames; import multiprocessing as m\n"
+        "with SemaphoreNames().collected(): m.get_context('forkserver').Queue()"
+    )
+    full = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 9000 /dev/zero > /dev/shm/full; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-Urm", "bash", "-c", full, SAMTUNE[0], code], capture_output=True, text=True, check=False
+    )
+    problem = "no space left for the processes that read images (data.loader_processes: 0 reads without them)"
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno 28] {problem}: '/dev/shm'"
+
+
+def test_a_ray_that_cannot_start_is_one_line(tmp_path: Path) -> None:
+    # Sockets of Unix have short names. (So ends a node process that does not come up in time, which takes 30 s to see.)
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    done = run(SEARCH, tmp_path, lambda: None, RAY_TMPDIR=str(long))
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("samtune: error: Ray could not be started on this machine: ")
+    assert "Traceback" not in done.stderr
+    wait_for_no_ray_process()
 
 
 @pytest.fixture

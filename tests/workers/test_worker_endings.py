@@ -17,6 +17,10 @@ GONE = (
     "killed by the OOM killer due to high memory usage, (2) ray stop --force was called"
 )
 EXITED = "Worker exit type: SYSTEM_ERROR Worker exit detail: Worker exits unexpectedly. Worker exits with an exit code "
+OUT_OF_MEMORY = (
+    "3 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 3bd3) was "
+    "6.83GB used / 23.54GB limit (0.289966) OOM kill reason: Memory usage 7276216320B exceeded threshold of 6951037952B"
+)
 CRASH = """:job_id:01000000
 *** SIGSEGV received at time=1795776371 on cpu 1 ***
 Fatal Python error: Segmentation fault
@@ -36,6 +40,7 @@ Stack (most recent call first):
         (GONE, "x\nsamtune: this worker called os._exit(3) (a.py, line 2)\n", "called os._exit(3) (a.py, line 2)"),
         (EXITED + "1. The process receives a SIGTERM.", "", "was ended by SIGTERM"),
         (EXITED + "3.", "", "ended with exit code 3"),
+        (OUT_OF_MEMORY, CRASH, "was ended by Ray's memory monitor: node 127.0.0.1 had 6.83GB of 23.54GB in use"),
         ("The actor died because its node has died. Node Id: 1", "", "was lost with its node"),
         ("something new\nof Ray's", "", "ended: something new of Ray's"),
     ],
