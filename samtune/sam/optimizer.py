@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -17,12 +15,13 @@ from samtune.sam.closure_hooks import ascent_run, descent_run, refusing_scaled_g
 from samtune.sam.closure_scope import ClosureScope, key_of
 from samtune.sam.conditional_step import step_if
 from samtune.sam.local_gradients import LocalGradients
+from samtune.sam.optimizer_options import Ascent, Occasions, check_group, check_rho, needs_closure
 from samtune.sam.randomness import ModelNoise
-from samtune.sam.rules.sam import adaptive_perturbation
 from samtune.sam.running_state import RunningState, SavedState
 from samtune.sam.weights import Weights
+from samtune.sam.where import compile_pattern, perturbed_among
 
-_OF_THE_WHOLE = ("p", "adaptive", "eta", "m", "adaptive_biases", "base_optimizer")
+_COUNTS = ("sam_steps", "sam_passes")
 
 
 class SAM(Optimizer):
@@ -49,7 +48,11 @@ class SAM(Optimizer):
 
     The parameter groups and the state are the base optimizer's own, so that learning-rate schedulers work and
     `state_dict` holds everything, and a state of the base optimizer alone can be loaded; `rho` is in the groups too and
-    may be changed between steps. In a group with `maximize`, ε̂ descends.
+    may be changed between steps, and so are the numbers of steps and passes so far, `sam_steps` and `sam_passes`. In a
+    group with `maximize`, ε̂ descends.
+
+    `every`, `start`, `stop` and `probability` limit SAM to some steps. The others are the base optimizer's, for which
+    the closure runs once.
 
     With a GradScaler (fp16) the closure unscales, and GradScaler.step is not used:
 
@@ -69,10 +72,17 @@ class SAM(Optimizer):
         m: `worker`, or `global` for one ε̂ of the gradient averaged over all workers.
         adaptive_biases: False is the rule of ASAM's authors' code: only parameters with `weight` in their name scale
             the neighbourhood, the others count as T = 1. `first_step` needs names for it: `model.named_parameters()`.
+        every: SAM takes each k-th step, the first among them.
+        start, stop: steps before the first that may be SAM's, and before the first that is not any more.
+        probability: of each step that these leave to SAM, drawn from `seed` and the number of the step.
+        seed: see `probability`; the same on all workers.
+        perturb: `all`, `no_norm_bias` (all but the parameters of normalisation layers and biases), `only_norm` (SAM-ON)
+            or a regular expression that is searched in the parameters' names, as their model has them. The other
+            parameters keep ε̂ = 0 and do not enter its norm.
         base_options: arguments of the base optimizer, e.g. lr, momentum, weight_decay.
 
     Raises:
-        ValueError: rho, p or eta is out of range, a group has an option that all groups share, the parameters are
+        ValueError: an argument is out of range, a group has an option that all groups share, the parameters are
             sharded or complex, or the base optimizer needs a closure itself.
     """
 
@@ -86,22 +96,25 @@ class SAM(Optimizer):
         eta: float = 0.01,
         m: Literal["worker", "global"] = "worker",
         adaptive_biases: bool = True,
+        *,
+        every: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+        probability: float = 1.0,
+        seed: int = 0,
+        perturb: str = "all",
         **base_options: Any,
     ) -> None:
-        _check_rho(rho)
-        if not p >= 1 or (adaptive and p not in (2, math.inf)):
-            raise ValueError(f"p must lie in [1, inf], with adaptive it must be 2 or inf (got {p})")
-        if not eta >= 0:
-            raise ValueError(f"eta must be at least 0 (got {eta})")
-        if m not in ("worker", "global"):
-            raise ValueError(f"m must be worker or global (got {m!r})")
-        self._p, self._adaptive, self._eta, self._m = float(p), adaptive, eta, m
-        self._adaptive_biases = adaptive_biases
+        check_rho(rho)
+        self._ascent = Ascent(float(p), adaptive, eta, m, adaptive_biases)
+        self._occasions = Occasions(every, start, stop, probability, seed)
+        compile_pattern(perturb)
+        self._perturb_which = perturb
         super().__init__(params, {"rho": rho})
         for group in self.param_groups:
-            _check_group(group)
+            check_group(group)
         self.base_optimizer = base_optimizer(self.param_groups, **base_options)
-        if _needs_closure(self.base_optimizer):
+        if needs_closure(self.base_optimizer):
             raise ValueError(
                 f"base_optimizer must take a step without a closure ({type(self.base_optimizer).__name__} needs one)"
             )
@@ -111,10 +124,11 @@ class SAM(Optimizer):
     def _begin(self) -> None:
         """What is known of the parameters and their modules, from scratch."""
         self._weights = Weights(self._parameters())
-        self._local = LocalGradients(self._weights.parameters if self._m == "worker" else [])
+        self._local = LocalGradients(self._weights.parameters if self._ascent.m == "worker" else [])
         self._local.watch()
         self._between_steps = False  # first_step was called, second_step was not
         self._key: tuple[int, ...] | None = None
+        self._perturbed: list[int] | None = None  # positions of the parameters, None: all
         self._modules: list[weakref.ref[nn.Module]] = []
         self._scalers: list[weakref.ref[torch.amp.GradScaler]] = []
         self._names: dict[int, str] = {
@@ -144,10 +158,16 @@ class SAM(Optimizer):
         modules, scalers = self._scope(closure)
         state = RunningState(modules)
         before = state.save()
+        if not self._occasions.hold(self._count("sam_steps")):
+            with self._local.paused(), refusing_scaled_gradients(scalers, self):
+                loss = run()
+            self._check_gradients()
+            self._take_step(before, passes=1)
+            return loss
         noise = ModelNoise(self._device())
         random = noise.state()
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
-            with ascent_run(modules, local=self._m == "worker"):
+            with ascent_run(modules, local=self._ascent.m == "worker"):
                 loss = run()
             after = state.save()
             self._check_gradients()
@@ -160,7 +180,7 @@ class SAM(Optimizer):
                 self._weights.restore()
                 after.restore()
         self._check_gradients()
-        self._take_step(before)
+        self._take_step(before, passes=2)
         return loss
 
     def first_step(self, zero_grad: bool = False) -> None:
@@ -170,12 +190,15 @@ class SAM(Optimizer):
         `step` avoids). BatchNorm and dropout are left to the caller, whom `step` relieves of both.
 
         Raises:
-            RuntimeError: called twice without `second_step`, or the worker's own gradient is not known.
+            RuntimeError: called twice without `second_step`, the worker's own gradient is not known, or only some steps
+                are SAM's.
         """
+        if not self._occasions.are_all:
+            raise RuntimeError("every, start, stop and probability need step(closure), which runs the closure once")
         if self._between_steps:
             raise RuntimeError("first_step was called twice without second_step")
         self._check_gradients()
-        gradients = self._local.take() if self._m == "worker" else [p.grad for p in self._weights.parameters]
+        gradients = self._local.take() if self._ascent.m == "worker" else [p.grad for p in self._weights.parameters]
         self._perturb(gradients)
         self._between_steps = True
         if zero_grad:
@@ -192,7 +215,7 @@ class SAM(Optimizer):
         self._weights.restore()
         self._between_steps = False
         self._local.clear()
-        self._take_step()
+        self._take_step(passes=2)
         self._opt_called = True  # what a learning-rate scheduler looks at
         if zero_grad:
             self.zero_grad()
@@ -211,7 +234,9 @@ class SAM(Optimizer):
             return
         self._check_not_between("add_param_group")
         param_group.setdefault("rho", self.defaults["rho"])
-        _check_group(param_group)
+        check_group(param_group)
+        for count in _COUNTS:
+            param_group[count] = self._count(count)
         base.add_param_group(param_group)
         self._begin()
 
@@ -242,7 +267,7 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles. The base optimizer goes with it, what is known of the modules does not."""
         self._check_not_between("a copy")
-        own = ("_p", "_adaptive", "_eta", "_m", "_adaptive_biases", "base_optimizer")
+        own = ("_ascent", "_occasions", "_perturb_which", "base_optimizer")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -254,6 +279,9 @@ class SAM(Optimizer):
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
         self.defaults.update(self.base_optimizer.defaults)
+        for group in self.param_groups:
+            for count in _COUNTS:
+                group.setdefault(count, 0)
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
@@ -273,8 +301,16 @@ class SAM(Optimizer):
             self._modules = [weakref.ref(module) for module in scope.modules]
             self._scalers = [weakref.ref(scaler) for scaler in scope.scalers]
             self._names |= scope.names
+            self._perturbed = self._chosen(scope.modules)
         modules = [module for reference in self._modules if (module := reference()) is not None]
         return modules, [scaler for reference in self._scalers if (scaler := reference()) is not None]
+
+    def _chosen(self, modules: Sequence[nn.Module]) -> list[int] | None:
+        """Positions of the parameters that are perturbed; None: all."""
+        return perturbed_among(self._names, modules, self._weights.parameters, self._perturb_which)
+
+    def _count(self, name: str) -> int:
+        return max((int(group[name]) for group in self.param_groups), default=0)
 
     def _check_not_between(self, what: str) -> None:
         if self._between_steps:
@@ -296,19 +332,16 @@ class SAM(Optimizer):
         """To w + ε̂, each group scaled by its rho; parameters without a gradient stay."""
         self._weights.forget()
         for group in self.param_groups:
-            _check_rho(group["rho"])
+            check_rho(group["rho"])
         if all(group["rho"] == 0 for group in self.param_groups):
             return
-        used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        if self._perturbed is None and self._perturb_which != "all":  # first_step: there is no closure to look into
+            self._perturbed = self._chosen(ClosureScope(lambda: None, self._weights.parameters).modules)
+        chosen = range(len(gradients)) if self._perturbed is None else self._perturbed
+        used = [i for i in chosen if gradients[i] is not None]
         gradient = vectors.dense([cast(Tensor, gradients[i]) for i in used])
-        if self._adaptive:
-            parameters = [self._weights.parameters[i] for i in used]
-            adapts = [self._adaptive_biases or "weight" in self._names.get(id(p), "weight") for p in parameters]
-            length = vectors.norm(gradient)
-            unit = adaptive_perturbation(parameters, gradient, length, 1.0, p=self._p, eta=self._eta, adapts=adapts)
-        else:
-            unit = [tensor.clone() for tensor in gradient]
-            vectors.dual_norm_(unit, 1.0, self._p)
+        parameters = [self._weights.parameters[i] for i in used]
+        unit = self._ascent.unit(parameters, gradient, [self._names.get(id(p), "weight") for p in parameters])
         radii = [-g["rho"] if g.get("maximize") else g["rho"] for g in self.param_groups for _ in g["params"]]
         vectors.scale_each_(unit, [radii[i] for i in used])
         places = dict(zip(used, unit, strict=True))
@@ -316,28 +349,13 @@ class SAM(Optimizer):
         self._weights.perturb(zeros)
 
     @torch.no_grad()
-    def _take_step(self, before: SavedState | None = None) -> None:
+    def _take_step(self, before: SavedState | None = None, *, passes: int) -> None:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
         finite = torch.isfinite(vectors.norm(gradients))
         step_if(finite, self.base_optimizer)
+        for group in self.param_groups:
+            group["sam_steps"] += 1
+            group["sam_passes"] += passes
         torch.clear_autocast_cache()
         if before is not None:
             before.restore_unless(finite)
-
-
-def _check_rho(rho: Any) -> None:
-    if not 0 <= rho < math.inf:
-        raise ValueError(f"rho must be at least 0 and finite (got {rho})")
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    _check_rho(group["rho"])
-    for name in _OF_THE_WHOLE:
-        if name in group:
-            raise ValueError(f"a parameter group cannot have its own {name}: it is of the whole optimizer")
-
-
-def _needs_closure(optimizer: Optimizer) -> bool:
-    """LBFGS evaluates the loss as often as it likes: there is no step for it to take from one gradient."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty

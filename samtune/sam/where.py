@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -31,10 +31,22 @@ def perturbed_parameters(model: nn.Module, parameters: Sequence[Tensor], perturb
     Raises:
         ValueError: nothing is left to perturb, or the expression is none.
     """
+    names = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
+    return perturbed_among(names, model.modules(), parameters, perturb)
+
+
+def perturbed_among(
+    names: Mapping[int, str], modules: Iterable[nn.Module], parameters: Sequence[Tensor], perturb: str
+) -> list[int] | None:
+    """The same without a model.
+
+    Args:
+        names: of the parameters, by their id.
+        modules: that may be normalisation layers.
+    """
     if perturb == "all":
         return None
-    names = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=False)}
-    norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters(False)}
+    norms = {id(p) for module in modules if isinstance(module, _NORMS) for p in module.parameters(False)}
     if perturb == "only_norm":
         chosen = [id(p) in norms for p in parameters]
     elif perturb == "no_norm_bias":

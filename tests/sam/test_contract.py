@@ -65,6 +65,7 @@ METHODS: dict[str, Any] = {
         rho=0.1, phi="helpers.sam_functions:phi", psi="helpers.sam_functions:psi", num_directions=2
     ),
 }
+PERTURBED = [name for name in METHODS if name != "sgd"]
 
 
 def test_every_declared_method_is_here():
