@@ -213,6 +213,7 @@ class Study:
             (share of the groups' time, once ready, that they spent on trials).
         moved_from: the `storage_path` that it was begun in, where that is another.
         is_own: whether this user began it on this machine, as far as its files tell (`samtune.store.ownership`).
+        verdict: at the end of a search, what its numbers allow to say, in lines (`samtune.experiments.verdict`).
         stopped_by: why the search ended before its last trial: a budget, Ctrl-C, only failures; None: it did not.
     """
 
@@ -235,6 +236,7 @@ class Study:
     parent_run_id: str | None = None
     started_at: float = field(default_factory=time.time)
     ended_at: float | None = None
+    verdict: list[str] = field(default_factory=list)
     moved_from: str | None = None
 
     def count(self, *states: TrialState) -> int:
@@ -257,6 +259,9 @@ class Study:
     def ranked(self) -> list[Trial]:
         """All trials, the best first. Completed trials come before those stopped early: they saw more epochs.
 
+        Of trials with the same value the one with the lower `val_loss` comes first: an accuracy of few examples ties
+        often, and the loss says more.
+
         With several objectives the trials of the Pareto front come first.
         """
         front = {trial.number for trial in self.pareto} if len(self.objectives) > 1 else set()
@@ -266,6 +271,7 @@ class Study:
                 t.state is not TrialState.COMPLETED,
                 t.number not in front,
                 *self.objective.sort_key(t),
+                tie_break(t),
                 t.number,
             ),
         )
@@ -300,6 +306,12 @@ class Study:
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials)
+
+
+def tie_break(trial: Trial) -> float:
+    """Decides between trials with the same objective: less is better."""
+    loss = trial.metrics.get("val_loss", math.inf)
+    return math.inf if math.isnan(loss) else loss
 
 
 def is_over(trial: Trial) -> bool:

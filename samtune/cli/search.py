@@ -119,8 +119,8 @@ def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> N
 
 
 def _search(tuner: Tuner, as_json: bool, debug: bool) -> None:
+    from samtune.experiments.json_summary import json_summary
     from samtune.experiments.results import SearchFailedError
-    from samtune.experiments.summary import json_summary
     from samtune.terminal import make_console, make_display, print_summary
 
     console = make_console(stderr=as_json)

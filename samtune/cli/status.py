@@ -17,7 +17,7 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show a running or ended study, without touching it."""
-    from samtune.experiments.summary import json_summary
+    from samtune.experiments.json_summary import json_summary
     from samtune.store.study_folder import study_folder
     from samtune.terminal import make_console, print_status
 

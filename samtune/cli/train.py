@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Train one configuration, without a search, on the same machinery. The same --name resumes it where it stopped."""
     from samtune.config.space import SearchSpace
-    from samtune.experiments.summary import json_summary
+    from samtune.experiments.json_summary import json_summary
     from samtune.experiments.train import Training, default_name
     from samtune.experiments.tuner import OPTIONS
     from samtune.formatting import format_metric

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from samtune.config.space import SearchSpace
@@ -106,6 +107,15 @@ class Confirmer(CandidatesOwner):
         if best is not None:
             self._run.keep_weights(study, best, register)
         return confirmation
+
+
+def confirmation_so_far(study: Study) -> Confirmation | None:
+    """As `load_confirmation`, for what is shown beside a search: None too where it cannot be read."""
+    if study.kind != "search":
+        return None
+    with suppress(UsageError, OSError):
+        return load_confirmation(study)
+    return None
 
 
 def load_confirmation(study: Study) -> Confirmation | None:

@@ -21,6 +21,7 @@ from samtune.errors import RunError, UsageError
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
+from samtune.experiments.verdict import verdict_of
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.limits import check_limits
@@ -386,6 +387,8 @@ def all_done(study: Study, num_trials: int | None = None) -> bool:
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
     """Tells all callbacks that the study has ended, in their order, whatever one of them raises."""
     study.ended_at = study.ended_at or time.time()
+    verdict = verdict_of(study)
+    study.verdict = verdict.lines() if verdict else []
     with ExitStack() as stack:  # unwinds from the last to the first
         for callback in reversed(callbacks):
             stack.callback(callback.on_study_end, study)

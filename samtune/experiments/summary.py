@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from samtune.formatting import first_line, format_metric, format_seconds
 from samtune.storage import is_file, parent
 from samtune.store.study_files import error_file
 from samtune.store.study_folder import DEFAULT_STORAGE
-from samtune.study import Scalar, Study, Trial, TrialState
+from samtune.study import Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS
 
 ERRORS_SHOWN = 5
@@ -101,10 +100,10 @@ def _trials(numbers: list[int]) -> str:
 
 def resume_command(study: Study) -> str:
     """What resumes the study: for a confirmation or a training, the command that started it."""
-    return f"samtune search --resume {_named(study)}" if study.kind == "search" else study.command
+    return f"samtune search --resume {named(study)}" if study.kind == "search" else study.command
 
 
-def _named(study: Study) -> str:
+def named(study: Study) -> str:
     """The study's name as commands take it, with its storage path where that is not the default."""
     storage = parent(study.storage_path)
     is_default = storage == str(Path(DEFAULT_STORAGE).absolute())
@@ -113,7 +112,7 @@ def _named(study: Study) -> str:
 
 def next_commands(study: Study) -> list[tuple[str, str]]:
     """What to do with a search that has ended: (command, what it does)."""
-    name = _named(study)
+    name = named(study)
     resume = [(resume_command(study), "run the trials that are missing")] if study.count(TrialState.INTERRUPTED) else []
     return [
         *resume,
@@ -121,31 +120,3 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
         (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
         (f"samtune ui {name}", "the best trials side by side in MLflow"),
     ]
-
-
-def json_summary(study: Study, *, running: bool = False) -> dict[str, Any]:
-    """The result for programs: JSON types only; what is not a finite number is null."""
-    best = study.best
-    return {
-        "study": study.name,
-        "state": study_state(study, running=running),
-        "num_trials": study.num_trials,
-        "num_completed": study.count(TrialState.COMPLETED),
-        "num_pruned": study.count(TrialState.PRUNED),
-        "num_failed": study.count(TrialState.FAILED),
-        "best": best
-        and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
-        **({"pareto": [trial.number for trial in study.pareto]} if len(study.objectives) > 1 else {}),
-        "stopped_by": study.stopped_by,
-        "seconds": round(study.seconds, 3),
-        "tracking_uri": study.tracking_uri,
-        "experiment_id": study.experiment_id,
-        "parent_run_id": study.parent_run_id,
-        "storage_path": study.storage_path,
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Scalar]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }

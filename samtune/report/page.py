@@ -43,6 +43,7 @@ def render(results: Results) -> str:
         study=study,
         outcome=format_outcome(study),
         best=format_best(study),
+        verdict=_verdict(study),
         confirmed=_confirmed(study),
         set_arguments=set_arguments(study.best.config) if study.best else "",
         failures=format_failures(study),
@@ -67,6 +68,14 @@ def _shown(value: Any) -> Any:
 def _json(figure: Any) -> str:
     """A plotly figure for a script element: `</script>` in a name must not end it."""
     return str(figure.to_json()).replace("<", "\\u003c")
+
+
+def _verdict(study: Study) -> list[str]:
+    from samtune.experiments.confirm import confirmation_so_far
+    from samtune.experiments.verdict import verdict_of
+
+    verdict = verdict_of(study, confirmation_so_far(study))
+    return verdict.lines() if verdict else []
 
 
 def _confirmed(study: Study) -> dict[str, Any] | None:

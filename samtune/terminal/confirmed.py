@@ -32,12 +32,26 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         again: the command that trains the missing replicas.
         debug: also prints the tracebacks of trials that failed.
     """
-    from samtune.experiments.confirmation import CAPTION, table
     from samtune.store.study_folder import weights_file
 
     study = confirmation.study
     console.print()
     console.print(Text(format_outcome(study), style="bold"), soft_wrap=True)
+    print_confirmed_table(console, confirmation)
+    print_failures(console, study, debug=debug)
+    if confirmation.num_missing:
+        missing = f"{confirmation.num_missing} replicas are missing; `{again}` resumes those that were interrupted"
+        console.print(Text(missing, style="yellow"), soft_wrap=True)
+    elif confirmation.best is not None:
+        console.print(f"the best weights ({confirmation.best.label}), in Python:")
+        print_loading(console, weights_file(study))
+    console.print(f"kept in {study.storage_path}", soft_wrap=True)
+
+
+def print_confirmed_table(console: Console, confirmation: Confirmation) -> None:
+    """Each candidate with its interval and its difference to the baseline, and what the columns are."""
+    from samtune.experiments.confirmation import CAPTION, table
+
     header, rows = table(confirmation)
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) + 2 for column in columns]
@@ -52,11 +66,3 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         shown.add_row(*map(Text, row))
     console.print(Padding(shown, (1, 0, 1, 2), expand=False))
     console.print(Text(CAPTION, style="dim"))
-    print_failures(console, study, debug=debug)
-    if confirmation.num_missing:
-        missing = f"{confirmation.num_missing} replicas are missing; `{again}` resumes those that were interrupted"
-        console.print(Text(missing, style="yellow"), soft_wrap=True)
-    elif confirmation.best is not None:
-        console.print(f"the best weights ({confirmation.best.label}), in Python:")
-        print_loading(console, weights_file(study))
-    console.print(f"kept in {study.storage_path}", soft_wrap=True)

@@ -6,22 +6,29 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from samtune.experiments.confirm import confirmation_so_far
 from samtune.experiments.summary import format_best, format_outcome, next_commands, resume_command, study_state
+from samtune.experiments.verdict import verdict_of
 from samtune.formatting import set_arguments
 from samtune.study import Study, TrialState
+from samtune.terminal.confirmed import print_confirmed_table
 from samtune.terminal.failures import print_failures
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
 
 
 def print_summary(console: Console, study: Study, *, debug: bool = False) -> None:
-    """Leaderboard, best configuration, failures, and where to look next. Lines to copy are never wrapped.
+    """Confirmation, leaderboard, best configuration, failures, and where to look next. Lines to copy are never wrapped.
 
     Args:
         debug: also prints the tracebacks of trials that failed.
     """
     console.print()
     console.print(Text(format_outcome(study), style="bold"))
+    confirmation = confirmation_so_far(study)
+    if confirmation is not None:
+        print_confirmed_table(console, confirmation)
+        console.print(Text("\nwhat the search had measured, on its validation set:"), soft_wrap=True)
     table = leaderboard(study, width=console.width - 2)
     if table.row_count:
         console.print()
@@ -33,6 +40,10 @@ def print_summary(console: Console, study: Study, *, debug: bool = False) -> Non
     console.print(Text(format_best(study), style="bold green" if study.best else "bold"))
     if study.best:
         console.print(f"  {set_arguments(study.best.config)}", soft_wrap=True)
+    if verdict := verdict_of(study, confirmation):
+        console.print("verdict:")
+        for line in verdict.lines():
+            console.print(f"  {line}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
     if study.best:
         console.print("what next:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import time
 
-from samtune.study import Study, Trial, TrialState, is_over
+from samtune.study import Study, Trial, TrialState, is_over, tie_break
 
 
 class Tally:
@@ -41,7 +41,7 @@ class Tally:
     def _rank(self, trial: Trial) -> tuple[float, ...]:
         """Where the first objective ties, the next decides: so the first is on the Pareto front."""
         keys = (key for objective in self.study.objectives for key in objective.sort_key(trial))
-        return (trial.state is not TrialState.COMPLETED, *keys, trial.number)
+        return (trial.state is not TrialState.COMPLETED, *keys, tie_break(trial), trial.number)
 
     @property
     def best(self) -> Trial | None:

@@ -211,6 +211,7 @@ def description(study: Study) -> str:
             "```",
             "",
         ]
+    lines += [f"- {markdown_cell(line)}" for line in study.verdict] + [""] * bool(study.verdict)
     if study.trials:
         lines += [*_markdown_table(study), ""]
     lines += ["Command:", "", "```", _code(shown_command(study.command)), "```", ""]

@@ -34,6 +34,7 @@ SUMMARY_KEYS = [
     "num_pruned",
     "num_failed",
     "best",
+    "verdict",
     "stopped_by",
     "seconds",
     "tracking_uri",

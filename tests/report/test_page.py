@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 
 import pytest
 from helpers.browser import open_page
 from helpers.studies import METHODS, make_large_study, make_study
+from rich.console import Console
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
 from samtune.experiments.candidates import final, list_candidates
+from samtune.experiments.json_summary import json_summary
 from samtune.experiments.results import Results
 from samtune.report.figures import Figure, figures
 from samtune.report.page import render
@@ -23,6 +26,7 @@ from samtune.report.thinning import thinned
 from samtune.report.timeline import Span, put_together, spans
 from samtune.store.journal import Journal
 from samtune.study import EpochLog, EpochRecord, Objective, Scalar, Trial, TrialState
+from samtune.terminal import print_status
 
 SAM = {"method": {"name": "sam"}}
 TWO = (Objective(), Objective("sharpness", "min"))
@@ -217,3 +221,16 @@ def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
     assert "<td>0.9550 ± 0.0635</td>" in text  # t(0.975, 1) = 12.706, s/sqrt(2) = 0.005
     assert "<td>+0.0150</td>" in text
     assert "1 replicas are missing" in text
+    assert text.index("Verdict</h2>") < text.index("Confirmed</h2>") < text.index("Leaderboard</h2>")
+    line = "confirmed, test_accuracy: trial 3 (sam) 0.9550 ± 0.0635; the search had measured 0.9700"
+    assert f"<li>{line}</li>" in text
+    # It leads wherever the search is shown, whose own values are called what they were.
+    output = io.StringIO()
+    print_status(Console(file=output, width=100), search, running=False)
+    shown = output.getvalue()
+    assert (
+        shown.index("0.9550 ± 0.0635") < shown.index("what the search had measured") < shown.index("best val_accuracy")
+    )
+    summary = json_summary(search)["verdict"]
+    assert summary["lines"][0] == line
+    assert summary["confirmation"]["candidates"][0]["mean"] == pytest.approx(0.955)

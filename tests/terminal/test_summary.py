@@ -11,7 +11,8 @@ from helpers.searches import Search
 from rich.console import Console
 
 import samtune.terminal.tally
-from samtune.experiments.summary import json_summary, study_state
+from samtune.experiments.json_summary import json_summary
+from samtune.experiments.summary import study_state
 from samtune.store.study_files import error_file
 from samtune.study import Objective, Trial, TrialState
 from samtune.terminal import format_state, leaderboard, make_console, print_plan, print_summary
@@ -168,6 +169,9 @@ def test_json_has_exactly_the_promised_keys(search: Search) -> None:
     search.run(0.5, TrialState.FAILED, "boom")
     search.study.ended_at = search.study.started_at + 12.5
     result = json.loads(json.dumps(json_summary(search.study), allow_nan=False))
+    verdict = result.pop("verdict")
+    assert (verdict["trial"], verdict["value"], verdict["confirmation"]) == (1, 0.9778, None)
+    assert verdict["lines"] == [f"the best of 2 is partly luck; run `{verdict['command']}` to decide"]
     assert result == {
         "study": "digits-1",
         "state": "complete",

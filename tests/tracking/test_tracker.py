@@ -230,9 +230,11 @@ def test_the_description_shows_leaderboard_best_and_command(
 ) -> None:
     start(tracker, study)
     run_trial(study, [tracker], [0.1, 0.9778], 0.0512)
+    study.verdict = ["0.9778 ± 0.01 on 100 examples", "run `samtune confirm digits-1` to decide"]
     end_study(study, [tracker])
     note = parent(client, study).data.tags["mlflow.note.content"]
     assert "| 1 | 0 | 0.9778 | 0.0512 | 0.1 | completed |" in note
+    assert "- 0.9778 ± 0.01 on 100 examples\n- run \\`samtune confirm digits-1\\` to decide\n" in note
     assert "--set method.rho=0.0512 --set training.lr=0.1" in note
     assert study.command in note
 

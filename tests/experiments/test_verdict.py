@@ -1,0 +1,138 @@
+"""What a search may say of its best trial, against closed forms and scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from samtune.experiments import verdict as module
+from samtune.experiments.verdict import bootstrap_lead, standard_error, verdict_of
+from samtune.study import Objective, Study, Trial, TrialState
+
+
+def made(
+    values: dict[str, Sequence[float]],
+    *,
+    objective: Objective = Objective(),  # noqa: B008
+    num_validation: int | None = 500,
+    passes: dict[str, float] | None = None,
+) -> Study:
+    """A search whose trials had these values, method by method."""
+    study = Study(
+        name="made",
+        objectives=(objective,),
+        num_trials=sum(map(len, values.values())),
+        space_yaml="",
+        plan={"num_validation": num_validation},
+        storage_path=str(Path("samtune-results").absolute() / "made"),
+        tracking_uri="",
+        experiment="made",
+        command="",
+        versions={},
+    )
+    for method, own in values.items():
+        for value in own:
+            trial = Trial(len(study.trials), f"t{len(study.trials)}", {}, {"method.name": method}, 1)
+            trial.state = TrialState.COMPLETED
+            record = {"epoch": 1.0, objective.metric: value, "num_passes": (passes or {}).get(method, 24.0)}
+            trial.history.append(record)
+            study.trials.append(trial)
+    return study
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.5, 10), (0.95, 503), (1.0, 144), (0.0, 20)])
+def test_the_standard_error_is_that_of_two_more_successes_and_failures(share: float, number: int) -> None:
+    successes = round(share * number)
+    adjusted = (successes + 2) / (number + 4)
+    assert standard_error(successes / number, number) == pytest.approx(
+        stats.binom(number + 4, adjusted).std() / (number + 4)
+    )
+    # Its centre is that of Wilson's interval at two standard errors, which holds the truth where p(1-p)/n gives 0.
+    wilson = stats.binomtest(successes, number).proportion_ci(stats.chi2.cdf(4, 1), method="wilson")
+    assert adjusted == pytest.approx((wilson.low + wilson.high) / 2)
+    assert 0 < wilson.high - wilson.low < 4 * standard_error(successes / number, number)
+
+
+def test_with_one_trial_each_the_interval_is_that_of_two_normal_values() -> None:
+    low, high = bootstrap_lead([0.95], [0.9], ([0.01], [0.02]))
+    expected = stats.norm.interval(0.95, loc=0.05, scale=math.hypot(0.01, 0.02))
+    assert (low, high) == pytest.approx(expected, abs=0.002)  # of 4,000 draws
+
+
+def test_without_noise_the_best_of_a_sample_follows_its_closed_form() -> None:
+    values = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    drawn = module._drawn_best(np.random.default_rng(1), values, np.zeros(5))
+    # P(max <= x_(k)) = (k/5)^5
+    cumulative = (np.arange(1, 6) / 5) ** 5
+    expected = module.DRAWS * np.diff(cumulative, prepend=0.0)
+    observed = [int((drawn == value).sum()) for value in values]
+    assert sum(observed) == module.DRAWS
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_many_trials_are_drawn_in_parts_with_the_same_number_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 700)
+    drawn = module._drawn_best(np.random.default_rng(1), np.arange(100.0), np.zeros(100))
+    assert drawn.shape == (module.DRAWS,)
+    assert drawn.mean() == pytest.approx(99 - sum((k / 100) ** 100 for k in range(1, 100)), abs=0.1)
+
+
+def test_the_trials_within_one_standard_error_tie_with_the_best() -> None:
+    error = standard_error(0.96, 500)
+    values = [0.96, 0.96 - 0.99 * error, 0.96, 0.96 - 1.01 * error, 0.5]
+    found = verdict_of(made({"sam": values}))
+    assert found is not None
+    assert (found.value, found.num_examples, found.num_tied, found.num_trials) == (0.96, 500, 2, 5)
+    assert found.lead is None
+    first, last = found.lines()
+    assert first.startswith("0.9600 ± 0.0091 (standard error) on 500 validation examples; ")
+    assert first.endswith("; 2 of the other 4 trials tie with it within that")
+    assert last == "the best of 5 is partly luck; run `samtune confirm made` to decide"
+
+
+def test_the_leading_method_is_named_with_its_interval() -> None:
+    study = made({"sgd": [0.80, 0.81, 0.82], "sam": [0.95, 0.96, 0.94], "asam": [0.9, 0.9, 0.9], "gsam": [0.99]})
+    found = verdict_of(study)
+    assert found is not None
+    assert found.lead is not None  # of methods with enough trials
+    assert (found.lead.method, found.lead.other, found.lead.num_trials) == ("sam", "asam", (3, 3))
+    assert found.lead.difference == pytest.approx(0.06)
+    assert found.lead.is_clear
+    assert found.lines()[1].startswith("sam leads asam by 0.0600 at 24 passes each; 95% interval +0.0")
+    assert found.to_dict()["lead"]["interval"] == list(found.lead.interval)
+    close = verdict_of(made({"sgd": [0.955, 0.95, 0.94], "sam": [0.95, 0.96, 0.94]}, passes={"sgd": 12.0}))
+    assert close is not None
+    assert close.lead is not None
+    assert not close.lead.is_clear
+    assert "sam is ahead of sgd by 0.0050, with 24 passes against 12; 95% interval -0.0" in close.lines()[1]
+    assert "which holds 0: no method leads (bootstrap over trials and examples)" in close.lines()[1]
+
+
+def test_where_less_is_better_the_lead_is_positive_and_no_share_has_no_standard_error() -> None:
+    found = verdict_of(made({"sgd": [0.5, 0.6, 0.7], "sam": [0.2, 0.21, 0.22]}, objective=Objective("val_loss", "min")))
+    assert found is not None
+    assert (found.standard_error, found.num_tied) == (None, None)
+    assert found.lead is not None
+    assert found.lead.method == "sam"
+    # The best of sgd is 0.5, 0.6 or 0.7 with chances 19/27, 7/27 and 1/27; of sam 0.2, 0.21 or 0.22.
+    assert found.lead.interval == (pytest.approx(0.285, abs=0.0051), pytest.approx(0.49, abs=0.0101))
+    assert "(bootstrap over trials)" in found.lines()[0]
+
+
+def test_without_a_completed_trial_there_is_no_verdict() -> None:
+    study = made({"sam": [0.9]})
+    study.trials[0].state = TrialState.PRUNED
+    assert verdict_of(study) is None
+
+
+def test_of_trials_with_the_same_value_the_lower_loss_is_the_best() -> None:
+    study = made({"sam": [1.0, 1.0, 1.0, 0.9]})
+    for trial, loss in zip(study, [0.03, 0.01, math.nan, 0.001], strict=True):
+        trial.metrics["val_loss"] = loss
+    assert [trial.number for trial in study.ranked()] == [1, 0, 2, 3]
+    assert study.best is study.trials[1]
