@@ -22,6 +22,7 @@ from samtune.cli.options import (
     option,
     stdout_for_json,
 )
+from samtune.cli.passwords import ask_for_secret
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
@@ -79,6 +80,7 @@ def confirm(
         )
 
     confirmer = ask_to_trust(make, trust)
+    ask_for_secret(confirmer.tracking_uri)
     say_imports(console, confirmer.candidates.model_dump())
     with stdout_for_json(json_):
         confirmation = confirmer.run(register=register)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from samtune.cli.options import OUTPUT, Debug, StoragePath, option
+from samtune.cli.passwords import ask_for_secret
 from samtune.errors import TrackingError, UsageError, one_line
 
 
@@ -56,6 +57,7 @@ def report(
         from samtune.report import all_plots
         from samtune.tracking.store import log_files
 
+        ask_for_secret(results.study.tracking_uri)
         files = {"report.html": page, **{f"figures/{k}.svg": svg for k, svg in all_plots(results)}}
         try:
             log_files(results.study, files)

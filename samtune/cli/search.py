@@ -34,6 +34,7 @@ from samtune.cli.options import (
     chosen_space,
     stdout_for_json,
 )
+from samtune.cli.passwords import ask_for_secret
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
@@ -89,6 +90,8 @@ def search(
         only_looks = dry_run and not estimate  # which imports nothing
         options = {"space": loaded, "retry_failed": retry_failed, **changes, **where}
         tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)
+        if not only_looks:
+            ask_for_secret(tuner.tracking_uri)
     else:
         if retry_failed:
             raise UsageError("--retry-failed: goes with --resume NAME")

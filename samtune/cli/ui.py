@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from samtune.cli.options import WHERE, Debug, StoragePath, option
+from samtune.cli.passwords import ask_for_secret
 
 
 def ui(
@@ -34,6 +35,8 @@ def ui(
     known = study is not None and (study.is_own or is_configured(uri, parent(study.storage_path)))
     if study is not None and not known and not is_server(uri):
         raise UsageError(f"study {study.name}: its store {uri} is not in the storage path, and not this user's own")
+    if known or not is_server(uri):
+        ask_for_secret(uri)
     runs = top_runs(study) if study and known else []  # asked with the credentials of this environment
 
     def show(base: str) -> None:

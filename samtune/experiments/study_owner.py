@@ -26,6 +26,11 @@ class StudyOwner:
         return self._runner.folder
 
     @property
+    def tracking_uri(self) -> str:
+        """MLflow's, absolute, without credentials."""
+        return self._runner.tracking_uri
+
+    @property
     def interrupted_by(self) -> int | None:
         """The number of the signal that ended the run (Ctrl-C: `signal.SIGINT`); None where none did."""
         return self._runner.ending.signal

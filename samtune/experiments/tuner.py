@@ -112,11 +112,6 @@ class Tuner(StudyOwner):
         return self._runner.study
 
     @property
-    def tracking_uri(self) -> str:
-        """MLflow's, absolute."""
-        return self._runner.tracking_uri
-
-    @property
     def callbacks(self) -> list[Callback]:
         """They hear of every trial and epoch; more may be appended before `fit`."""
         return self._runner.callbacks

@@ -2,7 +2,8 @@
 
 Everything but the door to MLflow (`samtune.tracking.store`) sees URIs with `***` in the place of their secrets. A study
 that is resumed takes them from the environment: `MLFLOW_TRACKING_URI`, and for servers `MLFLOW_TRACKING_USERNAME`,
-`MLFLOW_TRACKING_PASSWORD` and `MLFLOW_TRACKING_TOKEN`, which MLflow reads itself.
+`MLFLOW_TRACKING_PASSWORD` and `MLFLOW_TRACKING_TOKEN`, which MLflow reads itself. What is not there can be asked for
+(`missing_secret`, `add_secret`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _ARGUMENT = re.compile(r"(?s)(--?[A-Za-z][\w-]*=|[A-Za-z_]\w*=)?([A-Za-z][A-Za-z
 _SECRET_NAME = re.compile(r"(?i)pass|pwd|secret|token|key|credential|auth|signature|\bsig\b")
 _MIN_SECRET = 4
 """Characters; what is shorter would be found everywhere in a text."""
+
+_TOKEN, _USERNAME, _PASSWORD = "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 _remembered: dict[str, str] = {}
 _secrets: set[str] = set()
@@ -66,6 +69,16 @@ class _Parts:
 
     def without_user(self) -> str:
         return f"{self.scheme}://{self.rest}"
+
+    def with_secret(self, secret: str) -> str:
+        """With this password, or token where there is no user."""
+        quoted = quote(secret, safe="")
+        return f"{self.scheme}://{f'{self.user}:' if self.password is not None else ''}{quoted}@{self.rest}"
+
+    @property
+    def is_of_server(self) -> bool:
+        """Whether it is of an MLflow server, whose credentials MLflow also takes from the environment."""
+        return self.scheme in ("http", "https") and HIDDEN not in self.without_user()
 
     def _query(self) -> Iterable[tuple[str, str]]:
         for pair in self.rest.partition("?")[2].partition("#")[0].split("&"):
@@ -125,11 +138,46 @@ def with_credentials(uri: str) -> str:
     if uri in _remembered:
         return _remembered[uri]
     parts = _Parts.of(uri)
-    if parts is not None and parts.scheme in ("http", "https") and HIDDEN not in parts.without_user():
+    if parts is not None and parts.is_of_server:
+        password = os.environ.get(_PASSWORD)
+        if parts.password is not None and password and not os.environ.get(_USERNAME):
+            return parts.with_secret(password)
         return parts.without_user()
     raise TrackingError(
         f"--tracking-uri {uri}: its password is not kept with a study: set MLFLOW_TRACKING_URI to the whole address"
     )
+
+
+def missing_secret(uri: str) -> str | None:
+    """What a URI lacks to be connected to, as it is asked for: `password of me at https://host`.
+
+    Returns:
+        None where it lacks nothing, or has it from this process or the environment, or lacks more than one secret.
+    """
+    parts = _Parts.of(uri)
+    if HIDDEN not in uri or uri in _remembered or parts is None or HIDDEN in parts.without_user():
+        return None
+    configured = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if (configured and hide_credentials(configured) == uri) or (parts.is_of_server and secret_variables()):
+        return None
+    where = redact(parts.without_user())
+    return f"token for {where}" if parts.password is None else f"password of {parts.user} at {where}"
+
+
+def secret_variables() -> str:
+    """The environment variables that have the credentials of servers, as text; empty where there are none."""
+    if os.environ.get(_TOKEN):
+        return _TOKEN
+    return " and ".join(name for name in (_USERNAME, _PASSWORD) if os.environ.get(name)) * bool(
+        os.environ.get(_PASSWORD)
+    )
+
+
+def add_secret(uri: str, secret: str) -> None:
+    """Remembers in this process what `missing_secret` asked for."""
+    parts = _Parts.of(uri)
+    assert parts is not None
+    hide_credentials(parts.with_secret(secret))
 
 
 def _redact_argument(argument: str) -> str:

@@ -18,10 +18,13 @@ from samtune.store.study_folder import StudyFolder
 from samtune.tracking import credentials
 from samtune.tracking.content import study_tags
 from samtune.tracking.credentials import (
+    add_secret,
     hide_credentials,
+    missing_secret,
     redact,
     redact_command,
     redact_text,
+    secret_variables,
     shown_command,
     with_credentials,
 )
@@ -34,7 +37,8 @@ SCHEMES = ("postgresql", "mysql+pymysql", "mssql+pyodbc", "http", "https")
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "_remembered", {})
     monkeypatch.setattr(credentials, "_secrets", set())
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("URI", "USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
 
 
 def generated(seed: int) -> tuple[str, str]:
@@ -111,6 +115,28 @@ def test_a_resumed_study_takes_them_from_the_environment(monkeypatch: pytest.Mon
     # MLflow itself reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the token.
     assert with_credentials("https://me:***@host/x") == "https://host/x"
     assert with_credentials("https://***@host/x") == "https://host/x"
+
+
+def test_what_is_missing_is_asked_for_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    database, server, token = "postgresql://me:***@db/x", "https://me:***@host/x", "https://***@host/x"
+    assert missing_secret(database) == "password of me at postgresql://db/x"
+    assert missing_secret(server) == "password of me at https://host/x"
+    assert missing_secret(token) == "token for https://host/x"
+    assert missing_secret("https://host/x") is None
+    assert missing_secret("https://host/x?token=***") is None  # not the place of a user
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "from:env")
+    assert (missing_secret(server), secret_variables()) == (None, "MLFLOW_TRACKING_PASSWORD")
+    assert with_credentials(server) == "https://me:from%3Aenv@host/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "you")
+    assert secret_variables() == "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    assert with_credentials(server) == "https://host/x"  # MLflow reads both itself
+    assert missing_secret(database) is not None  # they are those of servers
+    add_secret(database, "p@ss/word")
+    assert missing_secret(database) is None
+    assert with_credentials(database) == "postgresql://me:p%40ss%2Fword@db/x"
+    add_secret(token, "abcd")
+    assert with_credentials(token) == "https://abcd@host/x"
+    assert redact_text("p@ss/word abcd") == "*** ***"
 
 
 def test_a_study_with_a_password_shows_it_nowhere(tmp_path: Path) -> None:

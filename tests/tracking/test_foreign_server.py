@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import pty
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.command import CLEAN, SAMTUNE
 from helpers.studies import edit_journal, make_study
 from typer.testing import CliRunner
 
@@ -67,6 +73,29 @@ def test_a_stranger_s_study_is_not_resumed_on_its_server(heard: list[str], tmp_p
     with pytest.raises(UntrustedError, match=r"it logs to http://127\.0\.0\.1:\d+, with the credentials of this"):
         check_trust(study, {}, trust=False)
     assert heard == []
+
+
+def test_a_password_that_no_study_keeps_is_asked_for(heard: list[str], tmp_path: Path) -> None:
+    def hide(line: dict[str, Any]) -> None:
+        if line["event"] == "study":
+            line["tracking_uri"] = line["tracking_uri"].replace("http://", "http://me:***@")
+
+    edit_journal(tmp_path / "digits-1", hide)
+    arguments = ["report", "digits-1", "--storage-path", str(tmp_path), "-o", str(tmp_path / "page.html"), "--log"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe(SAMTUNE[0], [*SAMTUNE, *arguments], CLEAN | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    shown = b""
+    while b"password of me at http://127.0.0.1" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"p@ss:word\n")
+    with suppress(OSError):  # the end of it
+        while more := os.read(terminal, 1000):
+            shown += more
+    os.waitpid(process, 0)
+    os.close(terminal)
+    assert f"Basic {base64.b64encode(b'me:p@ss:word').decode()}" in heard[0]
+    assert b"p@ss" not in shown
 
 
 def test_which_stores_are_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
