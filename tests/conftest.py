@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +13,14 @@ SLOW = ("cluster", "browser")
 """Markers of what takes long by its nature: such a test is slow too, so `-m "not slow"` is the quick suite."""
 
 S3_FIXTURES = {"s3", "s3_server"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Under `pytest -n`, gives each process a Ray folder of its own: the address of "the cluster here" is a file in it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets are in it
+        os.environ["RAY_TMPDIR"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

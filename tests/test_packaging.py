@@ -13,7 +13,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-QUICK = "pytest -m 'not slow'"
+QUICK = "pytest -n 2 -m 'not slow'"
 
 
 def python_versions() -> list[str]:
