@@ -16,7 +16,7 @@ S3_FIXTURES = {"s3", "s3_server"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Under `pytest -n`, gives each process a Ray folder of its own: the address of "the cluster here" is a file in it."""
+    """Under `pytest -n`, gives each process its own folder of Ray, which holds the address of a cluster."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets are in it
         os.environ["RAY_TMPDIR"] = folder

@@ -17,7 +17,7 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, RunError, UsageError
 from samtune.formatting import first_line
-from samtune.raylib.environment import LOOPBACK, search_environment, set_token
+from samtune.raylib.environment import LOOPBACK, search_environment, set_token, set_train_environment
 from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
@@ -130,6 +130,9 @@ def _too_much(gpus: float, nodes: list[Node]) -> str:
     return "num_workers or resources.cpus_per_worker"
 
 
+_is_own = False
+
+
 @contextmanager
 def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
     """Connects to Ray for the duration of a search, and leaves as found.
@@ -149,17 +152,25 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
         if ray.is_initialized():
             yield
             return
-        _connect(address, code)
+        global _is_own
+        _is_own = _connect(address, code) == "local"
         try:
             yield
         finally:
+            _is_own = False
             # The next search in this process may start a cluster whose actors have the same ids again (they are counted
             # from 1): a handle that is thrown away only then would end one of them.
             gc.collect()
             ray.shutdown()
 
 
-def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
+def is_own_cluster() -> bool:
+    """Whether the connected cluster was started here: its one node never changes, and has this process's variables."""
+    return _is_own
+
+
+def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> str:
+    """Connects. Returns the address; `local` where a cluster was started."""
     import ray
 
     wanted = address or os.environ.get("RAY_ADDRESS")
@@ -180,6 +191,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         options["job_config"] = IsolatedJobConfig()
     if address == "local":
         set_token()
+        set_train_environment()
     environment = code() if address != "local" else {}
     if environment:
         options["runtime_env"] = environment
@@ -194,6 +206,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> None:
         if not isinstance(error, (ConnectionError, RuntimeError, ValueError)):
             raise
         raise UsageError(f"no Ray cluster answers: {_first_line(error)}", argument="address", value=address) from error
+    return address
 
 
 @contextmanager

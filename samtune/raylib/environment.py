@@ -55,6 +55,10 @@ SEARCH_VARIABLES = (
 )
 """Set before Ray is imported, which reads them then."""
 
+WARN_BLOCKING = Variable(
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "ray._common.constants", "as Ray Train sets it for its controller", "0"
+)
+
 TRAIN_VARIABLES = (
     Variable(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
@@ -70,8 +74,9 @@ TRAIN_VARIABLES = (
     ),
     Variable("RAY_TRAIN_METRICS_ENABLED", "ray.train.v2._internal.constants", "saves a process, likewise", "0"),
     Variable("RAY_CHDIR_TO_TRIAL_DIR", "ray.train.constants", "the workers keep the driver's working directory", "0"),
+    WARN_BLOCKING,
 )
-"""Set in the process that calls `fit`."""
+"""Set in the process that calls `fit`, before it starts a cluster of its own, whose processes then have them too."""
 
 JOB_CONFIG = Variable(
     "RAY_JOB_CONFIG_JSON_ENV_VAR",

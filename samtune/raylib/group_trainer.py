@@ -15,15 +15,17 @@ from typing import Any
 
 import psutil
 import ray
-from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from samtune.raylib.environment import GROUP_GENERATION
+from samtune.raylib.cluster import is_own_cluster
+from samtune.raylib.environment import GROUP_GENERATION, WARN_BLOCKING
 
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
@@ -70,12 +72,17 @@ class GroupTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """As in the base class, but the controller can be killed, and no signal handler is installed."""
         node = ray.get_runtime_context().get_node_id()
-        controller = ray.remote(TrainController).options(
-            num_cpus=0,
-            label_selector={ray._raylet.RAY_NODE_ID_KEY: node},  # type: ignore[attr-defined]
-            runtime_env={"env_vars": get_env_vars_to_propagate() | {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}},
-        )
-        self._controller = controller.remote(**arguments)
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "label_selector": {ray._raylet.RAY_NODE_ID_KEY: node},  # type: ignore[attr-defined]
+        }
+        controller = TrainController
+        if is_own_cluster():
+            controller = LocalController
+            arguments["scaling_policy"] = LocalScalingPolicy(arguments["scaling_policy"].scaling_config)
+        else:
+            options["runtime_env"] = {"env_vars": get_env_vars_to_propagate() | {WARN_BLOCKING.name: "0"}}
+        self._controller = ray.remote(controller).options(**options).remote(**arguments)
         if self._killed:
             self.kill()
         ray.get(self._controller.run.remote())
@@ -83,6 +90,33 @@ class GroupTrainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]
+
+
+class LocalScalingPolicy(FixedScalingPolicy):
+    """Asks for no nodes: Ray Train's own starts an actor that adds up what an autoscaler is asked for."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class LocalWorkerGroup(WorkerGroup):
+    """Workers that have their environment variables from the cluster, which this process started with them.
+
+    Ray starts a process that has a runtime environment by another process, and takes none that is in reserve.
+    """
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+        return custom_runtime_env
+
+
+class LocalController(TrainController):
+    """Ray Train's controller, of such workers."""
+
+    worker_group_cls = LocalWorkerGroup
 
 
 class LazyTorchConfig(BackendConfig):

@@ -20,6 +20,7 @@ _POPULATION = "samtune.raylib.population"
 # Groups of names that one public feature would replace.
 _NODES = "a public list of the nodes that are being drained, and of what the autoscaler may add"
 _LIGHT_TRAINER = "a TorchTrainer whose driver and controller do not import torch, with a public way to end it"
+_LOCAL = "a trainer that neither asks an autoscaler nor copies the environment on a cluster of this machine"
 _REUSE = "an option of Tune for how many idle actors are kept for reuse"
 _PBT_SEARCHER = "population based training that takes a searcher, draws the whole population first, and has a seed"
 
@@ -106,7 +107,31 @@ TRAIN = (
         f"{_INTERNAL}.constants:get_env_vars_to_propagate", "as in Ray's own controller", _LIGHT_TRAINER, "()"
     ),
     Undocumented(
-        "ray._common.constants:RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR", "as in Ray's own controller", _LIGHT_TRAINER
+        f"{_INTERNAL}.execution.scaling_policy.fixed:FixedScalingPolicy.after_controller_start",
+        "on a cluster of one machine no autoscaler is asked: that takes an actor, 2 s at the start",
+        _LOCAL,
+        "(self, 1)",
+        override="samtune.raylib.group_trainer:LocalScalingPolicy.after_controller_start",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.scaling_policy.fixed:FixedScalingPolicy._maybe_send_resource_request",
+        "likewise",
+        _LOCAL,
+        "(self)",
+        override="samtune.raylib.group_trainer:LocalScalingPolicy._maybe_send_resource_request",
+    ),
+    Undocumented(
+        f"{_GROUP}._get_worker_runtime_env",
+        "a process with a runtime environment is started by another, and never taken from those in reserve",
+        _LOCAL,
+        "({})",
+        override="samtune.raylib.group_trainer:LocalWorkerGroup._get_worker_runtime_env",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController.worker_group_cls",
+        "the way to the override above",
+        _LOCAL,
+        override="samtune.raylib.group_trainer:LocalController.worker_group_cls",
     ),
     Undocumented(
         f"{_STATE}._connect_and_get_accessor",

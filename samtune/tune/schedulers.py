@@ -34,7 +34,6 @@ def build_scheduler(
         num_groups: how many trials can be active at once, asked anew each time.
         on_take_over: told when population based training replaces a trial's weights.
     """
-    from samtune.raylib.population import Population, PopulationBandits
     from samtune.raylib.schedulers import ASHA, Fifo, HyperBand, Median
 
     config = definition.scheduler
@@ -52,6 +51,8 @@ def build_scheduler(
         case HyperBandConfig(max_t=max_t, reduction_factor=factor):
             return HyperBand(**common, num_groups=num_groups, max_t=max_t or longest, reduction_factor=factor)
         case PBTConfig() | PB2Config():
+            from samtune.raylib.population import Population, PopulationBandits  # imports scikit-learn
+
             common |= {
                 "population": space.num_trials,
                 "num_groups": num_groups,

@@ -12,6 +12,7 @@ from samtune.config.space import SearchSpace
 
 
 @pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("scheduler", ["none", "asha"])
 def test_no_more_actors_are_started_than_trials_are_active(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -19,6 +20,6 @@ def test_no_more_actors_are_started_than_trials_are_active(
     started = count_actors(monkeypatch)
     settings = ["training.epochs=2", "sampler={name: random}", "resources.cpus_per_worker=0.1"]
     space = SearchSpace.from_yaml("digits.yaml", [*settings, f"scheduler={{name: {scheduler}}}"])
-    marks = run_noop(space, 60, 3, tmp_path)
-    assert len(marks) == 60
+    marks = run_noop(space, 30, 3, tmp_path)
+    assert len(marks) == 30
     assert len(started) == 3

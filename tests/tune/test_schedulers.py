@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-import ray
 from optuna.storages.journal import JournalFileBackend
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
 from samtune.study import Study
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("local_ray")]
 
 SMALL = ["data.num_train=200", "resources.num_workers=1", "resources.cpus_per_worker=0.5", "sampler={name: random}"]
 
@@ -37,10 +38,8 @@ def search(folder: Path, *settings: str, told: Told | None = None) -> Results:
     return Tuner(space, max_concurrent=2, name="s", storage_path=folder, address="local", callbacks=callbacks).fit()
 
 
-@pytest.mark.cluster
 def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp_path: Path) -> None:
     results = search(tmp_path, "num_trials=9", "training.epochs=4", "scheduler={name: hyperband, reduction_factor: 2}")
-    assert not ray.is_initialized()
     lengths = Counter(len(trial.history) for trial in results)
     states = Counter(trial.state for trial in results)
     assert states == {TrialState.COMPLETED: lengths[4], TrialState.PRUNED: 9 - lengths[4]}
@@ -58,7 +57,6 @@ def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp
     }
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize(("name", "diverging"), [("pbt", 1), ("pb2", 0)])
 def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name: str, diverging: int) -> None:
     """One of the population may fail on the way: the others do not wait for it."""
