@@ -55,7 +55,7 @@ class SpaceError(UsageError):
 
 
 class DatasetError(UsageError):
-    """A data set is not where it was said to be, or not in the expected format."""
+    """A data set is missing at its configured path, or has another format."""
 
 
 class ResourceError(UsageError):
@@ -76,7 +76,7 @@ def is_machine_fault(error: BaseException) -> bool:
 
 
 def one_line(error: object, limit: int | None = None) -> str:
-    """An error's text in one line, at most so many characters of it."""
+    """An error's text in one line, truncated to `limit` characters."""
     return " ".join(safe_text(error).split())[:limit]
 
 

@@ -164,7 +164,7 @@ class Objective:
     """What the search optimises: a metric of a trial's epochs, and which way.
 
     Attributes:
-        epochs: which epochs count: the `last`, the `best` of all, or the mean of so many of the last.
+        epochs: which epochs count: the `last`, the `best` of all, or the mean of the last N.
     """
 
     metric: str = "val_accuracy"

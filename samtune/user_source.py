@@ -1,4 +1,4 @@
-"""What can be said of a function by its source alone: it is neither imported nor called.
+"""What a function's source alone shows: it is neither imported nor called.
 
 A search space may be a stranger's. `--dry-run` and `validate` say which file each of its functions is in, and find
 most mistakes, while nothing of it runs.

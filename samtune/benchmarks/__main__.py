@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 BENCHMARKS = {
-    "search": "what a search costs beside its training, against the pattern of Ray's guide",
+    "search": "what a search costs on top of its training, against the pattern of Ray's guide",
     "sam": "a SAM step against its physical limit and against other implementations",
     "input": "batches against torchvision's transforms in a DataLoader; memory of more workers",
     "samplers": "how long samplers take to propose, and how good what they find is",

@@ -81,7 +81,7 @@ class _NoopTuner(Tuner):
 
 @dataclass(frozen=True)
 class Mark:
-    """The driver when so many trials had ended: wall and CPU seconds since the start of the process, memory in MiB."""
+    """The driver after `num_trials` trials: wall and CPU seconds since the start of the process, memory in MiB."""
 
     num_trials: int
     wall: float

@@ -110,7 +110,7 @@ def quality_table(num_surrogate_trials: int) -> str:
 
 
 def proposal_seconds(sampler: str, size: int, folder: Path) -> float:
-    """Median time of `suggest` in a study of so many trials, in Optuna's journal file as a search keeps it."""
+    """Median time of `suggest` in a study of `num_trials` trials, in Optuna's journal file as a search keeps it."""
     space, rng = make_space(sampler), random.Random(0)
     study = open_study(space, "speed", folder / f"{sampler}-{size}", parallel=False)
     if sampler not in _GROWN:

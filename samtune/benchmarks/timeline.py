@@ -41,5 +41,5 @@ class Timeline:
         return statistics.median(later - earlier for earlier, later in pairs)
 
     def wall(self, num_trials: int) -> float:
-        """Wall time of a search of so many trials: measured, or from this one's with the rest added per trial."""
+        """Wall time of a search of `num_trials` trials: measured, or from this one's with the rest added per trial."""
         return self.seconds + (num_trials - len(self.trials_at)) * self.per_trial

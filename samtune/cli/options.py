@@ -24,7 +24,7 @@ def stdout_for_json(as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def answer() -> Iterator[None]:
-    """Where a command that has ended its work says what came of it: Ctrl-C has nothing to stop any more."""
+    """Around the last output of a command that has finished: Ctrl-C has nothing left to stop."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -35,10 +35,10 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
     """Validates a configuration.
 
     Args:
-        before: a valid space that this one is an edit of: what both have is not parsed or validated anew.
+        before: a valid space that this one is an edit of: what both have is not parsed or validated again.
 
     Raises:
-        RefusedError: with all problems, as far as they can be told apart.
+        RefusedError: with all problems that can be separated.
     """
     changed = _changed(root, before)
     if before is not None and not changed & _OF_TRIALS:

@@ -29,7 +29,7 @@ class DatasetConfig(Config):
     """Use only this share of the training set, from its beginning, validation included; 0.1 is the papers' "-S"."""
 
     num_train: Annotated[int, Field(ge=2)] | None = None
-    """Use only so many examples of that share, validation included: stratified by class. Default: all."""
+    """Number of examples of that share to use, validation included, stratified by class. Default: all."""
 
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels changed to another class, uniformly at random; validation and test stay clean."""
@@ -40,7 +40,7 @@ class DatasetConfig(Config):
 
     relabel: str | None = None
     """A trained network (`best.safetensors` of `samtune train` or `samtune confirm`; a path or URI) whose predictions
-    replace the training labels: the bootstrap of the papers' label noise (train, relabel, train anew)."""
+    replace the training labels: the bootstrap of the papers' label noise (train, relabel, retrain)."""
 
     augmentation: Augmentation = "none"
     """`basic`: pad by an eighth of the side (4 pixels for 32x32), crop at random, and mirror at random where a mirror
@@ -245,7 +245,7 @@ class ParquetConfig(ImageFilesConfig):
 
 
 class OwnDataConfig(DatasetConfig):
-    """Examples of one's own: a function that gives the training and the test set."""
+    """Your own data: a function that returns the training and the test set."""
 
     name: ImportPath
     """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], classes [N]), or a

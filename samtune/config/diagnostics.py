@@ -55,7 +55,7 @@ class DiagnosticsConfig(Config):
     rho: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.05
     """Radius of m_sharpness."""
     num_examples: Annotated[int, Field(ge=1)] = 1280
-    """Training examples, drawn once by the trial's seed, that both are measured on: so many, or all."""
+    """Number of training examples that both are measured on, drawn once with the trial's seed. Default: all."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

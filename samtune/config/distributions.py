@@ -235,7 +235,7 @@ Distribution = Uniform | LogUniform | Int | LogInt | Choice | Grid
 
 KINDS: dict[str, type[Distribution]] = {cls.kind: cls for cls in (Uniform, LogUniform, Int, LogInt, Choice, Grid)}
 OPTIONS = ("step",)
-"""Keys that may stand beside the kind."""
+"""Keys allowed next to the kind."""
 
 
 def list_text(values: Sequence[Scalar]) -> str:
@@ -264,7 +264,7 @@ def parse_distribution(value: Any) -> Distribution:
         other = next((key for key in value if key != kind and (key not in OPTIONS or issubclass(cls, Choice))), None)
         if other is not None:
             hint = "; keys of a branch stand in its option" if issubclass(cls, Choice) else "; valid is step"
-            raise ValueError(f"{kind} has no {other!r} beside it{hint}")
+            raise ValueError(f"{kind} takes no {other!r}{hint}")
         return cls.model_validate(value)
     if not isinstance(value, Mapping) or not value or len(value.keys() - set(OPTIONS)) != 1:
         raise ValueError(f"{rule} (got {value!r})")

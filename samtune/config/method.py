@@ -292,7 +292,7 @@ Measure = Literal["gaussian", "sphere", "gradient", "cube"] | ImportPath
 
 
 class UniversalConfig(DirectionsConfig):
-    """The universal class with φ, ψ and the distribution of x of one's own."""
+    """The universal class with your own φ, ψ and distribution of x."""
 
     rule: ClassVar[str] = "samtune.sam.rules.universal:UniversalRule"
 

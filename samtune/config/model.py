@@ -227,7 +227,7 @@ class TorchvisionConfig(Config):
 
 
 class OwnModelConfig(Config):
-    """A network of one's own: a function that builds it."""
+    """Your own network: a function that builds it."""
 
     name: ImportPath
     """`package.module:function`, called with `num_classes`, `input_shape` (channels, height, width) and the options.

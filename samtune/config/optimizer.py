@@ -56,7 +56,7 @@ OptimizerName = Annotated[
 
 
 class OptimizerConfig(Config):
-    """An optimizer with options of its constructor beside its name, e.g. `{name: adamw, betas: [0.9, 0.95]}`."""
+    """An optimizer with options of its constructor next to its name, e.g. `{name: adamw, betas: [0.9, 0.95]}`."""
 
     model_config = ConfigDict(extra="allow")
 

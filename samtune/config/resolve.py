@@ -1,4 +1,4 @@
-"""From a configuration to the trial that it stands for."""
+"""Resolves a configuration to its trial."""
 
 from __future__ import annotations
 

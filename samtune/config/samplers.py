@@ -65,7 +65,7 @@ class NSGAIIConfig(Config):
     population_size: Annotated[int, Field(ge=2)] = 50
     """Trials per generation; the first is random."""
     mutation_probability: Probability | None = None
-    """Chance that a key is drawn anew; none: 1 / number of keys."""
+    """Probability of resampling a key. Default: 1 / number of keys."""
     crossover_probability: Probability = 0.9
     """Chance that a trial has two parents."""
     swapping_probability: Probability = 0.5

@@ -28,14 +28,14 @@ class _EarlyStoppingConfig(Config):
 
 
 class ASHAConfig(_EarlyStoppingConfig):
-    """Asynchronous successive halving: at grace, grace·η, grace·η² … of the resource only the best 1/η go on."""
+    """Asynchronous successive halving: at grace, grace·η, grace·η² … of the resource only the best 1/η continue."""
 
     name: Literal["asha"] = "asha"
     """Scheduler."""
     grace_period: Positive = 1
     """No trial is stopped before so much of the resource."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
-    """η: one in η trials goes on at each rung."""
+    """η: one in η trials continues at each rung."""
 
 
 class HyperBandConfig(_EarlyStoppingConfig):
@@ -46,7 +46,7 @@ class HyperBandConfig(_EarlyStoppingConfig):
     max_t: Annotated[int, Field(ge=1)] | None = None
     """Most of the resource that a trial gets; none: that of the longest trial."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
-    """η: one in η trials of a bracket goes on at each halving."""
+    """η: one in η trials of a bracket continues at each halving."""
 
 
 class MedianConfig(_EarlyStoppingConfig):
@@ -66,7 +66,7 @@ class _PopulationConfig(_EarlyStoppingConfig):
     perturbation_interval: Positive = 4
     """Of the resource, from one exchange to the next."""
     quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the trials at the bottom that go on from a copy of one at the top."""
+    """Share of the trials at the bottom that continue from a copy of one at the top."""
     mutations: Annotated[list[str], Field(min_length=1)] | None = None
     """The searched keys that a copy changes; none: all that can change while a trial runs."""
 
@@ -77,7 +77,7 @@ class PBTConfig(_PopulationConfig):
     name: Literal["pbt"] = "pbt"
     """Scheduler."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Chance that a key is drawn anew, instead of multiplied by 1.2 or 0.8 (or moved to a neighbouring choice)."""
+    """Probability of resampling a key instead of multiplying it by 1.2 or 0.8 (or moving to a neighboring choice)."""
 
 
 class PB2Config(_PopulationConfig):
@@ -151,7 +151,7 @@ class ObjectiveConfig(Config):
     mode: Literal["max", "min"] = "max"
     """Whether more or less is better; default: max for accuracies, min for everything else."""
     epochs: Literal["last", "best"] | Annotated[int, Field(ge=1)] = "last"
-    """Which epochs count: the `last`, the `best` of all, or so many of the last, averaged."""
+    """Which epochs count: the `last`, the `best`, or the mean of the last N."""
 
     @model_validator(mode="before")
     @classmethod
@@ -200,11 +200,11 @@ class ResourcesConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """When a running trial is saved, so that it can go on after a lost worker or a resumed search."""
+    """When a running trial is checkpointed, so that it can resume after a lost worker or with `--resume`."""
 
     every_epochs: Annotated[int, Field(ge=1)] = 1
     """Epochs between checkpoints."""
     min_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """Least time between two checkpoints: what costs less to repeat is not saved."""
     every_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 10.0
-    """An epoch that takes longer is also saved in its middle, every so many minutes."""
+    """Minutes between checkpoints within an epoch that takes longer than this."""

@@ -72,7 +72,7 @@ class SearchSpace(Config):
     resources: ResourcesConfig = ResourcesConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often a trial may lose its workers and go on; one more fails it."""
+    """How many times a trial may lose its workers and resume. One more loss fails it."""
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that an epoch may take before its workers are taken for hung and replaced; none: any."""
     num_trials: Annotated[int, Field(ge=1)] = 16
@@ -82,7 +82,7 @@ class SearchSpace(Config):
     budget: BudgetConfig = BudgetConfig()
     """What ends the search earlier."""
     on_divergence: Literal["fail", "worst"] = "fail"
-    """What the sampler is told of a trial whose loss is not finite: nothing, or the worst value there has been."""
+    """What the sampler gets for a trial whose loss is not finite: nothing, or the worst value so far."""
     warm_start: list[str] = Field(default_factory=list)
     """Studies whose finished trials the sampler learns from: names in the storage path, or `mlflow:EXPERIMENT`."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
@@ -149,7 +149,7 @@ class SearchSpace(Config):
         """A copy with dotted keys changed. A searched key that is set is no longer searched.
 
         Args:
-            options: key -> the option of the command line that stands for it, for messages.
+            options: key -> the command-line option that sets it, for messages.
 
         Raises:
             SpaceError: the changed space breaks a rule.
@@ -195,7 +195,7 @@ class SearchSpace(Config):
         return self._tree.is_active(key, config)
 
     def trial(self, config: Mapping[str, Scalar]) -> TrialSpec:
-        """The trial that a configuration stands for: this space with the searched keys set.
+        """The trial of a configuration: this space with the searched keys set.
 
         Args:
             config: dotted key -> value, for searched keys. One that is left out has the value that is written beside

@@ -125,7 +125,8 @@ def _once(template: Template) -> Iterator[Problem]:
             elif node.has_keys and key.startswith(f"{top}."):
                 inner = key[len(top) + 1 :]
                 if inner == "name" or any(says(option.body, inner) for option in node.options):
-                    yield Problem(template.located[key].place, f"is said in a branch of {top} too; write it once")
+                    message = f"is also set in a branch of {top}; define it in one place"
+                    yield Problem(template.located[key].place, message)
 
 
 # -- expressions -----------------------------------------------------------------------------------------------------

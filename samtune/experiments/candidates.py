@@ -204,7 +204,7 @@ def _plain(spec: TrialSpec, name: str) -> TrialSpec:
 
 
 def _with_epochs(spec: TrialSpec, epochs: int) -> TrialSpec:
-    """The same training over so many epochs, its schedule stretched."""
+    """The same training over another number of epochs, its schedule stretched."""
     stretch = epochs / spec.num_epochs
     training = spec.training
     milestones = [max(1, round(milestone * stretch)) for milestone in training.milestones]

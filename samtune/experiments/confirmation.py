@@ -1,4 +1,4 @@
-"""What came of a confirmation: means, intervals, and the comparison with the baseline."""
+"""The result of a confirmation: means, intervals, and the comparison with the baseline."""
 
 from __future__ import annotations
 

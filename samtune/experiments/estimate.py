@@ -49,7 +49,7 @@ def plan_to_estimate(tuner: Tuner, *, trust: bool) -> Plan:
     """The plan that `estimate` takes: for its steps, the space's own functions are imported and called.
 
     Raises:
-        UntrustedError: there are such functions, and the user has not said that they may be.
+        UntrustedError: there are such functions, and the user has not allowed them.
     """
     reasons = [f"imports {each}" for each in named_functions(tuner.space.model_dump())]
     if reasons and not trust:

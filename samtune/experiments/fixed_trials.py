@@ -73,7 +73,7 @@ class CandidateRun:
         if begun is not None and candidates is not None and stored_candidates(begun) != candidates:
             raise UsageError(
                 f"study {name} has trained something else before (other trials, replicas or settings): "
-                f"delete {folder.uri} to begin anew"
+                f"delete {folder.uri} to start over"
             )
         if begun is not None and begun.kind != kind:
             raise UsageError(f"study {name} is a {begun.kind}, not a {kind}")

@@ -1,4 +1,4 @@
-"""What came of a search, in lines for people and as JSON."""
+"""The result of a search, in lines for people and as JSON."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
     resume = [(resume_command(study), "run the trials that are missing")] if study.count(TrialState.INTERRUPTED) else []
     return [
         *resume,
-        (f"samtune confirm {name}", "retrain the best with new seeds and test them, beside a baseline"),
+        (f"samtune confirm {name}", "retrain the best and a baseline with new seeds, and test them"),
         (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
         (f"samtune ui {name}", "the best trials side by side in MLflow"),
     ]

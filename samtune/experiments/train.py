@@ -62,7 +62,7 @@ class Training(CandidatesOwner):
         self._own(run)
 
     def run(self, *, register: str | None = None) -> Trial:
-        """Trains, or goes on; keeps the weights in `best.safetensors` of the study.
+        """Trains, or resumes; keeps the weights in `best.safetensors` of the study.
 
         Returns:
             The trial; after Ctrl-C it is not completed.

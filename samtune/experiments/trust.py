@@ -29,7 +29,7 @@ def check_trust(study: Study, tree: Mapping[str, Any], *, trust: bool) -> None:
 
     Args:
         tree: the configurations that its trials are built from; those of the trials themselves are looked at too.
-        trust: the user has said that it may.
+        trust: the user allows it.
 
     Raises:
         UntrustedError: it is somebody else's, and names functions that would be imported, or a tracking server that is

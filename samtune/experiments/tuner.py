@@ -46,8 +46,8 @@ class Tuner(StudyOwner):
             `storage_path` cannot hold one: there it must be given.
         experiment: MLflow experiment; default: the space's name.
         address: of a running Ray cluster; default: the one that runs on this machine, else a new local one.
-        callbacks: told of every trial and epoch.
-        model, data, loss, metrics: functions of one's own in place of the space's: what the import paths of
+        callbacks: their hooks run on the driver for every trial and epoch.
+        model, data, loss, metrics: your own functions in place of the space's: what the import paths of
             `model.name`, `data.name`, `training.loss` and `training.metrics` would name. `data` may also be a pair
             (train, test) of torch Datasets or of tensors.
 

@@ -71,7 +71,7 @@ def load_model(
     Returns:
         A module in evaluation mode that maps images, float32 [N, C, H, W] with values in [0, 1], to logits
         [N, num_classes]. It normalises the images as the training did: `model[0]` is that, `model[1]` the network.
-        Inputs of one's own that are no images are taken as they were in training.
+        Your own inputs that are not images are used as in training.
 
     Raises:
         UsageError: the file is not there or is no such file, or its network is made by a function that was not given.

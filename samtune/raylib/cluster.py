@@ -115,7 +115,7 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
 
 
 def count_workers(cpus: float, gpus: float, nodes: Iterable[Node]) -> int:
-    """How many workers that take so many CPUs and GPUs the nodes hold."""
+    """How many workers with these CPUs and GPUs the nodes hold."""
     slots = 0
     for node in nodes:
         by_cpu = math.floor(node.cpus / cpus + 1e-9)

@@ -25,7 +25,7 @@ class _Population(Pausing):
 
     Args:
         population: how many trials there are in all.
-        on_take_over: told of every trial that takes over another's weights.
+        on_take_over: called for every trial that takes over another's weights.
         seed: of the choices made; Tune's own come from Python's and numpy's global generators.
     """
 

@@ -31,7 +31,7 @@ def render(results: Results) -> str:
     """The page of a study, as HTML.
 
     It asks the network for nothing, and says so to the browser (Content-Security-Policy). plotly.js is in it, 5 MB that
-    are compressed to 2. The page of ten thousand trials stays below 5 MB: figures show so many of them and no more.
+    are compressed to 2. The page of ten thousand trials stays below 5 MB: figures show a bounded number of them.
     """
     import jinja2
     from plotly.offline import get_plotlyjs

@@ -19,7 +19,7 @@ MOST_INTERPOLATED = 120
 
 
 def thinned(items: Sequence[T], most: int, rank: Callable[[T], Any]) -> list[T]:
-    """At most so many of the items, in their order: the best quarter of what is kept, and of the others every n-th.
+    """At most `most` of the items, in their order: the best quarter of what is kept, and of the others every n-th.
 
     Args:
         rank: less is better.
@@ -41,9 +41,9 @@ def note(count: int, most: int) -> str:
 
 
 def thinned_study(told: optuna.Study, most: int, *, maximize: bool) -> optuna.Study:
-    """A copy in memory with at most so many of the completed trials: the Pareto front, then by the first objective.
+    """A copy in memory with at most `most` of the completed trials: the Pareto front, then by the first objective.
 
-    Its trials are counted anew.
+    Its trials are renumbered.
     """
     import optuna
 

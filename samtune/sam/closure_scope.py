@@ -21,7 +21,7 @@ _WANTED = (nn.Module, torch.amp.GradScaler)
 class ClosureScope:
     """The modules and loss scalers that a closure can reach through its variables, arguments and attributes.
 
-    Global forward hooks would see the modules too, but code that torch compiles is compiled anew for every new hook.
+    Global forward hooks would see the modules too, but torch recompiles compiled code for every new hook.
 
     Args:
         closure: of `step`.

@@ -137,7 +137,7 @@ class Diagnostics:
     # -- at the end of an epoch --------------------------------------------------------------------------------------
 
     def reduce(self, num_workers: int) -> dict[str, float]:
-        """The means over the epoch and all workers, the same on every rank, in one collective; then starts anew."""
+        """The means over the epoch and all workers, the same on every rank, in one collective; then resets."""
         for name in list(self._pending):
             self._flush(name)
         names = sorted(self._sums)

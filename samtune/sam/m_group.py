@@ -137,7 +137,7 @@ class MGroup:
         """Puts running state back to what the group's first forward left: the examples count once.
 
         Other forwards normalise with the batch's statistics too, but what they update is undone; and so is what a
-        backward updates that computes a checkpointed forward anew.
+        backward updates that recomputes a checkpointed forward.
         """
         if self._state is not None:
             self._state.restore()

@@ -1,4 +1,4 @@
-"""SAM as a torch optimizer, for training loops of one's own."""
+"""SAM as a torch optimizer, for your own training loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SAM(Optimizer):
     in their forward, such as BatchNorm's running statistics, is updated by the first run alone. Then w is restored bit
     for bit and the base optimizer takes its step, unless a gradient was not finite: then nothing changes. Parameters
     keep their storage. The modules are those that the closure reaches through its variables, and those that own a
-    parameter; compiled ones are not compiled anew.
+    parameter; compiled ones are not recompiled.
 
     Under DistributedDataParallel the first run's gradients stay on their worker, so that each worker computes its own
     ε̂ (m-sharpness), and only the second run's are averaged: no `no_sync` is needed.

@@ -49,7 +49,7 @@ class TrainStep:
         seed: keys dropout masks, random directions and masks, with the step and the group.
         precision: fp32, or autocast to bf16 / fp16 (weights stay as they are; fp16 scales the loss dynamically).
         clip_norm: largest 2-norm of the averaged gradient.
-        accumulate: calls per step of the optimizer; the step is that of one batch of so many times the examples.
+        accumulate: calls per step of the optimizer; the step is that of one batch with `accumulate` times the examples.
 
     Raises:
         ValueError: the batch or m does not fit the workers, the method does not fit the optimizer, the model is
@@ -292,7 +292,7 @@ class TrainStep:
         )
 
     def _wrap(self, inputs: Tensor, targets: Tensor) -> nn.parallel.DistributedDataParallel:
-        """DistributedDataParallel around the model. It must be told if the loss does not depend on some parameter."""
+        """DistributedDataParallel around the model. Set this if the loss does not depend on some parameter."""
         own = self.state.save()
         with self.autocast():
             loss = self.loss_fn(self.model(inputs), targets)

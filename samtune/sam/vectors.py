@@ -216,7 +216,7 @@ def where(condition: Tensor, vector: Vector, other: Vector) -> list[Tensor]:
 def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
     """numerator / denominator, 0 where the denominator is 0; a denominator that is NaN or infinite gives NaN.
 
-    A step must not go on from an infinite gradient, and numerator / inf = 0 would hide it.
+    A step must not continue from an infinite gradient, and numerator / inf = 0 would hide it.
     """
     finite = torch.where(torch.isfinite(denominator), denominator, math.nan)
     return torch.where(denominator == 0, 0.0, numerator / finite)

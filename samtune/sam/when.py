@@ -47,7 +47,7 @@ class When:
             progress: share of the training that is done before it, in [0, 1].
             seed: of the trial.
         """
-        stopped = self.stop < 1 and progress >= self.stop  # a loop may go on beyond the end it announced
+        stopped = self.stop < 1 and progress >= self.stop  # a loop may run past the end it announced
         if step % self.every or progress < self.start or stopped:
             return False
         if self.probability == 1:

@@ -27,7 +27,7 @@ class Estimate:
 
 Progress = Callable[[Estimate], object]
 """Told of the answer so far. Returning True ends the estimation with that answer; with a process group, every rank is
-told the same and must return the same."""
+called with the same values and must return the same."""
 
 
 def mean_estimate(samples: Sequence[float], passes: float) -> Estimate:

@@ -27,14 +27,14 @@ def trace(
     """The trace of the Hessian: the mean of xᵀHx over Rademacher probes (Hutchinson).
 
     Args:
-        max_probes: ends after so many.
+        max_probes: upper limit.
         target_error: ends when the standard error is this small, at 8 probes the earliest.
-        together: probes that share forwards and backwards; memory is so many vectors, twice.
-        deflate: take the trace within the span of so many products H·x exactly and estimate only the rest (Hutch++,
+        together: probes that share forwards and backwards; memory is twice this number of vectors.
+        deflate: take the trace within the span of `deflate` products H·x exactly and estimate only the rest (Hutch++,
             Meyer et al. 2021). It costs 2·deflate products first, and pays where a few eigenvalues are far larger than
             all others and the wanted error is small.
         seed: of the probes.
-        progress: told of the answer so far after each lot of probes; True ends it.
+        progress: called with the answer so far after each lot of probes; True ends it.
 
     Raises:
         NotTwiceDifferentiableError: says why.

@@ -28,7 +28,7 @@ def lanczos(
     """Runs k iterations side by side, so that they can share what the products have in common.
 
     Every new vector is made orthogonal to all before it, twice: without that, Ritz values come in copies as soon as one
-    has converged. Where the Krylov space is exhausted, the iteration goes on from a random vector orthogonal to it.
+    has converged. Where the Krylov space is exhausted, the iteration continues from a random vector orthogonal to it.
 
     Args:
         product: H·v for each row, [k, d] -> [k, d].

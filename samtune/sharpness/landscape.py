@@ -65,7 +65,7 @@ def loss_along(
         radius: the line goes from -radius to radius, in lengths of the filters.
         num_points: on the line; an odd number holds w itself.
         seed: of the direction; the same for all models of one architecture, up to the lengths.
-        progress: told of the points done and of all.
+        progress: called with the number of points done and the total.
     """
     mean_loss = MeanLoss(model, loss_fn, batches, group=group)
     positions = _positions(radius, num_points)

@@ -28,7 +28,7 @@ FORWARD = 1 / 3  # of a pass: a backward costs about two forwards
 CHECKED = 8  # examples on which second derivatives are tried first
 KEPT_BYTES = 2**30
 """Graphs of first derivatives that are kept from one Hessian-vector product to the next, if all of them fit in this: a
-product then costs two passes. Without, its batches' forwards and first backwards are made anew: half as much again."""
+product then costs two passes. Without, its batches' forwards and first backwards are recomputed: half as much again."""
 
 
 class NotTwiceDifferentiableError(UsageError):

@@ -41,7 +41,7 @@ def m_sharpness(
         steps: of the ascent. Each costs a pass, and a forward comes on top.
         p: norm of the ball.
         target_error: ends when the standard error over the groups is this small, at 8 groups the earliest.
-        progress: told of the answer so far after each group; True ends it.
+        progress: called with the answer so far after each group; True ends it.
 
     Raises:
         UsageError: a rank's share has fewer than m examples, or rho or steps make no sense.

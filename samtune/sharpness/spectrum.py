@@ -78,10 +78,10 @@ def top_eigenvalues(
     Args:
         k: how many.
         tolerance: ends when each residual is at most this share of its eigenvalue's size.
-        max_steps: ends after so many steps in any case, with the errors reached. Each costs 3 passes; memory is
+        max_steps: upper limit, with the errors reached by then. Each costs 3 passes; memory is
             max_steps x (number of weights).
         seed: of the random start.
-        progress: told of the largest after each step; True ends it, once k are known.
+        progress: called with the largest after each step; True ends it, once k are known.
 
     Raises:
         NotTwiceDifferentiableError: says why.
@@ -174,7 +174,7 @@ def spectral_density(
             steps x together x (number of weights).
         target_error: ends when the standard error of the mean eigenvalue is this small.
         seed: of the probes, Rademacher vectors.
-        progress: told of the mean eigenvalue, `moment(1)`, after each lot of probes; True ends it.
+        progress: called with the mean eigenvalue, `moment(1)`, after each lot of probes; True ends it.
 
     Raises:
         NotTwiceDifferentiableError: says why.

@@ -50,7 +50,7 @@ def universal_measure(
         num_directions: at most, from each measure. Each costs a forward; a pass at w comes on top.
         target_error: ends when the standard error is this small, at 8 directions the earliest.
         seed: of the directions.
-        progress: told of the answer so far after each direction; True ends it.
+        progress: called with the answer so far after each direction; True ends it.
 
     Returns:
         The measure; its standard error is that of mean ψ carried through φ to first order.

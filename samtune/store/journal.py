@@ -34,7 +34,7 @@ _STUDY_FIELDS = (
 
 
 class Journal(Callback):
-    """Writes the journal of a search. The first of all callbacks: what others are told is on disk already.
+    """Writes the journal of a search. The first of all callbacks: when the others run, the event is already on disk.
 
     Args:
         folder: of the study; exists.
@@ -133,7 +133,7 @@ def read_journal(folder: Path) -> Study:
 
 
 def parse_journal(journal: bytes, path: str) -> Study:
-    """The study as its journal tells it. Trials that were interrupted are RUNNING: they wait to go on.
+    """The study from its journal. Interrupted trials are RUNNING: a resume continues them.
 
     Args:
         path: where it is from, for messages.

@@ -47,10 +47,10 @@ class StudyFolder:
         """Takes the study for this process, until the study's end.
 
         Args:
-            say: told what is worth a line; `stop` called with the reason where the search may not go on.
+            say: called with a line for the user; `stop` is called with the reason if the search must end.
 
         Returns:
-            The callbacks that keep the study, to be told of everything first.
+            The callbacks that store the study; they come first.
 
         Raises:
             UsageError: another process runs this study, the folder cannot be written, or a link leads out of it.

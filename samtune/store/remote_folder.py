@@ -26,7 +26,7 @@ class RemoteStudyFolder(StudyFolder):
     """A study's folder at a URI such as s3://bucket/path.
 
     The working copy is in the user's cache (`SAMTUNE_CACHE`): it holds what a driver that died could not send any more,
-    and a study may go on from any machine and working directory.
+    and a study may be resumed from any machine and working directory.
     """
 
     def __init__(self, storage: str, name: str) -> None:

@@ -33,7 +33,7 @@ class Mirror(Callback):
     Args:
         local, uri: the working copy and the study's folder.
         lease, lock: on the one and the other; given back at the end.
-        say: told in one line when the store stops taking the files, when it takes them again, and what is unsent.
+        say: called with one line when the store fails, when it recovers, and with what is unsent.
         stop: called with the reason when another driver has taken the study over.
         patience: seconds that the end of the search waits.
     """
@@ -126,7 +126,7 @@ class Mirror(Callback):
     def _note_failure(self, error: Exception) -> None:
         if not self._failing:
             reason = one_line(error, 300)
-            self._say(f"warning: the study cannot be sent to {self._uri} (the search goes on): {reason}")
+            self._say(f"warning: the study cannot be sent to {self._uri} (the search continues): {reason}")
         self._failing = True
 
     def _note_success(self) -> None:
@@ -153,7 +153,7 @@ def send(local: Path, uri: str) -> None:
 def newest_journal(local: Path, uri: str) -> tuple[bytes | None, bool]:
     """The journal of a study, and whether it is the remote one.
 
-    The working copy's counts where it goes on from the remote one: its driver died, or ended, with events unsent.
+    The working copy's counts if it continues the remote one: its driver died, or ended, with events unsent.
     Where both have events that the other lacks, another machine went on with the study: the remote one is what it did.
     """
     here, there = _content(local / JOURNAL), read_bytes(join(uri, JOURNAL))

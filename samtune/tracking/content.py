@@ -135,7 +135,7 @@ def study_end_tags(study: Study) -> dict[str, str]:
 
 
 def study_end_metrics(study: Study) -> dict[str, float]:
-    """What came of the search in numbers; the best objective itself is logged as a curve over the trials."""
+    """The search's results in numbers; the best objective itself is logged as a curve over the trials."""
     metrics = {
         "num_trials": float(len(study.trials)),
         "num_completed": float(study.count(TrialState.COMPLETED)),

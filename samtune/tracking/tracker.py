@@ -32,7 +32,7 @@ class MlflowTracker(Callback):
     Args:
         tracking_uri: absolute, see `resolve_tracking_uri` and `default_tracking_uri`.
         experiment: name of the MLflow experiment; created when it does not exist.
-        warn: told in one line when the store stops answering, answers again, or refuses something, and at the end
+        warn: called with one line when the store stops answering, answers again, or refuses something, and at the end
             that there is something to wait for and what could not be written. Bad news start with "warning:".
             Called from the writer's thread and from `on_study_end`.
         patience: seconds that `on_study_end` waits for a store that makes no progress.

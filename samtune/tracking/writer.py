@@ -31,7 +31,7 @@ class Writer:
     """Writes records to a store from one thread.
 
     Args:
-        say: told when the store stops answering, when it answers again, and when it refuses a record. Called from
+        say: called when the store stops answering, when it answers again, and when it refuses a record. Called from
             the writer's thread.
     """
 

@@ -49,7 +49,7 @@ class Budget(Callback):
         return True
 
     def exhausted(self) -> str | None:
-        """Why no trial may go on; None while they may."""
+        """Why no trial may continue; None while they may."""
         limit = self._config.seconds
         if limit is not None and time.monotonic() - self._started >= limit:
             return f"budget.seconds: {format_seconds(limit)} are over"

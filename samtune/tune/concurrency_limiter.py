@@ -21,7 +21,7 @@ class ConcurrencyLimiter(Searcher):
     Args:
         objective: the first, which Tune wants to know of a searcher.
         unfinished: trials that an earlier run of the study left, to be resumed under new ids of Tune's.
-        limit: asked anew each time; the number of groups may change.
+        limit: called each time; the number of groups may change.
         on_resume: called with (Tune's new id, the trial's own id) before an unfinished trial is run again.
         on_pause: called with the id of a trial that is paused.
 

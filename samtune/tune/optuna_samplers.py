@@ -29,7 +29,7 @@ def build_sampler(config: SamplerConfig, seed: int, parallel: bool) -> BaseSampl
     """Optuna's sampler of that name.
 
     Args:
-        parallel: trials run side by side: unless told otherwise, TPE then assumes the running ones to be bad.
+        parallel: trials run in parallel; by default, TPE then assumes that the running ones are bad.
 
     Raises:
         SpaceError: a sampler by import path cannot be imported, or refuses its options.

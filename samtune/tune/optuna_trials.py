@@ -45,7 +45,7 @@ def open_study(
 
     Args:
         earlier: the study's trials so far, which a file that was lost does not have.
-        say: told in one line where the file was damaged, and is begun anew.
+        say: called with one line if the file was damaged and is rebuilt.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # below are remarks on a sampler's inner life
     storage, damaged = open_or_set_aside(journal)
@@ -61,7 +61,7 @@ def open_study(
             load_if_exists=True,
         )
         num_asked = sum(WARM_START not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-        # A sampler that began anew with its old seed would propose its first points again; QMC keeps its place.
+        # A sampler that restarted with its old seed would propose its first points again; QMC keeps its place.
         seed = space.seed + (0 if isinstance(space.sampler, QMCConfig) else max(num_asked, len(earlier)))
         study.sampler = build_sampler(space.sampler, seed, parallel)
         study.set_metric_names([objective.metric for objective in space.objectives])
@@ -75,8 +75,8 @@ def open_study(
 class OptunaTrials:
     """A `TrialSource` that asks Optuna for configurations and tells it how they ended.
 
-    Completed trials are told with their objectives, trials stopped early as PRUNED with all values they reached,
-    failed ones as FAIL. A proposal that breaks a constraint is told as PRUNED with its violation, and is no trial.
+    Optuna gets completed trials with their objectives, trials stopped early as PRUNED with their values so far,
+    failed ones as FAIL. A proposal that breaks a constraint is PRUNED with its violation, and is not a trial.
 
     Args:
         earlier: the trials of an earlier run of the study.
@@ -139,7 +139,7 @@ class OptunaTrials:
         return trial, draw(trial, self._space)
 
     def _satisfies(self, trial: optuna.Trial, config: dict[str, Scalar]) -> bool:
-        """Whether a configuration keeps the constraints. The samplers that learn from a violation are told of it."""
+        """Whether a configuration keeps the constraints. Samplers that learn from violations receive it."""
         try:
             violations = self._space.violations(config)
         except ValueError:

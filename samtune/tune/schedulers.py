@@ -32,7 +32,7 @@ def build_scheduler(
     Args:
         longest: what the longest trial takes of the scheduler's resource.
         num_groups: how many trials can be active at once, asked anew each time.
-        on_take_over: told when population based training replaces a trial's weights.
+        on_take_over: called when population based training replaces a trial's weights.
     """
     from samtune.raylib.schedulers import ASHA, Fifo, HyperBand, Median
 
@@ -83,7 +83,7 @@ def within_bounds(config: dict[str, Any], space: SearchSpace) -> dict[str, Any]:
 
 
 def _domain(distribution: Any) -> Any:
-    """What Tune draws from when it does not change a value but draws it anew."""
+    """What Tune samples from when it resamples a value instead of perturbing it."""
     from ray import tune
 
     match distribution:

@@ -115,7 +115,7 @@ class TrialTrainable(tune.Trainable):
             self._checkpoints(answer).export(self._history.last, Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        """The trial goes on from a checkpoint of its own, or of another that it takes over."""
+        """The trial resumes from its own checkpoint, or from that of a trial that it takes over."""
         key = ray.get(self._coordinator.key.remote(self._key))
         if any(Path(checkpoint_dir).glob("epoch-*.pt")):
             self._checkpoints(key).adopt(Path(checkpoint_dir))

@@ -198,7 +198,7 @@ class Coordinator:
         self._state.keys[trial_id] = key
 
     async def expect(self, num_groups: int) -> None:
-        """There will be so many groups: nodes were added."""
+        """Sets the number of groups: nodes were added."""
         self._state.num_groups = num_groups
 
     async def nodes_changed(self, gone: set[str], draining: set[str]) -> None:

@@ -117,7 +117,7 @@ class CoordinatorState:
                 work.outcome, work.failure = Outcome.FAILED, failure
             self.release(group)
 
-    # -- what workers are told ---------------------------------------------------------------------------------------
+    # -- answers to workers ------------------------------------------------------------------------------------------
 
     def next_for(self, group: WorkerGroup, worker: WorkerId, after: int) -> PostedTrial | Reply | None:
         """What a process that has finished assignment `after` is to do; None while it must wait."""
@@ -138,7 +138,7 @@ class CoordinatorState:
         return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
 
     def reply_after(self, group: WorkerGroup, work: PostedTrial, rank: int, epoch: int) -> Reply | None:
-        """What a rank that has finished an epoch is told; None while it must wait.
+        """The answer to a rank that has finished an epoch; None while it must wait.
 
         Every rank hears the same after the same epoch, but for SAVE: what one was granted the others are granted.
         """

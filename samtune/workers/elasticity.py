@@ -20,7 +20,7 @@ class ElasticityThread:
 
     Args:
         most: groups that the search may have in all.
-        say: told in one line when groups are added.
+        say: called with one line when groups are added.
     """
 
     def __init__(self, pool: WorkerPool, most: int, say: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ class ElasticityThread:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
         self.num_placed = self._count_placed(self._cluster)
-        """Groups that the present nodes hold, at least one: so many trials are worth proposing at once."""
+        """Groups that the present nodes hold, at least one: the number of trials worth proposing at once."""
 
     def start(self) -> None:
         self._thread.start()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from samtune.workers.pool import WorkerPool
 
-SLOW_START_SECONDS = 30.0  # after which the user is told what the first group waits for
+SLOW_START_SECONDS = 30.0  # after which a line says what the first group waits for
 
 
 class EventThread(threading.Thread):

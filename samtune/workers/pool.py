@@ -89,7 +89,7 @@ class WorkerPool:
             thread.start()
 
     def grow(self, num_groups: int) -> None:
-        """Starts further groups, until there are so many: the cluster can hold them now, or will.
+        """Starts more groups, up to `num_groups`: the cluster can hold them now, or will.
 
         Groups that lost their nodes are not replaced: they wait for others, and continue there.
         """

@@ -14,7 +14,7 @@ MAX_ERROR = 500
 
 
 class Reply(StrEnum):
-    """What a worker is told."""
+    """The coordinator's answers to a worker."""
 
     CONTINUE = "continue"
     END = "end"  # this trial is over; asked for an assignment: the search is over

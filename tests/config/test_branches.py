@@ -292,7 +292,7 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ("method: {name: sam, rho: {log_unifrom: [1, 2]}}", "space.yaml:4: method.rho: a distribution is one of"),
         ("method: {name: sam, rho: {log_unifrom: [1, 2]}}", "(got 'log_unifrom'; did you mean 'log_uniform'?)"),
         ("method: {name: sam, roh: {uniform: [1, 2]}}", "space.yaml:4: method.roh: unknown key; did you mean 'rho'?"),
-        ("method: {name: sam, rho: {uniform: [0, 1], stp: 1}}", "method.rho: uniform has no 'stp' beside it; valid is"),
+        ("method: {name: sam, rho: {uniform: [0, 1], stp: 1}}", "method.rho: uniform takes no 'stp'; valid is"),
         ("method: {name: sam, rho: {uniform: [0, 1], step: 0.3}}", "the last below 1 is 0.9"),
         ("method: {name: sam, rho: {log_uniform: [0.1, 1], step: 0.1}}", "log_uniform has no step (got 0.1)"),
         ("method: {name: sam, rho: {uniform: [-1, 1]}}", "method.rho: must be greater than or equal to 0 (a bound"),
@@ -310,7 +310,7 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
             "method: {choice: [{name: sgd}, {name: smm}]}",
             "space.yaml:4: method (in branch smm): unknown name 'smm'; did you mean 'sam'?",
         ),
-        ("method: {choice: [{name: sgd}], m: 3}", "method: choice has no 'm' beside it; keys of a branch stand in its"),
+        ("method: {choice: [{name: sgd}], m: 3}", "method: choice takes no 'm'; keys of a branch stand in its"),
         ("method: {choice: [1, 2]}", "method: as a whole it is a choice between mappings"),
         ("method: {name: sam}\nsearch: {method: {choice: [{name: sgd}]}}", "search.method: method is fixed too"),
         (
@@ -322,7 +322,7 @@ def test_combinations_that_a_constraint_rules_out_need_not_fit_the_workers() -> 
         ("method: {choice: [sgd, sgd]}", "method: choice lists a value twice (got 'sgd')"),
         (
             "method: {choice: [sgd, {name: sam, rho: 0.1}, asam]}\nsearch: {method.rho: {int: [1, 3]}}",
-            "search.method.rho: is said in a branch of method too",
+            "search.method.rho: is also set in a branch of method",
         ),
         (
             "method:\n  choice:\n    - {name: asam, m: 8}\n    - {name: sam, m: 24}",

@@ -23,7 +23,7 @@ RULES = {
     "one bound": ("{uniform: [2]}", "uniform takes two bounds, [low, high] (got [2])"),
     "zero": ("{log_uniform: [0, 1]}", "log_uniform needs bounds greater than 0 (low is 0)"),
     "off the step": ("{uniform: [0, 1], step: 0.3}", "high must be a whole number of steps above low"),
-    "unknown option": ("{uniform: [0, 1], stp: 1}", "uniform has no 'stp' beside it; valid is step"),
+    "unknown option": ("{uniform: [0, 1], stp: 1}", "uniform takes no 'stp'; valid is step"),
     "misspelled": ("{log_unifrom: [1, 2]}", "a distribution is one of uniform, log_uniform, int, log_int, choice"),
     "no expression": ("{expr: '1 +'}", "is not an expression: invalid syntax (got '1 +')"),
     "unknown name": ("{expr: 2 * roh}", "unknown key 'roh'; did you mean 'rho'?"),

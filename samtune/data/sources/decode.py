@@ -147,7 +147,7 @@ class DamagedImageError(DatasetError):
     """An example that cannot be read: its image or its label is missing or damaged."""
 
     def with_offer(self) -> DamagedImageError:
-        """The same error, which says how to go on without the example."""
+        """The same error, with how to skip the example."""
         return type(self)(f"{self} (data.on_error: skip leaves such images out)")
 
 

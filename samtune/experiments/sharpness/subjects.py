@@ -52,7 +52,7 @@ class Subject:
         return evaluation_measures(self.spec.training)["loss"]
 
     def sample(self, split: SplitName, num_examples: int, *, seed: int = 0) -> Sample:
-        """Examples without augmentation: so many of the split, drawn at random, or all if it has no more.
+        """Examples without augmentation: a random subset of the split, or all of it.
 
         Raises:
             UsageError: the split is empty.

@@ -104,7 +104,7 @@ class SAMRule(Rule):
         group.contribute(adversarial if self.second_order == "observe" else full)
 
     def sharpness(self, losses: Sequence[Tensor]) -> Tensor | None:
-        """L(w + ε̂) - L(w) at the end of the ascent, which stands for the maximum over the ball."""
+        """L(w + ε̂) - L(w) at the end of the ascent, an estimate of the maximum over the ball."""
         return losses[-1] - losses[0] if len(losses) > 1 else None
 
 

@@ -46,7 +46,7 @@ def along_gradient(
 
 
 def cube(half_width: float) -> Sampler:
-    """x uniform in [-a, a]^d, which stands for the Lebesgue measure (section 9)."""
+    """x uniform in [-a, a]^d, which represents the Lebesgue measure (section 9)."""
 
     def draw(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
         return [
