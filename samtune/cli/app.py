@@ -15,12 +15,16 @@ from typing import Annotated
 
 import typer
 
+from samtune.cli.best import best
 from samtune.cli.confirm import confirm
 from samtune.cli.docs import docs
 from samtune.cli.export import export
+from samtune.cli.list import list_
 from samtune.cli.papers import papers
+from samtune.cli.parts import data, methods, models, samplers
 from samtune.cli.plot import plot
 from samtune.cli.report import report
+from samtune.cli.rm import rm
 from samtune.cli.schema import schema
 from samtune.cli.search import search
 from samtune.cli.sharpness import sharpness
@@ -68,10 +72,10 @@ def _root(
 
 
 for command in (
-    *(search, train, status, confirm, report, plot, ui, sharpness, export),
-    *(spaces, papers, validate, schema, docs),
+    *(search, train, list_, status, best, confirm, report, plot, ui, sharpness, export, rm),
+    *(spaces, papers, models, data, methods, samplers, validate, schema, docs),
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _show_log() -> None:

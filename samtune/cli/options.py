@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +38,21 @@ def chosen_space(argument: str | None, option: str | None) -> str | None:
     if argument is not None and option not in (None, argument):
         raise UsageError(f"--space {option}: the space is {argument} already; give one")
     return argument or option
+
+
+def new_file(path: Path, text: str) -> None:
+    """Writes a file that is not there yet.
+
+    Raises:
+        UsageError: it is there, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{path}: is there already; delete it or name another file") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:

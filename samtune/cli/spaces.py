@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from samtune.cli.options import OUTPUT, Debug, new_file, option
+from samtune.errors import UsageError
 
-def spaces() -> None:
-    """List the built-in search spaces."""
-    from samtune.config.builtin_spaces import PAPERS, grouped_spaces, summary
 
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="A built-in space, to be printed; else all are listed.")] = None,
+    output: Annotated[
+        Path | None, option(OUTPUT, "Write it to this file, to be changed, instead of stdout.", "-o", "--output")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """List the built-in search spaces, or print one."""
+    from samtune.config.builtin_spaces import PAPERS, find_builtin, grouped_spaces, summary
+
+    if name is not None:
+        text = find_builtin(name).read_text(encoding="utf-8")
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            new_file(output, text)
+            typer.echo(f"{output}: `samtune search {output}` searches it", err=True)
+        return
+    if output is not None:
+        raise UsageError("-o: which space? e.g. `samtune spaces digits.yaml -o my.yaml`")
     groups = {folder: found for folder, found in grouped_spaces().items() if found}
     width = max((len(name) for found in groups.values() for name in found), default=0)
     for number, (folder, found) in enumerate(groups.items()):

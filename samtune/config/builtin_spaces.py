@@ -35,6 +35,22 @@ def grouped_spaces() -> dict[str, dict[str, Path]]:
     return {folder: {n: p for n, p in spaces.items() if n.rpartition("/")[0] == folder} for folder in folders}
 
 
+def find_builtin(name: str) -> Path:
+    """A built-in space by its file name; `.yaml` and the folder may be left out.
+
+    Raises:
+        SpaceError: there is none of that name.
+    """
+    spaces = builtin_spaces()
+    wanted = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
+    alike = [path for known, path in spaces.items() if wanted in (known, known.rpartition("/")[2])]
+    if wanted in spaces or len(alike) == 1:
+        return spaces.get(wanted, alike[0])
+    stems = [known.removesuffix(".yaml") for known in spaces]
+    near = did_you_mean(wanted.removesuffix(".yaml"), stems, "`samtune spaces` lists them")
+    raise SpaceError(f"{name}: no built-in space of that name{near}")
+
+
 def find_space(name_or_path: str) -> Path:
     """`cifar.yaml` is ./cifar.yaml if that exists, else the built-in one; `.yaml` and the folder may be left out.
 

@@ -168,7 +168,7 @@ class StreamedConfig(Config):
 
 
 class ListedImagesConfig(DownloadableConfig):
-    """Photographs of the papers' fine-tuning experiments, in torchvision's folders; see `data/sources/listed.py`."""
+    """Photographs of the papers' fine-tuning experiments, in the folders that torchvision makes."""
 
     name: Literal["flowers102", "oxford_pets", "stanford_cars", "fgvc_aircraft", "food101"]
     """Data set."""

@@ -117,6 +117,7 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
     return [
         *resume,
         (f"samtune confirm {name}", "retrain the best and a baseline with new seeds, and test them"),
+        (f"samtune best {name} -o best.yaml", "the best configuration as a space to train, confirm or search from"),
         (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
         (f"samtune ui {name}", "the best trials side by side in MLflow"),
     ]

@@ -11,6 +11,7 @@ from samtune.terminal.console import make_console, make_display
 from samtune.terminal.live import LiveDisplay
 from samtune.terminal.plain import PlainDisplay
 from samtune.terminal.plan import format_plan, print_plan
+from samtune.terminal.studies import print_studies
 from samtune.terminal.summary import format_state, print_status, print_summary
 from samtune.terminal.tables import leaderboard
 
@@ -27,5 +28,6 @@ __all__ = [
     "print_loading",
     "print_plan",
     "print_status",
+    "print_studies",
     "print_summary",
 ]

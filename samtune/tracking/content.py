@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
+from samtune.config.fixed import fixed_space, fixed_yaml
+from samtune.config.space import SearchSpace
 from samtune.config.trial import LABEL_NOISE, data_digest
+from samtune.errors import SpaceError
 from samtune.formatting import (
     first_line,
     format_metric,
@@ -150,8 +153,15 @@ def study_end_metrics(study: Study) -> dict[str, float]:
     return metrics
 
 
-def best_yaml(best: Trial) -> str:
-    """The best configuration: the searched keys, then every key of the trial."""
+def best_yaml(study: Study, best: Trial) -> str:
+    """The best configuration of a search, as a space that `train`, `confirm` and `search` take as it is.
+
+    Of a study that is none: the searched keys, then every key of the trial.
+    """
+    with suppress(SpaceError):
+        space = fixed_space(SearchSpace.from_text(study.space_yaml, "space.yaml"), best.config, study.name)
+        value = f"{study.objective} {format_metric(study.objective.value(best))}"
+        return fixed_yaml(space, [f"Trial {best.number} of study {study.name}: {value}"])
     return yaml.safe_dump(
         {"trial": best.number, "config": best.config, "metrics": best.metrics, "params": best.params},
         sort_keys=False,

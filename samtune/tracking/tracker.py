@@ -277,7 +277,7 @@ class _StudyRun:
         if study.trials:
             store.log_table(self._run_id, content.leaderboard_columns(study), "leaderboard.json")
         if study.best:
-            store.log_text(self._run_id, content.best_yaml(study.best), "best.yaml")
+            store.log_text(self._run_id, content.best_yaml(study, study.best), "best.yaml")
         for digest, text in content.label_noise(study).items():
             store.log_text(self._run_id, text, f"label_noise/{digest}.json")
         # At step 0 the UI draws a single value as a bar; the curve of the best is drawn to the last trial.

@@ -13,8 +13,10 @@ from helpers.simulated import end_study, end_trial, make_study, run_epoch, run_t
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from samtune import SearchSpace
 from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker
+from samtune.tracking.content import best_yaml
 from samtune.tracking.store import log_files
 
 
@@ -180,6 +182,15 @@ def test_the_parent_run_holds_the_search(
     assert (run.data.metrics["num_completed"], run.data.metrics["num_pruned"]) == (3, 1)
     curve = client.get_metric_history(run.info.run_id, "best_val_accuracy")
     assert [(point.step, point.value) for point in curve] == [(1, 0.8), (2, 0.9778), (4, 0.9778)]
+
+
+def test_the_best_configuration_is_a_space_that_nothing_searches(study: Study) -> None:
+    space = SearchSpace.from_yaml("digits.yaml")
+    study.space_yaml = space.to_yaml()
+    best = run_trial(study, [], [0.9778], 0.0512)
+    fixed = SearchSpace.from_text(best_yaml(study, best), "best.yaml")
+    assert fixed.distributions() == []
+    assert fixed.trial({}).params() == space.trial(best.config).params()
 
 
 def test_the_leaderboard_is_a_table_that_mlflow_loads(
