@@ -8,41 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
+from helpers.processes import CONTINUES, ENDS, ENDS_AT_ONCE, tree
 
 from samtune.store.journal import FILE_NAME, read_journal
 from samtune.study import Study, TrialState
-
-CONTINUES = {
-    "LocalController": "Ray Train's controller of the group",
-    "RayTrainWorker": "a worker",
-    "Coordinator": "the actor that hands out trials",
-    "ResourceTrainable": "Tune's actor of a trial",
-    "SynchronizationActor": "Ray Train's barrier",
-    "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
-    "IDLE": "a worker process in reserve",
-    "log_monitor.py": "collects Ray's logs",
-    "monitor.py": "the autoscaler's",
-    "dashboard.py": "serves the state of the cluster",
-}
-"""What a search survives: it costs at most the time since the last checkpoint."""
-
-ENDS = {
-    "gcs_server": "holds the cluster's tables",
-    "raylet": "starts and watches the processes of a node",
-}
-"""Without these there is no cluster any more: the driver ends in order, before Ray's core ends it."""
-
-ENDS_AT_ONCE = {
-    "DashboardAgent": "Ray ends a node whose agent has died, and the driver on it, in a fifth of a second",
-    "RuntimeEnvAgent": "likewise",
-}
-"""Nothing can be done any more in the driver: what is kept is on disk."""
 
 SLOW = """
 import os
@@ -54,26 +28,6 @@ def slow(outputs, targets):
         time.sleep(0.3)
     return (0 * outputs).mean()
 """
-
-
-def kind_of(process: psutil.Process) -> str:
-    """The kind of a process in a search's tree."""
-    command = process.cmdline()
-    title = command[0] if command else process.name()
-    if title.startswith("ray::"):
-        return title.removeprefix("ray::").partition(".")[0]
-    script = next((Path(part).name for part in command if part.endswith(".py")), "")
-    return script or Path(title).name
-
-
-def tree(driver: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
-    """The living processes under a driver, by kind."""
-    found: dict[str, list[psutil.Process]] = {}
-    for process in psutil.Process(driver.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                found.setdefault(kind_of(process), []).append(process)
-    return found
 
 
 @contextmanager
