@@ -26,6 +26,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from samtune.raylib.cluster import is_own_cluster
 from samtune.raylib.environment import GROUP_GENERATION, WARN_BLOCKING
+from samtune.raylib.newcomers import refuse_newcomers
 
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
 # with its job. The data sets are Ray Data's, which is not used.
@@ -141,6 +142,8 @@ class LazyTorchBackend(Backend):
         address = (host, ray.get(worker_group.execute_single_async(0, _open_store, host)))
         arguments = (backend, address, generation)
         ray.get([worker_group.execute_single_async(i, _join, *arguments, i, size) for i in range(size)])
+        if backend == "gloo":  # which has all its connections; NCCL's threads make more, later
+            ray.get(worker_group.execute_single_async(0, _close_store))
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         # Workers that do not answer are ended in any case; the error would end the group for good.
@@ -149,7 +152,8 @@ class LazyTorchBackend(Backend):
 
 
 _store: Any = None
-"""On rank 0's worker: the store through which the ranks meet."""
+_listener: socket.socket | None = None
+"""On rank 0's worker: the store through which the ranks meet, and the socket that it listens on."""
 
 
 def _prepare() -> tuple[str, str]:
@@ -166,12 +170,13 @@ def _open_store(host: str) -> int:
     """
     import torch.distributed as dist
 
-    global _store
+    global _store, _listener
     family, _, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.bind(where)
     listener.listen(_BACKLOG)
     port: int = listener.getsockname()[1]
+    _listener = listener.dup()
     _store = dist.TCPStore(  # type: ignore[attr-defined]
         host,
         port,
@@ -181,6 +186,12 @@ def _open_store(host: str) -> int:
         master_listen_fd=listener.detach(),
     )
     return port
+
+
+def _close_store() -> None:
+    """On rank 0's worker, when all ranks are there: others can no longer connect to the store."""
+    if _listener is not None:
+        refuse_newcomers(_listener)
 
 
 def _stay_on_loopback() -> None:
@@ -215,7 +226,10 @@ def _join(backend: str, address: tuple[str, int], generation: str, rank: int, si
 def _leave() -> None:
     import torch.distributed as dist
 
-    global _store
+    global _store, _listener
     if dist.is_initialized():
         dist.destroy_process_group()
     _store = None
+    if _listener is not None:
+        _listener.close()
+        _listener = None

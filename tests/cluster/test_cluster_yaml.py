@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_ray_is_the_one_that_is_tested_and_every_file_mount_is_there(config: dic
     assert project["project"]["requires-python"].startswith(">=3.11")
     mounts = {remote: source for remote, source in config["file_mounts"].items() if remote != TOKEN}
     assert all((ROOT / source).exists() for source in mounts.values())
+
+
+def test_what_is_downloaded_and_run_is_pinned(config: dict[str, Any]) -> None:
+    commands = "\n".join(config["setup_commands"])
+    assert not re.search(r"(curl|wget)", commands)
+    (uv,) = re.findall(r"echo '(uv==[^']*)'", commands)
+    assert re.fullmatch(r"uv==\d+\.\d+\.\d+( --hash=sha256:[0-9a-f]{64}){2}", uv)
+    installs = re.findall(r"pip install (.*?)(?: &&|\n|$)", commands)
+    assert len(installs) == 2
+    assert "--require-hashes" in installs[0]
+    packages = [word for word in installs[1].split() if not word.startswith("-")]
+    assert packages[-1] == "~/samtune"
+    assert all(re.fullmatch(r"'[\w\[\]]+==[\d.]+'", package) for package in packages[:-1])
 
 
 def test_everything_that_talks_to_the_cluster_needs_the_token(config: dict[str, Any]) -> None:
