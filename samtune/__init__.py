@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from samtune.study import Callback as Callback
     from samtune.study import Trial as Trial
     from samtune.study import TrialState as TrialState
+    from samtune.train.trial_context import TrialContext as TrialContext
 
     __version__: str
 
@@ -35,6 +36,7 @@ __all__ = [
     "SearchSpace",
     "Training",
     "Trial",
+    "TrialContext",
     "TrialState",
     "Tuner",
     "UsageError",
@@ -52,6 +54,7 @@ _export = lazy_exports(
         "SearchSpace": "samtune.config.space",
         "Training": "samtune.experiments.train",
         "Trial": "samtune.study",
+        "TrialContext": "samtune.train.trial_context",
         "TrialState": "samtune.study",
         "Tuner": "samtune.experiments.tuner",
         "UsageError": "samtune.errors",

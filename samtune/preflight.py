@@ -64,6 +64,18 @@ def check_model(
             check_weights(Path(config.weights).expanduser().absolute())
 
 
+def check_train(path: str, *, import_code: bool = True) -> None:
+    """Makes sure that a training function is there and takes one argument, the trial.
+
+    Args:
+        import_code: as of `check_model`.
+
+    Raises:
+        UsageError: it is not, or does not.
+    """
+    (check_function if import_code else look_up)(path, "train", None)
+
+
 def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
     """Makes sure that the user's optimizer takes its options, and the loss and metrics take (outputs, targets).
 

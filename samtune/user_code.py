@@ -7,16 +7,20 @@ and travel to the workers as Ray pickles them; a study that is resumed must be g
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
 from samtune.errors import UsageError
-from samtune.user_path import importing_user_code, module_of
+from samtune.user_path import import_file, importing_user_code
 
 IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 """How a function is named, `package.module:function`, as a regular expression."""
+
+FILE_PATH = r"(?:[^:,]*/)?[A-Za-z_]\w*\.py:[A-Za-z_]\w*"
+"""How a function in a Python file is named, `folder/file.py:function`, as a regular expression."""
 
 PREFIX = "given:"
 """Begins the path of an object that this process was given."""
@@ -68,17 +72,54 @@ def functions_in(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
     An object that this process was given is no import path.
     """
     if isinstance(tree, Mapping):
-        inner = [pair for key, value in tree.items() for pair in functions_in(value, f"{prefix}.{key}".lstrip("."))]
+        inner = [
+            pair
+            for key, value in tree.items()
+            if not _is_config(key, tree)
+            for pair in functions_in(value, f"{prefix}.{key}".lstrip("."))
+        ]
     elif isinstance(tree, list | tuple):
         inner = [pair for index, value in enumerate(tree) for pair in functions_in(value, f"{prefix}.{index}")]
     else:
-        is_path = isinstance(tree, str) and re.fullmatch(IMPORT_PATH, tree) and not tree.startswith(PREFIX)
+        names_one = isinstance(tree, str) and is_path(tree) and not tree.startswith(PREFIX)
         # A source of `warm_start` looks like one: mlflow:EXPERIMENT.
-        return [(prefix, tree)] if is_path and not prefix.startswith("warm_start") else []
+        return [(prefix, tree)] if names_one and not prefix.startswith("warm_start") else []
     first: dict[str, str] = {}
     for key, path in inner:
         first.setdefault(path, key)
     return [(key, path) for path, key in first.items()]
+
+
+def is_path(text: str) -> bool:
+    """Whether a text names a function: `package.module:function` or `folder/file.py:function`."""
+    return re.fullmatch(f"{IMPORT_PATH}|{FILE_PATH}", text) is not None
+
+
+def file_of(path: str) -> str | None:
+    """The Python file that a function's path names, if it does not name a module."""
+    return path.partition(":")[0] if re.fullmatch(FILE_PATH, path) else None
+
+
+def absolute_path(path: str, folder: str) -> str:
+    """The path of a function with that of its file made absolute, which is relative to a folder."""
+    file = file_of(path)
+    if file is None:
+        return path
+    return f"{os.path.abspath(os.path.join(folder, os.path.expanduser(file)))}:{path.partition(':')[2]}"
+
+
+def _is_config(key: str, tree: Mapping[str, Any]) -> bool:
+    """Whether a key holds what a training function of the user's reads: nothing in it is imported but by that."""
+    return (key == "config" and tree.get("train") is not None) or key.startswith("config.")
+
+
+def given_in(tree: Any) -> Any:
+    """Nested keys and values with the functions that this process was given in place of their paths."""
+    if isinstance(tree, Mapping):
+        return {key: given_in(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [given_in(value) for value in tree]
+    return _given.get(tree, tree) if isinstance(tree, str) and tree.startswith(PREFIX) else tree
 
 
 def accept_functions(parts: Mapping[str, Callable[..., Any]]) -> None:
@@ -90,7 +131,7 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
     """The function (or class) of an import path.
 
     Args:
-        path: `package.module:function`, or `module.py:function`.
+        path: `package.module:function` or `folder/file.py:function`.
         key: the dotted key that names it, for messages.
 
     Raises:
@@ -101,8 +142,11 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
     if path.startswith(PREFIX):
         raise UsageError(f"{key}: {path} is a Python object of the process that began the study; give it again")
     try:
-        with importing_user_code(path):
-            part = resolve_name(f"{module_of(path)}:{path.partition(':')[2]}")
+        if (file := file_of(path)) is not None:
+            part = getattr(import_file(file), path.partition(":")[2])
+        else:
+            with importing_user_code(path):
+                part = resolve_name(path)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{key}: {path} cannot be imported: {error}; is its folder on the path (PYTHONPATH)?"

@@ -7,11 +7,14 @@ into it for modules that a space names, and for the imports of code that is not 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import site
 import sys
 import sysconfig
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -41,6 +44,46 @@ def is_beside_user_code() -> bool:
     """Whether samtune is not installed, but imported from the working directory or the script's folder."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.dirname(_SAMTUNE) in (os.getcwd(), script and os.path.dirname(os.path.abspath(script)))
+
+
+def import_file(file: str) -> ModuleType:
+    """The module that a Python file is, imported once.
+
+    It goes by its own name, and by another where that is some other module's (`test.py` is not Python's `test`). Where
+    there is no such file, on another node of a cluster, it is the module of its name that has travelled there. What
+    lies beside it can be imported too.
+
+    Raises:
+        ModuleNotFoundError: there is no such file, and no such module.
+        Exception: whatever the module raises while it is imported.
+    """
+    file, name = os.path.abspath(file), os.path.basename(file).removesuffix(".py")
+    add_user_folders([os.path.dirname(file)])
+    if not os.path.exists(file):
+        with importing_user_code(name):
+            return importlib.import_module(name)
+    for known in (name, f"{name}_{zlib.crc32(file.encode()):08x}"):
+        module = sys.modules.get(known)
+        if module is not None and _is_same(getattr(module, "__file__", None), file):
+            return module
+        found = find_module(known)
+        if module is None and (found is None or _is_same(found.origin, file)):
+            name = known
+            break
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _is_same(one: str | None, other: str) -> bool:
+    return one is not None and os.path.exists(one) and os.path.samefile(one, other)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from samtune.errors import UsageError
-from samtune.user_code import PREFIX, check_function, functions_in
+from samtune.user_code import PREFIX, check_function, file_of, functions_in
 from samtune.user_path import find_module, module_of
 
 
@@ -94,18 +95,25 @@ def constructor_options(path: str) -> list[str] | None:
 def _find(path: str, key: str) -> ast.AST | None:
     """What the module binds to the name last; None where its source does not tell. Raises as `look_up` does."""
     module, name = module_of(path), path.partition(":")[2]
+    file = file_of(path)
+    if file is not None and (os.path.isfile(file) or "/" in file):
+        return _bound(_parse(os.path.abspath(file), key, path), name, path, key, file)
     spec = find_module(module)
     if spec is None:
         raise UsageError(
             f"{key}: {path}: cannot be imported: No module named {module!r}; is its folder on the path (PYTHONPATH)?"
         )
-    tree = _parse(spec.origin or "", key, path)
+    return _bound(_parse(spec.origin or "", key, path), name, path, key, spec.origin)
+
+
+def _bound(tree: ast.Module | None, name: str, path: str, key: str, file: str | None) -> ast.AST | None:
+    """What a module's source binds to a name last. Raises as `look_up` does."""
     if tree is None:
         return None  # no Python source
     found = list(_bindings(tree, name))
     if not found:
         if not _is_dynamic(tree):
-            raise UsageError(f"{key}: {path}: cannot be imported: {spec.origin} has no {name}")
+            raise UsageError(f"{key}: {path}: cannot be imported: {file} has no {name}")
         return None
     if isinstance(found[-1], ast.Constant):
         kind = type(found[-1].value).__name__
@@ -114,6 +122,9 @@ def _find(path: str, key: str) -> ast.AST | None:
 
 
 def _where(path: str) -> str:
+    file = file_of(path)
+    if file is not None and (os.path.isfile(file) or "/" in file):
+        return os.path.abspath(file) if os.path.isfile(file) else "not found"
     spec = find_module(module_of(path))
     if spec is None:
         return "not found"

@@ -70,6 +70,15 @@ Sets = Annotated[
     list[str] | None,
     option(SEARCH, "Set a dotted key, e.g. training.epochs=5. Repeatable.", "--set", metavar="KEY=VALUE"),
 ]
+TrainFunction = Annotated[
+    str | None,
+    option(
+        SEARCH,
+        "A training function of yours, file.py:function or package.module:function, in place of samtune's own loop.",
+        "--train",
+        metavar="FUNCTION",
+    ),
+]
 NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try. With --resume: more, or fewer to end early.")]
 NumWorkers = Annotated[int | None, option(SEARCH, "Data-parallel workers of one trial.")]
 MaxConcurrent = Annotated[int | None, option(SEARCH, "Most trials at once.")]

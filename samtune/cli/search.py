@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -29,6 +31,7 @@ from samtune.cli.options import (
     StoragePath,
     SystemMetrics,
     TrackingUri,
+    TrainFunction,
     Trust,
     answer,
     chosen_space,
@@ -39,12 +42,14 @@ from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 
 if TYPE_CHECKING:
+    from samtune.config.space import SearchSpace
     from samtune.experiments.tuner import Tuner
 
 
 def search(
     space_file: SpaceFile = None,
     space: Space = None,
+    train: TrainFunction = None,
     set_: Sets = None,
     num_trials: NumTrials = None,
     num_workers: NumWorkers = None,
@@ -65,7 +70,6 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
-    from samtune.config.space import SearchSpace
     from samtune.experiments.tuner import Tuner
     from samtune.tracking.system import SWITCH
 
@@ -77,14 +81,13 @@ def search(
     fixed |= {"experiment": experiment}
     where |= {"tracking_uri": tracking_uri}
     space = chosen_space(space_file, space)
-    if resume is None and space is None:
+    if resume is None and space is None and train is None:
         problem = "a search space is required, such as `samtune search digits.yaml`: a YAML file or a built-in one"
         raise UsageError(f"{problem} (`samtune spaces` lists them)")
-    loaded = None if space is None else SearchSpace.from_yaml(space, set_ or [])
+    loaded = _load(space, train, set_ or [], is_new=resume is None)
     if resume is not None:
         given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]
-        if set_ and space is None:
-            given.append("--set")
+        given += [option for option, value in {"--train": train, "--set": set_}.items() if value and space is None]
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
         only_looks = dry_run and not estimate  # which imports nothing
@@ -101,6 +104,19 @@ def search(
         _dry_run(tuner, estimate, json_, trust)
     else:
         _search(tuner, json_, debug)
+
+
+def _load(space: str | None, train: str | None, overrides: list[str], *, is_new: bool) -> SearchSpace | None:
+    """The space of the options; a training function alone is one, of SAM with nothing searched, for --set to change."""
+    from samtune.config.space import SearchSpace
+
+    if space is not None:
+        loaded = SearchSpace.from_yaml(space, overrides)
+        return loaded if train is None else loaded.replace({"train": train}, {"train": "--train"})
+    if train is None or not is_new:
+        return None
+    name = re.sub(r"\W", "-", Path(train.partition(":")[0]).stem).strip("-_") or "search"
+    return SearchSpace.from_dict({"name": name, "train": train, "method": "sam"}, overrides)
 
 
 def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from samtune.user_code import IMPORT_PATH
+from samtune.user_code import IMPORT_PATH, is_path
 
 ImportPath = Annotated[str, Field(pattern=f"^{IMPORT_PATH}$")]
 """`package.module:function`."""
+
+
+def _function_path(path: str) -> str:
+    if not is_path(path):
+        raise ValueError(f"must be folder/file.py:function or package.module:function (got {path!r})")
+    return path
+
+
+FunctionPath = Annotated[str, AfterValidator(_function_path)]
+"""`package.module:function` or `folder/file.py:function`."""
 
 
 class Config(BaseModel):

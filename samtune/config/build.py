@@ -18,6 +18,7 @@ from samtune.config.template import Template
 from samtune.config.trial import SECTIONS, TrialSpec
 from samtune.config.validate import Validation
 from samtune.config.written import parse_constraints, parse_template, resolve_names
+from samtune.user_code import is_path
 
 if TYPE_CHECKING:
     from samtune.config.space import SearchSpace
@@ -27,7 +28,7 @@ _Space = TypeVar("_Space", bound="SearchSpace")
 _MAX_GRID = 20_000
 
 _OF_TEMPLATE = {*SECTIONS, "search"}
-_OF_TRIALS = {*_OF_TEMPLATE, "constraints", "initial", "resources", "seed", "repeats"}
+_OF_TRIALS = {*_OF_TEMPLATE, "train", "constraints", "initial", "resources", "seed", "repeats"}
 """The keys that the rules of trials depend on; with any other changed, what was validated stays valid."""
 
 
@@ -48,7 +49,7 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
         _count_trials(space, root, before.num_trials)
         return space
     problems: list[Problem] = []
-    template = before.tree if before is not None and not changed & _OF_TEMPLATE else None
+    template = before.tree if before is not None and not changed & {*_OF_TEMPLATE, "train"} else None
     if template is None:
         template, problems = parse_template(root)
     constraints, broken = parse_constraints(root)
@@ -58,7 +59,7 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
     if template is not None and not problems:
         names, problems = resolve_names(template, constraints)
     if template is not None and not problems:
-        resolver = Resolver(template, _numbers(root), names, tuple(constraints.values()))
+        resolver = Resolver(template, _numbers(root), names, tuple(constraints.values()), {"train": _function(root)})
         trial, problems = _example(resolver, root)
     try:
         space = _settings(cls, root, before, changed, template, trial)
@@ -66,7 +67,7 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
         raise RefusedError([*problems, *error.problems]) from None
     _refuse(problems)
     numbers = {"resources.num_workers": space.resources.num_workers, "seed": space.seed}
-    fixed = {"seed": space.seed, "repeats": space.repeats}
+    fixed = {"train": space.train, "seed": space.seed, "repeats": space.repeats}
     assert template is not None
     space._resolver = Resolver(template, numbers, names, tuple(constraints.values()), fixed)
     _refuse(check_search(space, root))
@@ -97,6 +98,14 @@ def _numbers(root: Located) -> dict[str, Any]:
         key: node.value if node is not None and type(node.value) is int else defaults[key]
         for key, node in found.items()
     }
+
+
+def _function(root: Located) -> str | None:
+    """The training function; some other where what was written is none, which is refused with the settings."""
+    train = root.child("train")
+    if train is None:
+        return None
+    return train.value if isinstance(train.value, str) and is_path(train.value) else "some:function"
 
 
 def _example(resolver: Resolver, root: Located) -> tuple[TrialSpec | None, list[Problem]]:

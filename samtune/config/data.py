@@ -59,6 +59,13 @@ class DatasetConfig(Config):
     """α of CutMix (Yun 2019): a box of area Beta(α, α) comes from another example; with `mixup`, every second batch."""
 
 
+class NoDataConfig(DatasetConfig):
+    """What the trials of a training function have, which loads its own data."""
+
+    name: Literal["none"] = "none"
+    """There is none."""
+
+
 class FileDatasetConfig(DatasetConfig):
     """What every data set read from disk has."""
 
@@ -269,7 +276,8 @@ class OwnDataConfig(DatasetConfig):
 
 
 BuiltinDataConfig = Annotated[
-    DigitsConfig
+    NoDataConfig
+    | DigitsConfig
     | Cifar10Config
     | Cifar100Config
     | SvhnConfig

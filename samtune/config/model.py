@@ -226,6 +226,13 @@ class TorchvisionConfig(Config):
     """Normalise with the running statistics of `weights` and keep these as they are, for fine-tuning."""
 
 
+class NoModelConfig(Config):
+    """What the trials of a training function have, which builds its own network."""
+
+    name: Literal["none"] = "none"
+    """There is none."""
+
+
 class OwnModelConfig(Config):
     """Your own network: a function that builds it."""
 
@@ -238,7 +245,8 @@ class OwnModelConfig(Config):
 
 
 BuiltinModelConfig = Annotated[
-    DigitsCnnConfig
+    NoModelConfig
+    | DigitsCnnConfig
     | MlpConfig
     | WideResNetConfig
     | CifarResNetConfig

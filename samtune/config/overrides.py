@@ -171,6 +171,10 @@ def _drop_alternatives(edit: _Edit, key: str) -> None:
     """What the file says that does not go with what is set."""
     if key == "objective.metric":
         edit.root["objective"] = _without(edit.root["objective"], {"mode"})  # the file's is of the file's metric
+    if key == "train":  # the file's loop, with its data and its network, gives way to a function
+        for section in ("data", "model"):
+            edit.root.pop(section, None)
+            edit._forget([k for k in edit._searched_keys() if k.partition(".")[0] == section])
     if key in ("training.epochs", "training.passes"):  # two ways to say how long: the one that is set
         other = "passes" if key == "training.epochs" else "epochs"
         edit.root["training"] = _without(edit.root["training"], {other})

@@ -8,10 +8,11 @@ from samtune.config.distributions import KINDS, Choice, LogInt, LogUniform
 from samtune.config.method import OTHER_NAMES
 from samtune.config.sections import NAMED
 from samtune.config.space import SearchSpace
-from samtune.config.trial import SECTIONS
+from samtune.config.trial import OPEN_SECTION, SECTIONS
 
 _SEARCHED = {"$ref": "#/$defs/Searched"}
 _NAME = {"type": "string", "description": "Its name alone; all else is as by default."}
+_NOT_WRITTEN = ("NoDataConfig", "NoModelConfig")
 _SHOWN = ("title", "description", "default")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -21,15 +22,19 @@ def space_schema() -> dict[str, Any]:
     schema = SearchSpace.model_json_schema(by_alias=True)
     definitions, properties = schema["$defs"], schema["properties"]
     for section in SECTIONS:
-        names = _references(properties[section])
+        names = [name for name in _references(properties[section]) if name not in _NOT_WRITTEN]
         for name in names:
             _allow_searched(definitions[name])
+        if section == OPEN_SECTION:
+            continue
         options: list[dict[str, Any]] = [{"$ref": f"#/$defs/{name}"} for name in names]
         if section in NAMED:
             options.append(_NAME)
         properties[section] = {"anyOf": [*options, _branches(options)], **_kept(properties[section])}
     for section in set(NAMED).difference(SECTIONS):
         properties[section] = {"anyOf": [_bare(properties[section]), _NAME], **_kept(properties[section])}
+    for name in _NOT_WRITTEN:
+        del definitions[name]
     definitions["Searched"] = {
         "title": "Searched",
         "description": "A distribution, an expression of other keys, or a choice between branches.",

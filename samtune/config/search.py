@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from samtune.config.base import Config
-from samtune.config.yaml_source import did_you_mean
 
 Resource = Literal["epochs", "passes"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -159,14 +158,6 @@ class ObjectiveConfig(Config):
         if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
             return {**value, "mode": "max" if str(value["metric"]).endswith("accuracy") else "min"}
         return value
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str) -> str:
-        own = metric.startswith(("val_", "test_"))  # perhaps one of the user's, which the whole space knows
-        if metric not in METRICS and not own:
-            raise ValueError(f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
-        return metric
 
 
 def _as_sequence(value: Any) -> Any:

@@ -9,7 +9,7 @@ from samtune.config.distributions import Distribution, Grid, LogUniform, Uniform
 from samtune.config.located import Located, Place, Problem
 from samtune.config.method_base import BaseOptimizerConfig
 from samtune.config.samplers import MEMORYLESS, SINGLE_OBJECTIVE, GridConfig
-from samtune.config.search import MUTABLE, PERTURBATION_METRICS, PB2Config, PBTConfig
+from samtune.config.search import METRICS, MUTABLE, PERTURBATION_METRICS, PB2Config, PBTConfig
 from samtune.config.searched import Expr
 from samtune.config.sections import names_of
 from samtune.config.training import metric_name
@@ -35,6 +35,9 @@ def check_search(space: SearchSpace, root: Located) -> Iterator[Problem]:
     if len(metrics) > 1 and space.sampler.name in SINGLE_OBJECTIVE:
         rule = f"{space.sampler.name} has one objective; for several take tpe, nsgaii, gp or random"
         yield _problem(root, "sampler", rule)
+    if space.train is not None and space.repeats > 1:
+        rule = f"must be 1 with train: one call of {space.train} trains one model (got {space.repeats})"
+        yield _problem(root, "repeats", rule)
     yield from _check_grid(space)
     if isinstance(space.scheduler, PBTConfig | PB2Config):
         yield from _check_population(space, space.scheduler, root)
@@ -60,7 +63,12 @@ def _check_grid(space: SearchSpace) -> Iterator[Problem]:
 
 
 def _check_measured(space: SearchSpace, root: Located) -> Iterator[Problem]:
-    """Trials measure the validation set, or, without one, the test set; the user's metrics; and what is asked for."""
+    """Trials measure the validation set, or, without one, the test set; the user's metrics; and what is asked for.
+
+    A training function measures whatever it likes.
+    """
+    if space.train is not None:
+        return
     evaluated, other = ("test", "val") if space.data.validation_fraction == 0 else ("val", "test")
     own = [metric_name(path) for path in space.training.metrics]
     measured = [f"{evaluated}_{name}" for name in ("accuracy", "loss", *own)]
@@ -71,6 +79,8 @@ def _check_measured(space: SearchSpace, root: Located) -> Iterator[Problem]:
             yield Problem(place, f"{rule} {space.data.validation_fraction:g} (got {metric!r})")
         elif metric.startswith(("val_", "test_")) and metric not in measured:
             yield Problem(place, f"unknown metric {metric!r}{did_you_mean(metric, measured)}")
+        elif not metric.startswith(("val_", "test_")) and metric not in METRICS:
+            yield Problem(place, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
         elif missing := _missing(space, metric):
             yield Problem(place, missing)
 

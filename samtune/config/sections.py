@@ -17,7 +17,7 @@ from samtune.config.method import OTHER_NAMES
 from samtune.config.own_method import OwnMethodConfig
 from samtune.config.samplers import SamplerConfig
 from samtune.config.search import SchedulerConfig
-from samtune.config.trial import SECTIONS, TrialSpec
+from samtune.config.trial import OPEN_SECTION, SECTIONS, TrialSpec
 
 NAMED = ("data", "model", "method", "sampler", "scheduler")
 """What may be given by its name alone."""
@@ -100,6 +100,8 @@ def spell_key(key: str, node: Located) -> Located:
         node = _with_name(node)
     if key == "method":
         node = _with_options(node)
+    if key.partition(".")[0] == OPEN_SECTION:
+        return node
     if key in SECTIONS or "." in key:
         return _rename(node)
     if key == "search" and isinstance(node.value, dict):
@@ -111,6 +113,8 @@ def spell_key(key: str, node: Located) -> Located:
 
 def rename_key(key: str) -> str:
     """A dotted key in our own words."""
+    if key.partition(".")[0] == OPEN_SECTION:
+        return key
     head, options, rest = key.partition(".options.")  # what the user's own function takes has the user's names
     return ".".join(OTHER_NAMES.get(part, part) for part in head.split(".")) + options + rest
 

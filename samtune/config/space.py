@@ -15,14 +15,14 @@ from pydantic import (
     model_serializer,
 )
 
-from samtune.config.base import Config
+from samtune.config.base import Config, FunctionPath
 from samtune.config.build import build_space
 from samtune.config.builtin_spaces import find_space
-from samtune.config.data import DataConfig
+from samtune.config.data import DataConfig, NoDataConfig
 from samtune.config.expressions import Expression
 from samtune.config.located import Located, Place, Problem, RefusedError, locate
 from samtune.config.method import MethodConfig
-from samtune.config.model import ModelConfig
+from samtune.config.model import ModelConfig, NoModelConfig
 from samtune.config.overrides import Overrides, apply_overrides
 from samtune.config.resolve import Resolver
 from samtune.config.samplers import SamplerConfig, TPEConfig
@@ -55,10 +55,15 @@ class SearchSpace(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Names the study; letters, digits, '.', '_' and '-'."""
-    data: DataConfig
-    model: ModelConfig
+    train: FunctionPath | None = None
+    """A training function of one's own, `folder/file.py:function` or `package.module:function`, called with a
+    `samtune.TrialContext` on every worker; then without `data` and `model`. None: samtune's own loop."""
+    data: DataConfig = NoDataConfig()
+    model: ModelConfig = NoModelConfig()
     method: MethodConfig
     training: TrainingConfig = TrainingConfig()
+    config: dict[str, Any] = Field(default_factory=dict)
+    """What the training function reads: keys of one's own, which can be searched as those of the other sections."""
     search: dict[str, Any] = Field(default_factory=dict)
     """Dotted key -> distribution; what the sections search inline is here too."""
     constraints: list[str] = Field(default_factory=list)
@@ -230,7 +235,7 @@ class SearchSpace(Config):
 
     def sections(self, config: Mapping[str, Scalar]) -> dict[str, Any]:
         """The keys of the trial that are set, by section. Raises ValueError where an expression has no value."""
-        return {**self._resolve.sections(config).plain(), "seed": self.seed, "repeats": self.repeats}
+        return {**self._resolve.sections(config).plain(), **self._resolve.fixed}
 
     @property
     def _resolve(self) -> Resolver:
@@ -252,6 +257,8 @@ class SearchSpace(Config):
     def _dump_branches(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A section that is searched as a whole stands in its own place."""
         data: dict[str, Any] = handler(self)
+        for key in ("data", "model") if self.train is not None else ("train", "config"):
+            data.pop(key, None)
         for section in SECTIONS:
             if section in data.get("search", {}):
                 data[section] = data["search"].pop(section)

@@ -15,7 +15,7 @@ from samtune.config.distributions import Distribution
 from samtune.config.located import Located, Place, join, locate
 from samtune.config.searched import MISSING, Branches, Expr, Node, Option, is_parsed, searched_in
 from samtune.config.sections import keys_of
-from samtune.config.trial import SECTIONS
+from samtune.config.trial import OPEN_SECTION, SECTIONS
 from samtune.study import Scalar
 
 Suggest = Callable[[str, str, Distribution], Any]
@@ -69,7 +69,7 @@ class Template:
     def is_active(self, key: str, config: Mapping[str, Scalar]) -> bool:
         """Whether a searched key exists, given the names drawn so far (`method.rho` does not with `sgd`)."""
         section, _, path = key.partition(".")
-        if path in ("", "name"):
+        if path in ("", "name") or section == OPEN_SECTION:
             return True
         return path.partition(".")[0] in self.fields(section, self.name(section, config))
 

@@ -28,6 +28,19 @@ def _told_apart(paths: list[str]) -> list[str]:
     return paths
 
 
+OWN_LOOP_ONLY = (
+    "loss",
+    "metrics",
+    "label_smoothing",
+    "accumulate",
+    "ema",
+    "compile",
+    "channels_last",
+    "diagnostics",
+)
+"""Keys of `TrainingConfig` that samtune's own loop alone reads: a training function does these things itself."""
+
+
 class TrainingConfig(Config):
     """The base optimizer and everything of the training loop that is not SAM.
 
@@ -88,6 +101,14 @@ class TrainingConfig(Config):
     """Keep images and convolutions in channels-last order, which tensor cores prefer."""
     diagnostics: DiagnosticsConfig | None = None
     """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
+
+    @property
+    def of_own_loop(self) -> list[str]:
+        """The keys of `OWN_LOOP_ONLY` that are not at their defaults."""
+        fields = type(self).model_fields
+        return [
+            key for key in OWN_LOOP_ONLY if getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        ]
 
     @property
     def optimizer_name(self) -> str:

@@ -12,16 +12,19 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from samtune.config.base import Config
-from samtune.config.data import DataConfig
+from samtune.config.base import Config, FunctionPath
+from samtune.config.data import DataConfig, NoDataConfig
 from samtune.config.method import MethodConfig
-from samtune.config.model import ModelConfig
-from samtune.config.training import DEFAULT_EPOCHS, TrainingConfig
+from samtune.config.model import ModelConfig, NoModelConfig
+from samtune.config.training import DEFAULT_EPOCHS, OWN_LOOP_ONLY, TrainingConfig
 from samtune.sam.layout import GroupLayout
 from samtune.study import Scalar
 
-SECTIONS = ("data", "model", "method", "training")
+SECTIONS = ("data", "model", "method", "training", "config")
 """The sections of a trial; every key in them can be searched."""
+
+OPEN_SECTION = "config"
+"""The section whose keys are the user's: a training function reads them."""
 
 LABEL_NOISE = "label_noise"
 """Folder in a study's, of a file for each `data_digest` that says which training labels were changed to what."""
@@ -43,16 +46,41 @@ class LayoutError(ValueError):
 class TrialSpec(Config):
     """One trial, resolved: no distribution is left. Its result is a function of this and the number of workers."""
 
-    data: DataConfig
-    model: ModelConfig
+    data: DataConfig = NoDataConfig()
+    model: ModelConfig = NoModelConfig()
     method: MethodConfig
     training: TrainingConfig
+    config: dict[str, Any] = Field(default_factory=dict)
+    """What a training function reads, under keys of its own."""
+    train: FunctionPath | None = None
+    """The training function; none: samtune's own loop, on `data` and `model`."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds initialisation, data order, augmentation and all noise."""
     repeats: Annotated[int, Field(ge=1)] = 1
     """Runs with the seeds `seed`, `seed + 1`, …, whose metrics are averaged."""
     final: bool = False
     """Not a trial of a search: the test set is looked at once, after the last epoch, and the weights are kept."""
+
+    @model_validator(mode="after")
+    def _check_loop(self) -> Self:
+        given = [key for key in ("data", "model") if getattr(self, key).name != "none"]
+        if self.train is None:
+            if len(given) < 2:
+                missing = "model" if "data" in given else "data"
+                raise broken_rule(
+                    f"{missing}.name", "is required: `none` is for a space with train, a training function"
+                )
+            if self.config:
+                raise broken_rule("config", f"needs train, a training function, which reads it (got {self.config})")
+        elif given:
+            got = getattr(self, given[0]).name
+            raise broken_rule(given[0], f"{self.train} makes its own: leave {given[0]} out (got {got})")
+        elif keys := self.training.of_own_loop:
+            raise broken_rule(
+                f"training.{keys[0]}",
+                f"is for samtune's own loop; {self.train} does this itself: a key under config tells it",
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
@@ -148,9 +176,21 @@ class TrialSpec(Config):
             changes[section] = config.model_copy(update=own)
         return self.model_copy(update=changes)
 
+    @property
+    def evaluates_test(self) -> bool:
+        """Whether the test set takes the place of a validation set: the trial is of a confirmation."""
+        return self.data.validation_fraction == 0
+
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
-        return flatten(self.model_dump()) | {"training.epochs": self.num_epochs}
+        unused = {"data", "model"} if self.train is not None else {"train", "config"}
+        params = flatten(self.model_dump(exclude=unused)) | {"training.epochs": self.num_epochs}
+        return params if self.train is None else {k: v for k, v in params.items() if not _is_of_own_loop(k)}
+
+
+def _is_of_own_loop(key: str) -> bool:
+    section, _, field = key.partition(".")
+    return section == "training" and field.partition(".")[0] in OWN_LOOP_ONLY
 
 
 def data_digest(params: Mapping[str, Scalar]) -> str:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from samtune.config.expressions import Expression, resolve_name
-from samtune.config.located import Located, Place, Problem, join
+from samtune.config.located import Located, Place, Problem, join, leaves
 from samtune.config.searched import MISSING, Branches, Expr, Parser, is_searched, says, searched_in
 from samtune.config.sections import classes_of, config_classes, fields_of, keys_of
 from samtune.config.template import Template
-from samtune.config.trial import SECTIONS
+from samtune.config.trial import OPEN_SECTION, SECTIONS
 from samtune.config.yaml_source import did_you_mean
 
 
@@ -25,6 +25,9 @@ def parse_template(root: Located) -> tuple[Template | None, list[Problem]]:
     sections = {s: parser.tree(node) for s in SECTIONS if (node := root.child(s)) is not None}
     listed, problems = _listed(root, parser)
     problems += parser.problems
+    if root.child("train") is not None:
+        for section in ("data", "model"):
+            sections.setdefault(section, Located({"name": Located("none", root.place)}, root.place))
     problems += _missing(root, sections, listed)
     for section in SECTIONS:
         whole = sections.get(section) or listed.get(section)
@@ -82,9 +85,12 @@ def _keys(template: Template) -> Iterator[Problem]:
     """What is searched must be a key of a section, and so must what stands beside a searched name."""
     for key, node in template.located.items():
         section, _, path = key.partition(".")
+        if section == OPEN_SECTION:
+            continue
         if section not in SECTIONS or (not path and not isinstance(node.value, Branches)):
-            valid = [f"{s}.{field}" for s in SECTIONS for field in template.fields(s)]
-            rule = f"unknown key; a searched key is in {', '.join(SECTIONS)}{did_you_mean(key, valid)}"
+            shown = _sections(template)
+            valid = [f"{s}.{field}" for s in shown for field in template.fields(s)]
+            rule = f"unknown key; a searched key is in {', '.join(shown)}{did_you_mean(key, valid)}"
             yield Problem(node.place, rule, kind="key")
         elif path and (fields := template.fields(section)) and path.partition(".")[0] not in fields:
             yield Problem(node.place, f"unknown key{did_you_mean(path, fields)}", kind="key")
@@ -99,6 +105,13 @@ def _keys(template: Template) -> Iterator[Problem]:
             for key, item in node.value.items():
                 if fields and key not in fields and f"{section}.{key}" not in template.nodes:
                     yield Problem(item.place, f"unknown key{did_you_mean(key, dict.fromkeys(fields))}", kind="key")
+
+
+def _sections(template: Template) -> list[str]:
+    """Those that a space has, with a training function or without."""
+    own = template.sections["model"].child("name")
+    hidden = ("data", "model") if own is not None and own.value == "none" else (OPEN_SECTION,)
+    return [section for section in SECTIONS if section not in hidden]
 
 
 def _has_keys(section: str, path: str) -> bool:
@@ -154,6 +167,8 @@ def resolve_names(template: Template, constraints: Mapping[Place, Expression]) -
     """The dotted key that every name in an expression or constraint means, and the names that mean none."""
     keys = [f"{section}.{field}" for section in SECTIONS for field in template.fields(section)]
     keys += ["resources.num_workers", "seed"]
+    keys += [".".join(map(str, path)) for path, _ in leaves(template.sections[OPEN_SECTION], (OPEN_SECTION,))]
+    keys += [key for key in template.listed if key.startswith(f"{OPEN_SECTION}.") and key not in keys]
     keys += [leaf.key for leaf in template.leaves() if leaf.key not in keys and leaf.key.count(".") > 1]
     found = [(leaf.place, leaf.node.expression) for leaf in template.leaves() if isinstance(leaf.node, Expr)]
     names: dict[str, str] = {}

@@ -101,6 +101,7 @@ class Confirmer(CandidatesOwner):
             RunError: no replica succeeded.
             TrackingError: the tracking server does not take the model.
         """
+        self._run.check_register(register)
         study = self._run.complete()
         confirmation = confirmation_of(study, self._run.candidates)
         best = confirmation.best_trial() if all_done(study) else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
+from samtune.errors import UsageError
 from samtune.experiments.plan import Plan
 from samtune.experiments.trust import UntrustedError
 from samtune.formatting import format_number, format_seconds
@@ -51,6 +52,8 @@ def plan_to_estimate(tuner: Tuner, *, trust: bool) -> Plan:
     Raises:
         UntrustedError: there are such functions, and the user has not allowed them.
     """
+    if tuner.space.train is not None:
+        raise UsageError(f"--estimate: times samtune's own loop, and {tuner.space.train} is another")
     reasons = [f"imports {each}" for each in named_functions(tuner.space.model_dump())]
     if reasons and not trust:
         raise UntrustedError(f"--estimate: trains some steps of {tuner.space.source_name}", reasons)

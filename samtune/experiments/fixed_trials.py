@@ -133,7 +133,16 @@ class CandidateRun:
             self._log_model(study, register)
         delete_folder(weights)  # last: while they are there, this is not done
 
+    def check_register(self, register: str | None) -> None:
+        """Raises UsageError where the network cannot be registered as a model."""
+        for spec in self.candidates.candidates.values():
+            if register and spec.train is not None:
+                problem = f"only {spec.train} can build the network; its weights are kept in best.safetensors"
+                raise UsageError(problem, argument="register", value=register)
+
     def _log_model(self, study: Study, register: str | None) -> None:
+        if any(spec.train is not None for spec in self.candidates.candidates.values()):
+            return  # only the training function can build the network
         from samtune.models.saved import function_of, load_model, saved_input_shape
         from samtune.tracking.models import log_model
 

@@ -13,10 +13,10 @@ from samtune.config.notes import notes_on
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
-from samtune.config.trial import TrialSpec, flatten
+from samtune.config.trial import OPEN_SECTION, TrialSpec, flatten
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
-from samtune.preflight import check_method, check_model, check_relabel, check_training
+from samtune.preflight import check_method, check_model, check_relabel, check_train, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
@@ -73,6 +73,7 @@ class Plan:
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
+        train: the training function; it knows what the data and the network are.
         num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
         functions: of the user's, by import path, that the search imports: key, path and file.
         files: what travels to the nodes of a cluster for them.
@@ -88,6 +89,7 @@ class Plan:
     num_workers: int
     cpus_per_worker: float
     gpus_per_worker: float
+    train: str | None
     data: str
     num_train: int | None
     num_validation: int | None
@@ -143,7 +145,7 @@ def make_plan(
     infos = {key: dataset_info(config) for key, config in datasets.items() if import_code or not _must_run(config)}
     for variant in variants:
         _check_variant(layout, variant, infos.get(variant.data.model_dump_json()), import_code)
-    info = next(infos.get(key) for key in datasets)
+    info = next((infos.get(key) for key in datasets), None)
     every = [*nodes, *addable]
     gpus = gpus_per_worker(layout.resources, every)
     capacity = group_capacity(layout.resources, every)
@@ -159,6 +161,7 @@ def make_plan(
         num_workers=workers,
         cpus_per_worker=layout.resources.cpus_per_worker,
         gpus_per_worker=gpus,
+        train=variants[0].train,
         data=", ".join(dict.fromkeys(v.data.name for v in variants)),
         num_train=info.num_train if info else None,
         num_validation=info.num_validation if info else None,
@@ -226,6 +229,8 @@ def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] =
 
 def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
     """Whether a trial's parts fit each other; without `info`, as far as that can be known."""
+    if variant.train is not None:
+        check_train(variant.train, import_code=import_code)
     check_training(variant.training, import_code=import_code)
     check_method(variant.method, import_code=import_code)
     if info is None:
@@ -283,8 +288,8 @@ def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -
 
 
 def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
-    """Those that differ, by their settings as text."""
-    return {variant.data.model_dump_json(): variant.data for variant in variants}
+    """Those that differ, by their settings as text; none where a training function loads its own."""
+    return {variant.data.model_dump_json(): variant.data for variant in variants if variant.train is None}
 
 
 def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
@@ -309,6 +314,8 @@ def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
 def _counts(key: str) -> bool:
     """Whether a key decides about shape or cost: what the data, the network and the method are, and how long."""
     section, _, field = key.partition(".")
+    if section == OPEN_SECTION:
+        return False
     if section == "training":
         return field in ("epochs", "batch_size", "warmup_epochs", "schedule", "nesterov", "optimizer")
     return field not in ("rho_final", "step_size", "eta")

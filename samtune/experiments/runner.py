@@ -261,6 +261,7 @@ class Runner:
             checkpoint=definition.checkpoint,
             max_failures=definition.max_failures,
             timeout=definition.timeout,
+            metrics=[objective.metric for objective in study.objectives],
             parts=given_functions(flatten(definition.model_dump()).values()),
         )
         events = EventThread(pool, self._say)

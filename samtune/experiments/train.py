@@ -70,6 +70,7 @@ class Training(CandidatesOwner):
         Raises:
             RunError: it failed.
         """
+        self._run.check_register(register)
         study = self._run.complete()
         trial = study.trials[0]
         if trial.state is TrialState.COMPLETED:

@@ -19,10 +19,11 @@ from samtune.experiments.trust import check_trust
 from samtune.store.study_folder import located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.trial_source import TrialSource
-from samtune.user_code import name_function
+from samtune.user_code import absolute_path, name_function
 
 if TYPE_CHECKING:
     from samtune.experiments.warm_start import Earlier
+    from samtune.train.trial_context import TrialContext
 
 OPTIONS = {
     "num_trials": "--num-trials",
@@ -50,6 +51,8 @@ class Tuner(StudyOwner):
         model, data, loss, metrics: your own functions in place of the space's: what the import paths of
             `model.name`, `data.name`, `training.loss` and `training.metrics` would name. `data` may also be a pair
             (train, test) of torch Datasets or of tensors.
+        train: a training function in place of samtune's own loop, called with a `TrialContext` on every worker; the
+            space then has no `data` and `model`.
 
     Example:
         >>> results = Tuner(SearchSpace.from_yaml("digits.yaml"), num_trials=8).fit()
@@ -74,17 +77,21 @@ class Tuner(StudyOwner):
         data: Callable[..., Any] | tuple[Any, Any] | None = None,
         loss: Callable[..., Any] | None = None,
         metrics: Sequence[Callable[..., Any]] | None = None,
+        train: Callable[[TrialContext], None] | None = None,
     ) -> None:
         changes = {
             "num_trials": num_trials,
             "resources.num_workers": num_workers,
             "max_concurrent": max_concurrent,
             "seed": seed,
+            "train": train and name_function(train, "train"),
             "model.name": model and name_function(model, "model"),
             "data.name": data and name_function(data, "data"),
             "training.loss": loss and name_function(loss, "loss"),
             "training.metrics": None if metrics is None else [name_function(metric, "metric") for metric in metrics],
         }
+        if train is not None and isinstance(space, Mapping):
+            space = {**space, "train": changes.pop("train")}  # without it, the keys are no space
         space = _as_space(space)
         changes = {key: value for key, value in changes.items() if value is not None}
         self._own(
@@ -256,7 +263,9 @@ def _as_space(space: SearchSpace | Mapping[str, Any] | str | Path) -> SearchSpac
 def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
     """A study has one space: a changed one would mix results that cannot be compared."""
     folder = located(given).folder if given.folder else stored.folder
-    same = {"num_trials": stored.num_trials, "folder": folder}
+    same: dict[str, Any] = {"num_trials": stored.num_trials, "folder": folder}
+    if given.train is not None:
+        same["train"] = absolute_path(given.train, folder or ".")
     old, new = flatten(stored.model_dump()), flatten(given.model_dump() | same)
     different = [
         f"{key}: {old.get(key, 'absent')!r} in the study, {new.get(key, 'absent')!r} now"

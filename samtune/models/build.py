@@ -12,6 +12,7 @@ from samtune.config.model import (
     DigitsCnnConfig,
     MlpConfig,
     ModelConfig,
+    NoModelConfig,
     OwnModelConfig,
     PyramidNetConfig,
     ResNetConfig,
@@ -93,8 +94,8 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
             from samtune.models.pretrained import torchvision_model
 
             return torchvision_model(config, num_classes, (channels, height, width))
-        case OwnModelConfig():
-            raise AssertionError("built by its function")
+        case OwnModelConfig() | NoModelConfig():
+            raise AssertionError("built by a function of the user's")
 
 
 def _own_model(

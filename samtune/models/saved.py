@@ -52,9 +52,22 @@ def save_weights(
         "std": json.dumps(list(dataset.std)),
         "metrics": json.dumps(metrics or {}),
     }
-    # A copy each: safetensors refuses tensors that share their memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_bytes(uri, save(tensors, metadata))
+    write_bytes(uri, save(_copies(model), metadata))
+
+
+def save_tensors(uri: str, model: nn.Module, spec: TrialSpec, *, metrics: dict[str, float]) -> None:
+    """Writes the weights of a network that a training function has built; `load_model` cannot build it anew.
+
+    The metadata hold `spec` and `metrics`. Raises OSError where the store does not take it.
+    """
+    from safetensors.torch import save
+
+    write_bytes(uri, save(_copies(model), {"spec": spec.model_dump_json(), "metrics": json.dumps(metrics)}))
+
+
+def _copies(model: nn.Module) -> dict[str, Tensor]:
+    """A copy each: safetensors refuses tensors that share their memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
 
 
 def load_model(
@@ -83,6 +96,11 @@ def load_model(
     """
     tensors, metadata, spec = read_saved(path)
     config = spec.model
+    if spec.train is not None:
+        raise UsageError(
+            f"{path}: its network is made by {spec.train}, a training function, and cannot be built here: "
+            "build it and give it safetensors.torch.load_file(…)"
+        )
     if hasattr(config, "weights"):  # a file to start from, which need not be here
         config = config.model_copy(update={"weights": None})
     if isinstance(config, OwnModelConfig) and model is None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from samtune.errors import UsageError, one_line
 from samtune.raylib.environment import is_ray_job
-from samtune.user_code import IMPORT_PATH, given_functions
-from samtune.user_path import find_module, is_installed
+from samtune.user_code import IMPORT_PATH, file_of, given_functions
+from samtune.user_path import add_user_folders, find_module, is_installed
 
 MAX_MEGABYTES = 100
 
@@ -64,10 +64,15 @@ def own_files(values: Iterable[Any]) -> list[Path]:
 def _entries(values: Iterable[Any]) -> list[Path]:
     """The modules and packages."""
     words = {word for value in values if isinstance(value, str) for word in value.split(", ")}
-    modules = {re.split("[.:]", word)[0] for word in words if re.fullmatch(IMPORT_PATH, word)}
+    files = {Path(file).absolute() for word in words if (file := file_of(word)) is not None}
+    modules = {re.split("[.:]", w)[0] for w in words if re.fullmatch(IMPORT_PATH, w) and file_of(w) is None}
     modules |= {_module_of(part) for part in given_functions(words).values()}
     folders = {folder for module in modules if (folder := _folder_of(module))}
-    return sorted(entry for folder in folders for entry in folder.iterdir() if _is_imported_from_here(entry))
+    there = {file for file in files if file.is_file()}
+    beside = {file.parent for file in there}
+    add_user_folders(map(str, beside))
+    found = {entry for folder in folders | beside for entry in folder.iterdir() if _is_imported_from_here(entry)}
+    return sorted(found | there)
 
 
 def _files_of(entry: Path) -> list[Path]:

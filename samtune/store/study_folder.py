@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
@@ -16,6 +17,7 @@ from samtune.store.moved import space_found_at
 from samtune.store.remote_folder import RemoteStudyFolder
 from samtune.store.study_files import is_name
 from samtune.study import Study
+from samtune.user_code import absolute_path
 
 __all__ = [
     "BEST_WEIGHTS",
@@ -117,5 +119,8 @@ def weights_file(study: Study) -> str:
 
 def located(space: SearchSpace) -> SearchSpace:
     """The space with the folder that its relative paths are in: workers may run in another one."""
-    folder = str(Path(space.folder or ".").expanduser().absolute())
-    return space if folder == space.folder else space.replace({"folder": folder})
+    changes: dict[str, Any] = {"folder": str(Path(space.folder or ".").expanduser().absolute())}
+    if space.train is not None:
+        changes["train"] = absolute_path(space.train, changes["folder"])
+    changes = {key: value for key, value in changes.items() if value != getattr(space, key)}
+    return space.replace(changes) if changes else space

@@ -27,8 +27,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     steps = f" of {_range(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else ""
     lines = [
         ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
-        ("data", _data(plan)),
-        ("model", plan.model),
+        *([("data", _data(plan)), ("model", plan.model)] if plan.train is None else [("train", plan.train)]),
         ("method", f"{plan.method}, m = {plan.group_size}"),
         ("batch", f"{_range(plan.batch_size)} examples, {_range(plan.batch_per_worker)} per worker"),
         ("epochs", f"{_range(plan.epochs)}{steps}{repeated}"),

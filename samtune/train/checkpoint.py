@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,6 @@ from samtune.storage import delete_folder, open_storage
 
 if TYPE_CHECKING:
     import torch  # imported where it is used: a trial's actor copies checkpoints and needs no torch
-
-    from samtune.data import Dataset
 
 KEEP = 2
 """Checkpoints kept per trial: the last may turn out to be damaged."""
@@ -139,30 +137,21 @@ class CheckpointFolder:
 
 
 class Resumable(ABC):
-    """What is trained epoch by epoch on every rank and can resume from a checkpoint, also in the middle of an epoch."""
+    """What is trained epoch by epoch on every rank and can resume from a checkpoint, also in the middle of an epoch.
+
+    Each epoch appends its metrics to `history`, the same on every rank.
+    """
 
     history: list[dict[str, float]]
     """The metrics of all finished epochs, those before a restore included."""
     rank: int
     num_workers: int
     device: torch.device
-    dataset: Dataset
 
     @property
     @abstractmethod
     def steps_done(self) -> int:
         """Steps of the epoch under way; 0 between two epochs."""
-
-    @abstractmethod
-    def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
-        """Trains one epoch, counted from 1 (or the rest of it), and evaluates.
-
-        Args:
-            after_step: called after every step but the last, on every rank; `save` may be called from it.
-
-        Returns:
-            The metrics, the same on every rank.
-        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -177,6 +166,10 @@ class Resumable(ABC):
 
     @abstractmethod
     def load_rank_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def save_weights(self, uri: str) -> None:
+        """Writes the weights that are evaluated. Raises OSError where the store does not take them."""
 
     def save(self, checkpoints: CheckpointFolder) -> None:
         """Saves the state. Between two epochs one rank calls it; in the middle of one all do, and the first writes.

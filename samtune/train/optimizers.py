@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -11,9 +13,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from samtune.config.method import ASAMConfig, SAMConfig
 from samtune.config.optimizer import TORCH_OPTIMIZERS
 from samtune.config.training import TrainingConfig
 from samtune.errors import UsageError
+from samtune.sam import SAM
 from samtune.user_code import resolve_function
 
 
@@ -31,6 +35,36 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
         UsageError: a pattern matches no parameter, or the optimizer refuses its options.
     """
     groups = _parameter_groups(config, model)
+    cls, options = _base_class(config, model)
+    try:
+        optimizer = cls(groups, **options)
+    except (TypeError, ValueError) as error:
+        name = config.optimizer_name
+        raise UsageError(f"training.optimizer: {name} refuses its options or parameters: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        name = config.optimizer_name
+        raise UsageError(f"training.optimizer: {name} must be a torch optimizer (got {type(optimizer).__name__})")
+    return optimizer
+
+
+def sam_optimizer(config: TrainingConfig, method: SAMConfig | ASAMConfig, model: nn.Module) -> SAM:
+    """`samtune.sam.SAM` around the base optimizer, with the same groups; `rho_factor` scales a group's radius.
+
+    Raises:
+        UsageError: as of `base_optimizer`.
+    """
+    base = base_optimizer(config, model)
+    groups = [{**group, "rho": method.rho * group.get("rho_factor", 1.0)} for group in base.param_groups]
+    cls, options = _base_class(config, model)
+    more: dict[str, Any] = {}
+    if isinstance(method, ASAMConfig):
+        more = {"adaptive": True, "eta": method.eta, "adaptive_biases": method.adaptive_biases}
+    m: Any = "global" if method.m == "global" else "worker"
+    return SAM(groups, functools.partial(cls, **options), rho=method.rho, p=method.p, m=m, **more)
+
+
+def _base_class(config: TrainingConfig, model: nn.Module) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class of the optimizer, and the arguments that it is made with beside the parameters' groups."""
     name, cls = config.optimizer_name, _optimizer_class(config.optimizer_name)
     options: dict[str, Any] = {"lr": config.lr}
     if _takes(cls, "weight_decay"):
@@ -41,15 +75,9 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
         options["betas"] = (config.momentum, 0.999)
     # One kernel over all parameters, which also skips a step whose gradient is not finite without asking the host.
     if name in ("sgd", "adamw"):
-        options["fused"] = any(p.device.type == "cuda" for group in groups for p in group["params"][:1])
+        options["fused"] = any(parameter.device.type == "cuda" for parameter in itertools.islice(model.parameters(), 1))
     options |= {key: tuple(v) if isinstance(v, list) else v for key, v in config.optimizer_options.items()}
-    try:
-        optimizer = cls(groups, **options)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"training.optimizer: {name} refuses its options or parameters: {error}") from error
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(f"training.optimizer: {name} must be a torch optimizer (got {type(optimizer).__name__})")
-    return optimizer
+    return cls, options
 
 
 def _takes(cls: Callable[..., Any], option: str) -> bool:

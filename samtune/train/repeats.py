@@ -68,6 +68,10 @@ class RepeatedRun(Resumable):
         self.history.append(merged)
         return merged
 
+    def save_weights(self, uri: str) -> None:
+        """Those of the first run."""
+        self.runs[0].save_weights(uri)
+
     def state_dict(self) -> dict[str, Any]:
         runs = [run.state_dict() for run in self.runs]
         return {"history": self.history, "steps_done": self.steps_done, "runs": runs}

@@ -129,7 +129,13 @@ class TrialRun(Resumable):
         self._seconds_before = state["seconds"]
 
     def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
-        """Trains one epoch, or after a restore in its middle the rest of it, and evaluates; see `Resumable`.
+        """Trains one epoch, counted from 1, or after a restore in its middle the rest of it, and evaluates.
+
+        Args:
+            after_step: called after every step but the last, on every rank; `save` may be called from it.
+
+        Returns:
+            The metrics, the same on every rank.
 
         Raises:
             DivergedError: the mean training loss is not finite.

@@ -17,8 +17,9 @@ from samtune.storage import join
 from samtune.user_path import user_folders
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Failure
+from samtune.workers.trial_host import LoopConfig
 from samtune.workers.worker_endings import told_by_ray
-from samtune.workers.worker_loop import LoopConfig, worker_loop
+from samtune.workers.worker_loop import worker_loop
 
 if TYPE_CHECKING:
     from samtune.raylib.group_trainer import GroupTrainer
@@ -39,6 +40,7 @@ class WorkerPool:
         checkpoint: when trials are saved.
         max_failures: how often a trial may lose its workers before it fails.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
+        metrics: what the study optimizes: a training function of the user's must report it.
         parts: the user's own functions by their path (see `samtune.user_code`).
     """
 
@@ -53,6 +55,7 @@ class WorkerPool:
         checkpoint: CheckpointConfig | None = None,
         max_failures: int = 3,
         timeout: float | None = None,
+        metrics: Iterable[str] = (),
         parts: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         import ray
@@ -62,7 +65,7 @@ class WorkerPool:
         set_train_environment()
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
-        self._timeout = timeout
+        self._timeout, self._metrics = timeout, tuple(metrics)
         self._parts = ray.put(dict(parts)) if parts else None
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.checkpoint_root = join(storage_path, "checkpoints")
@@ -133,6 +136,7 @@ class WorkerPool:
             checkpoint_root=self.checkpoint_root,
             checkpoint=self._checkpoint,
             timeout=self._timeout,
+            metrics=self._metrics,
             parts=self._parts,
             user_folders=tuple(user_folders()),
         )

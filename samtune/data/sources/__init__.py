@@ -9,6 +9,7 @@ from samtune.config.data import (
     ImageFolderConfig,
     ImageNetConfig,
     ListedImagesConfig,
+    NoDataConfig,
     OwnDataConfig,
     ParquetConfig,
 )
@@ -45,6 +46,8 @@ def open_source(config: DataConfig) -> DataSource:
             from samtune.data.sources.own import OwnSource
 
             return OwnSource(config)
+        case NoDataConfig():
+            raise AssertionError("a training function loads its own data")
         case _:
             from samtune.data.sources.official import find_official
 

@@ -1,0 +1,128 @@
+"""What a checkpoint of a training function holds: tensors, numbers and text, nested. No other object is pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from samtune.config.trial import TrialSpec
+from samtune.train.checkpoint import Resumable
+from samtune.train.session import Place
+
+_PLAIN = (Tensor, bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+class TrainFunctionError(Exception):
+    """A training function of the user's does not keep to what `TrialContext` asks of it."""
+
+
+class Stateful(Protocol):
+    """What `trial.epochs` saves and resumes: a module, an optimizer, a scheduler."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class FunctionRun(Resumable):
+    """The state of a trial that a training function trains; saved and resumed between epochs.
+
+    Args:
+        state: the user's own values, kept as they are.
+
+    Attributes:
+        parts: by name: everything with a state.
+    """
+
+    def __init__(self, spec: TrialSpec, place: Place, state: dict[str, Any]) -> None:
+        self.spec, self.rank, self.num_workers, self.device = spec, place.rank, place.num_workers, place.device
+        self.history: list[dict[str, float]] = []
+        self.parts: dict[str, Stateful] = {}
+        self._state = state
+
+    def add(self, name: str, part: Any) -> None:
+        """Saves and resumes a part too, unless it is known already; a name that is taken gets a number.
+
+        Raises:
+            TrainFunctionError: it has no state, or the trial has begun.
+        """
+        part = bare(part)
+        if not (callable(getattr(part, "state_dict", None)) and callable(getattr(part, "load_state_dict", None))):
+            kind = type(part).__name__
+            raise TrainFunctionError(
+                f"{self.spec.train}: {name} must have state_dict and load_state_dict (got {kind}); "
+                "plain values are kept in trial.state"
+            )
+        if any(part is known or part is getattr(known, "optimizer", None) for known in self.parts.values()):
+            return
+        taken, number = name, 2
+        while name in self.parts:
+            name, number = f"{taken}{number}", number + 1
+        self.parts[name] = part
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The first network among the parts: its weights are kept."""
+        return next((part for part in self.parts.values() if isinstance(part, nn.Module)), None)
+
+    @property
+    def steps_done(self) -> int:
+        """It is saved between epochs only."""
+        return 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `Resumable`.
+
+        Raises:
+            TrainFunctionError: something in it is no tensor, number or text.
+        """
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        for name, state in parts.items():
+            self._check(state, name)
+        self._check(self._state, "trial.state")
+        return {"history": self.history, "parts": parts, "state": self._state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["parts"].keys() != self.parts.keys():
+            before, now = ", ".join(state["parts"]), ", ".join(self.parts)
+            raise TrainFunctionError(f"{self.spec.train} has saved {before}, and now has {now}: the code has changed")
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self._state.clear()
+        self._state.update(state["state"])
+        self.history = state["history"]
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """Between epochs no rank has a state of its own."""
+        return {}
+
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        """See `rank_state_dict`."""
+
+    def save_weights(self, uri: str) -> None:
+        """Those of the first network."""
+        from samtune.models.saved import save_tensors
+
+        if self.model is not None:
+            save_tensors(uri, self.model, self.spec, metrics=self.history[-1])
+
+    def _check(self, value: Any, where: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._check(item, f"{where}.{key}")
+        elif isinstance(value, list | tuple | set):
+            for index, item in enumerate(value):
+                self._check(item, f"{where}.{index}")
+        elif not isinstance(value, _PLAIN) or type(value).__module__ == "numpy":
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise TrainFunctionError(
+                f"{self.spec.train}: {where} cannot be saved: it must be made of tensors, numbers and text (got {kind})"
+            )
+
+
+def bare(part: Any) -> Any:
+    """A network without DistributedDataParallel around it."""
+    return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part

@@ -1,0 +1,160 @@
+"""What a worker does around the epochs of a trial: saves them, tells the coordinator, and asks whether to go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from samtune.config.search import CheckpointConfig
+from samtune.storage import join, parent
+from samtune.workers.protocol import Assignment, Reply, WorkerId
+from samtune.workers.worker_endings import end_process
+
+if TYPE_CHECKING:
+    from samtune.train.checkpoint import CheckpointFolder, Resumable
+    from samtune.train.checkpoint_consensus import Request
+    from samtune.train.session import Place
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Handed to every worker of a group.
+
+    Attributes:
+        coordinator: the coordinator's actor handle.
+        group: index of this group.
+        threads: CPU threads that torch may use in each worker.
+        checkpoint_root: folder of all trials' checkpoints, a path or URI that every worker reaches.
+        checkpoint: when to save.
+        timeout: seconds that an epoch may take; None: any.
+        metrics: what the study optimizes.
+        parts: reference to the user's own functions (see `samtune.user_code`), by path.
+        user_folders: of the driver, that the user's own modules are in (see `samtune.user_path`).
+    """
+
+    coordinator: Any
+    group: int
+    threads: int
+    checkpoint_root: str
+    checkpoint: CheckpointConfig
+    timeout: float | None
+    metrics: tuple[str, ...] = ()
+    parts: Any = None
+    user_folders: tuple[str, ...] = ()
+
+
+class RestartGroupError(Exception):
+    """The group must restart, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
+
+
+class TrialHost:
+    """The `samtune.train.session.Host` of an assignment on one worker.
+
+    Use it as a context: an epoch that takes longer than `loop.timeout` ends this process, since a rank that hangs holds
+    the others in a collective forever. Ray Train then replaces all workers, and the trial resumes from its checkpoint.
+    """
+
+    def __init__(self, assignment: Assignment, loop: LoopConfig, worker: WorkerId, place: Place) -> None:
+        from samtune.train.checkpoint import CheckpointFolder
+        from samtune.train.checkpoint_consensus import CheckpointConsensus
+
+        self.checkpoints: CheckpointFolder = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
+        self.study_folder = parent(loop.checkpoint_root)
+        self.weights = join(self.study_folder, "weights", f"{assignment.key}.safetensors")
+        self.metrics = loop.metrics
+        self._loop, self._worker, self._assignment = loop, worker, assignment
+        self._saved_at = time.monotonic()
+        self._num_sent = 0
+        self._must_leave: Any = None  # the coordinator's answer, when it comes
+        self._watchdog: threading.Timer | None = None
+        self._agree = CheckpointConsensus(
+            self._request, rank=place.rank, num_workers=place.num_workers, device=place.device
+        )
+
+    def __enter__(self) -> TrialHost:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop_watchdog()
+
+    # -- the epochs --------------------------------------------------------------------------------------------------
+
+    def epoch_begins(self) -> None:
+        self._stop_watchdog()
+        if self._loop.timeout is not None:
+            seconds = f"{self._loop.timeout:g} s (timeout)"
+            words = f"ended itself, since an epoch took longer than {seconds}: a worker of its group hangs"
+            self._watchdog = threading.Timer(self._loop.timeout, end_process, (words,))
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def epoch_ends(self, run: Resumable, epoch: int) -> bool:
+        """Raises RestartGroupError where the coordinator does not know this group."""
+        import ray
+
+        self._stop_watchdog()
+        coordinator, rank = self._loop.coordinator, self._worker.rank
+        saved = rank == 0 and epoch < self._assignment.spec.num_epochs and self._is_due(epoch)
+        if saved:
+            self._save(run)
+        # At first with those before a restore: the search may have died before it heard of them.
+        records, self._num_sent = (run.history[self._num_sent :] if rank == 0 else None), len(run.history)
+        answer = Reply.ASK_AGAIN
+        while answer in (Reply.ASK_AGAIN, Reply.SAVE):
+            if answer is Reply.SAVE:
+                self._save(run)
+                saved = True
+            question = coordinator.epoch_done.remote(self._worker, self._assignment.number, epoch, records, saved)
+            answer, records = ray.get(question), None
+        if answer is Reply.RESTART:
+            raise RestartGroupError
+        return answer is not Reply.END
+
+    def after_step(self, run: Resumable) -> None:
+        """Saves in the middle of an epoch where it takes long, or where the group's node is about to be taken away."""
+        import ray
+
+        from samtune.train.checkpoint_consensus import Request
+
+        request = self._agree()
+        if request is Request.NOTHING:
+            return
+        self._save(run)
+        if request is Request.LEAVE:
+            ray.get(self._loop.coordinator.left.remote(self._worker, self._assignment.number))
+            raise RestartGroupError
+
+    # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _is_due(self, epoch: int) -> bool:
+        config = self._loop.checkpoint
+        return epoch % config.every_epochs == 0 and time.monotonic() - self._saved_at >= config.min_seconds
+
+    def _save(self, run: Resumable) -> None:
+        """Saves now; in the middle of an epoch on all ranks together."""
+        run.save(self.checkpoints)
+        self._saved_at = time.monotonic()
+
+    def _request(self) -> Request:
+        """Of the first rank. Never waits for the coordinator: its answer is seen the next time."""
+        import ray
+
+        from samtune.train.checkpoint_consensus import Request
+
+        if self._must_leave is None:
+            self._must_leave = self._loop.coordinator.must_leave.remote(self._worker)
+        elif ray.wait([self._must_leave], timeout=0)[0]:
+            answer, self._must_leave = ray.get(self._must_leave), None
+            if answer:
+                return Request.LEAVE
+        minutes = self._loop.checkpoint.every_minutes
+        if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
+            return Request.SAVE
+        return Request.NOTHING
+
+    def _stop_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None

@@ -1,0 +1,158 @@
+"""Training functions of a user's: a module that ranks and workers import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from samtune import TrialContext
+
+
+def make_data() -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation examples of two classes that are not linearly separable."""
+    inputs = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
+    classes = (inputs[:, :2].prod(dim=1) > 0).long()
+    return TensorDataset(inputs[:80], classes[:80]), TensorDataset(inputs[80:], classes[80:])
+
+
+def make_model(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2))
+
+
+@torch.no_grad()
+def evaluate(trial: TrialContext, model: nn.Module, loader: Any) -> tuple[float, float]:
+    """Mean loss and accuracy over all workers' examples."""
+    model.eval()
+    loss = correct = count = 0.0
+    for inputs, targets in loader:
+        outputs = model(inputs)
+        loss += float(cross_entropy(outputs, targets, reduction="sum"))
+        correct += int((outputs.argmax(1) == targets).sum())
+        count += len(targets)
+    loss, correct, count = trial.sum(loss, correct, count)
+    return loss / count, correct / count
+
+
+def by_step(trial: TrialContext) -> None:
+    """With a step of any method."""
+    train, held_out = make_data()
+    loader, validation = trial.loader(train), trial.loader(held_out, train=False)
+    model = make_model(trial.config["width"])
+    step = trial.train_step(model, cross_entropy, loader)
+    for epoch in trial.epochs():
+        for inputs, targets in loader:
+            step(inputs + 0.1 * torch.randn_like(inputs), targets)  # augmented, by the epoch's random numbers
+        loss, accuracy = evaluate(trial, model, validation)
+        trial.state["best"] = max(accuracy, trial.state.get("best", 0.0))
+        trial.report(val_loss=loss, val_accuracy=accuracy, best=trial.state["best"], seen=epoch)
+
+
+def by_closure(trial: TrialContext) -> None:
+    """With an optimizer that takes closures, and a scheduler of one's own."""
+    train, held_out = make_data()
+    loader, validation = trial.loader(train), trial.loader(held_out, train=False)
+    model = trial.distribute(make_model(trial.config["width"]))
+    optimizer = trial.optimizer(model, loader)
+    shift = Shift()
+    for _ in trial.epochs(shift=shift):
+        for inputs, targets in loader:
+            optimizer.step(trial.closure(model, cross_entropy, inputs + shift.value, targets))
+        shift.value += 0.01
+        loss, accuracy = evaluate(trial, model, validation)
+        trial.report(val_loss=loss)
+        trial.report(val_accuracy=accuracy)
+
+
+class Shift:
+    """Something of the user's with a state."""
+
+    def __init__(self) -> None:
+        self.value = torch.zeros(())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.value = state["value"].clone()
+
+
+def never_reports(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        pass
+
+
+def reports_another(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        trial.report(val_loss=1.0, f1=0.5)
+
+
+def returns_early(trial: TrialContext) -> None:
+    for epoch in trial.epochs():
+        trial.report(val_accuracy=0.5)
+        if epoch == 2:
+            return
+
+
+def never_begins(trial: TrialContext) -> None:
+    return
+
+
+def trains_twice(trial: TrialContext) -> None:
+    for _ in range(2):
+        for _ in trial.epochs():
+            trial.report(val_accuracy=0.5)
+
+
+def reports_too_early(trial: TrialContext) -> None:
+    trial.report(val_accuracy=0.5)
+
+
+def reports_text(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        trial.report(val_accuracy="good")  # type: ignore[arg-type]
+
+
+def reports_the_epoch(trial: TrialContext) -> None:
+    for epoch in trial.epochs():
+        trial.report(val_accuracy=0.5, epoch=epoch)
+
+
+def keeps_an_object(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        trial.state["parts"] = [Shift()]
+        trial.report(val_accuracy=0.5)
+
+
+def saves_a_number(trial: TrialContext) -> None:
+    for _ in trial.epochs(best=0.5):
+        trial.report(val_accuracy=0.5)
+
+
+def diverges(trial: TrialContext) -> None:
+    for epoch in trial.epochs():
+        trial.report(val_accuracy=0.5 if epoch == 1 else float("nan"))
+
+
+def raises(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        raise ValueError("the user's own")
+
+
+def iterates(trial: TrialContext) -> None:
+    trial.loader(iter([]))  # type: ignore[arg-type]
+
+
+def takes_a_large_batch(trial: TrialContext) -> None:
+    trial.loader(make_data()[0], batch_size=81)
+
+
+def takes_no_length(trial: TrialContext) -> None:
+    trial.train_step(make_model(2), cross_entropy, iter([]))  # type: ignore[arg-type]
+
+
+def optimizes(trial: TrialContext) -> None:
+    trial.optimizer(make_model(2), range(4))
