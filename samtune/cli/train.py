@@ -98,7 +98,8 @@ def train(
                 with answer():
                     print(json.dumps({**json_summary(study), "weights": None}), file=sys.__stdout__)
             raise typer.Exit(1 if training.interrupted_by is None else 128 + training.interrupted_by)
-        shown = ("train_loss", "val_accuracy", "test_accuracy", "num_passes")
+        names = ("train_loss", "val_accuracy", "test_accuracy", study.objective.metric, "num_passes")
+        shown = dict.fromkeys(names)
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
         return study
 
@@ -108,6 +109,6 @@ def train(
             chosen = chosen.replace({"data.relabel": weights_file(earlier)})
         study = run(chosen, name, register)
     with answer():
-        print_loading(console, weights_file(study))
+        print_loading(console, study)
         if json_:
             print(json.dumps({**json_summary(study), "weights": weights_file(study)}))

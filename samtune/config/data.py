@@ -62,7 +62,7 @@ class DatasetConfig(Config):
 class NoDataConfig(DatasetConfig):
     """What the trials of a training function have, which loads its own data."""
 
-    name: Literal["none"] = "none"
+    name: Literal["no_data"] = "no_data"
     """There is none."""
 
 

@@ -229,7 +229,7 @@ class TorchvisionConfig(Config):
 class NoModelConfig(Config):
     """What the trials of a training function have, which builds its own network."""
 
-    name: Literal["none"] = "none"
+    name: Literal["no_model"] = "no_model"
     """There is none."""
 
 

@@ -12,7 +12,7 @@ from samtune.config.trial import OPEN_SECTION, SECTIONS
 
 _SEARCHED = {"$ref": "#/$defs/Searched"}
 _NAME = {"type": "string", "description": "Its name alone; all else is as by default."}
-_NOT_WRITTEN = ("NoDataConfig", "NoModelConfig")
+_NOT_WRITTEN = {"NoDataConfig": "data", "NoModelConfig": "model"}
 _SHOWN = ("title", "description", "default")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -33,8 +33,8 @@ def space_schema() -> dict[str, Any]:
         properties[section] = {"anyOf": [*options, _branches(options)], **_kept(properties[section])}
     for section in set(NAMED).difference(SECTIONS):
         properties[section] = {"anyOf": [_bare(properties[section]), _NAME], **_kept(properties[section])}
-    for name in _NOT_WRITTEN:
-        del definitions[name]
+    for name, section in _NOT_WRITTEN.items():
+        del definitions[name], properties[section]["default"]
     definitions["Searched"] = {
         "title": "Searched",
         "description": "A distribution, an expression of other keys, or a choice between branches.",

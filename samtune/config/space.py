@@ -55,13 +55,13 @@ class SearchSpace(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Names the study; letters, digits, '.', '_' and '-'."""
-    train: FunctionPath | None = None
-    """A training function of one's own, `folder/file.py:function` or `package.module:function`, called with a
-    `samtune.TrialContext` on every worker; then without `data` and `model`. None: samtune's own loop."""
     data: DataConfig = NoDataConfig()
     model: ModelConfig = NoModelConfig()
     method: MethodConfig
     training: TrainingConfig = TrainingConfig()
+    train: FunctionPath | None = None
+    """A training function of one's own, `folder/file.py:function` or `package.module:function`, called with a
+    `samtune.TrialContext` on every worker; then without `data` and `model`. None: samtune's own loop."""
     config: dict[str, Any] = Field(default_factory=dict)
     """What the training function reads: keys of one's own, which can be searched as those of the other sections."""
     search: dict[str, Any] = Field(default_factory=dict)

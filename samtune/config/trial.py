@@ -63,13 +63,11 @@ class TrialSpec(Config):
 
     @model_validator(mode="after")
     def _check_loop(self) -> Self:
-        given = [key for key in ("data", "model") if getattr(self, key).name != "none"]
+        given = [key for key in ("data", "model") if not isinstance(getattr(self, key), NoDataConfig | NoModelConfig)]
         if self.train is None:
             if len(given) < 2:
                 missing = "model" if "data" in given else "data"
-                raise broken_rule(
-                    f"{missing}.name", "is required: `none` is for a space with train, a training function"
-                )
+                raise broken_rule(f"{missing}.name", f"no_{missing} is for a space with train, a training function")
             if self.config:
                 raise broken_rule("config", f"needs train, a training function, which reads it (got {self.config})")
         elif given:

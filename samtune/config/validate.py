@@ -12,13 +12,21 @@ from samtune.config.located import Located, Place, Problem, RefusedError
 from samtune.config.resolve import Resolver
 from samtune.config.searched import MISSING, Expr
 from samtune.config.template import Leaf, Template
-from samtune.config.trial import LayoutError, TrialSpec
+from samtune.config.trial import OPEN_SECTION, LayoutError, TrialSpec
 from samtune.config.yaml_source import did_you_mean
 from samtune.study import Scalar
 
 _MAX_COMBINATIONS = 1000  # of batch size and m, or of branches, that are checked one by one
 _NUM_DRAWS = 2000  # random configurations among which one must satisfy the constraints
 _NUM_FEASIBLE = 64  # of them whose expressions are looked at
+
+
+def left_out(key: str, node: Distribution) -> list[Any]:
+    """What a searched key has in a trial that is looked at for something else: nothing, its default counts.
+
+    The user's own keys have no default: the first of their values.
+    """
+    return list(node.extremes()[:1]) if key.startswith(f"{OPEN_SECTION}.") else [MISSING]
 
 
 class Validation:
@@ -168,7 +176,7 @@ class Validation:
         def values(name: str, key: str, node: Distribution) -> Any:
             if name in names or key in ("training.batch_size", "method.m"):
                 return node.values() or node.extremes()
-            return [MISSING]
+            return left_out(key, node)
 
         combinations = list(itertools.islice(self.template.enumerate(values), _MAX_COMBINATIONS + 1))
         if len(combinations) > _MAX_COMBINATIONS:

@@ -26,8 +26,8 @@ def parse_template(root: Located) -> tuple[Template | None, list[Problem]]:
     listed, problems = _listed(root, parser)
     problems += parser.problems
     if root.child("train") is not None:
-        for section in ("data", "model"):
-            sections.setdefault(section, Located({"name": Located("none", root.place)}, root.place))
+        for section, name in (("data", "no_data"), ("model", "no_model")):
+            sections.setdefault(section, Located({"name": Located(name, root.place)}, root.place))
     problems += _missing(root, sections, listed)
     for section in SECTIONS:
         whole = sections.get(section) or listed.get(section)
@@ -110,7 +110,7 @@ def _keys(template: Template) -> Iterator[Problem]:
 def _sections(template: Template) -> list[str]:
     """Those that a space has, with a training function or without."""
     own = template.sections["model"].child("name")
-    hidden = ("data", "model") if own is not None and own.value == "none" else (OPEN_SECTION,)
+    hidden = ("data", "model") if own is not None and own.value == "no_model" else (OPEN_SECTION,)
     return [section for section in SECTIONS if section not in hidden]
 
 

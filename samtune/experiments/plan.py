@@ -11,9 +11,9 @@ from samtune.config.data import DataConfig, OwnDataConfig
 from samtune.config.model import OwnModelConfig
 from samtune.config.notes import notes_on
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
-from samtune.config.searched import MISSING
 from samtune.config.space import SearchSpace
 from samtune.config.trial import OPEN_SECTION, TrialSpec, flatten
+from samtune.config.validate import left_out as value_left_out
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
 from samtune.preflight import check_method, check_model, check_relabel, check_train, check_training
@@ -298,7 +298,7 @@ def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
     Raises:
         SpaceError: a combination breaks a rule, or there are too many to look at.
     """
-    drawn = space.tree.enumerate(lambda name, key, node: node.extremes() if _counts(key) else [MISSING])
+    drawn = space.tree.enumerate(lambda name, key, node: node.extremes() if _counts(key) else value_left_out(key, node))
     configs = list(itertools.islice(drawn, _MAX_VARIANTS + 1))
     if len(configs) > _MAX_VARIANTS:
         keys = ", ".join(key for key, _ in space.distributions() if _counts(key))

@@ -16,12 +16,20 @@ from samtune.terminal.failures import print_failures
 
 if TYPE_CHECKING:
     from samtune.experiments.confirmation import Confirmation
+    from samtune.study import Study
 
 
-def print_loading(console: Console, weights: str) -> None:
-    """The three lines of Python that a trained network takes."""
+def print_loading(console: Console, study: Study) -> None:
+    """The lines of Python that the kept weights of a confirmation or a training take."""
+    from samtune.store.study_folder import weights_file
+
+    weights = json.dumps(weights_file(study), ensure_ascii=False)
+    if any(trial.params.get("train") for trial in study):  # only the training function can build the network
+        console.print("  from safetensors.torch import load_file", soft_wrap=True)
+        console.print(f"  model.load_state_dict(load_file({weights}))", soft_wrap=True)
+        return
     console.print("  from samtune import load_model", soft_wrap=True)
-    console.print(f"  model = load_model({json.dumps(weights, ensure_ascii=False)})", soft_wrap=True)
+    console.print(f"  model = load_model({weights})", soft_wrap=True)
     console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
 
 
@@ -32,7 +40,6 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         again: the command that trains the missing replicas.
         debug: also prints the tracebacks of trials that failed.
     """
-    from samtune.store.study_folder import weights_file
 
     study = confirmation.study
     console.print()
@@ -44,7 +51,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         console.print(Text(missing, style="yellow"), soft_wrap=True)
     elif confirmation.best is not None:
         console.print(f"the best weights ({confirmation.best.label}), in Python:")
-        print_loading(console, weights_file(study))
+        print_loading(console, study)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from samtune.config.trial import LABEL_NOISE, TrialSpec
-from samtune.storage import join
+from samtune.config.trial import TrialSpec
 from samtune.train.checkpoint import CheckpointFolder, Resumable
 
 if TYPE_CHECKING:
@@ -73,24 +72,3 @@ def epochs(run: Resumable, spec: TrialSpec, host: Host) -> Iterator[int]:
             run.save_weights(host.weights)
         if not host.epoch_ends(run, epoch):
             return
-
-
-def train_trial(spec: TrialSpec, place: Place, host: Host) -> None:
-    """Trains a trial on one rank, from its newest checkpoint on.
-
-    Raises:
-        DivergedError: on every rank alike: a loss is not finite.
-    """
-    if spec.train is not None:
-        from samtune.train.trial_context import call_train_function
-
-        call_train_function(spec, place, host)
-        return
-    from samtune.train.labels import keep_changed_labels
-    from samtune.train.repeats import build_run
-
-    run = build_run(spec, rank=place.rank, num_workers=place.num_workers, device=place.device)
-    if place.rank == 0:
-        keep_changed_labels(run.dataset, spec, join(host.study_folder, LABEL_NOISE))
-    for epoch in epochs(run, spec, host):
-        run.train_epoch(epoch, lambda: host.after_step(run))

@@ -7,7 +7,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samtune.config.trial import TrialSpec
+from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
 from samtune.train.trial_loader import TrialLoader, seed_of
-from samtune.train.trial_state import FunctionRun, TrainFunctionError
+from samtune.train.trial_state import FunctionRun, TrainFunctionError, bare
 from samtune.train.trial_steps import OptimizerSteps, TrialStep
 from samtune.user_code import given_in, resolve_function
 
@@ -146,6 +147,26 @@ class TrialContext:
             return nullcontext()
         dtype = torch.bfloat16 if self.spec.training.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
+
+    def evaluate(self, model: nn.Module, loader: Iterable[Any], **measures: Measure) -> dict[str, float]:
+        """Means over the examples of all workers, in evaluation mode and the configured precision. A collective.
+
+        Args:
+            loader: of (inputs, targets); each worker goes through examples of its own.
+            measures: by name, (outputs, targets) -> mean over the examples.
+        """
+        model.eval()
+        totals = torch.zeros(len(measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
+        with torch.no_grad():
+            for inputs, targets in loader:
+                with self.autocast():
+                    outputs = bare(model)(inputs)
+                means = [measure(outputs, targets).double() for measure in measures.values()]
+                totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+        if self.num_workers > 1:
+            dist.all_reduce(totals)
+        *sums, examples = totals.tolist()
+        return {name: total / examples for name, total in zip(measures, sums, strict=True)}
 
     def sum(self, *values: float | Tensor) -> list[float]:
         """The sums of numbers over all workers, e.g. of correct answers and of examples. A collective."""

@@ -56,7 +56,7 @@ def _start(loop: LoopConfig) -> _Worker:
     import ray.train.torch
     import torch
 
-    import samtune.train.repeats  # noqa: F401  # paid for here, once
+    import samtune.train.loops  # noqa: F401  # paid for here, once
 
     note_calls_of_exit()
     add_user_folders(loop.user_folders)
@@ -78,7 +78,8 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     """Trains one trial; its errors fail the trial, not the group, unless other ranks may be waiting for this one."""
     import ray
 
-    from samtune.train.session import Place, train_trial
+    from samtune.train.loops import train_trial
+    from samtune.train.session import Place
     from samtune.train.trial import DivergedError
 
     place = Place(worker.id.rank, worker.num_workers, worker.device)

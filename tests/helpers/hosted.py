@@ -10,7 +10,8 @@ import torch
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.train.checkpoint import CheckpointFolder, Resumable
-from samtune.train.session import Place, train_trial
+from samtune.train.loops import train_trial
+from samtune.train.session import Place
 
 
 class LocalHost:

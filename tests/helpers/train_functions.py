@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -23,18 +21,8 @@ def make_model(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 2))
 
 
-@torch.no_grad()
-def evaluate(trial: TrialContext, model: nn.Module, loader: Any) -> tuple[float, float]:
-    """Mean loss and accuracy over all workers' examples."""
-    model.eval()
-    loss = correct = count = 0.0
-    for inputs, targets in loader:
-        outputs = model(inputs)
-        loss += float(cross_entropy(outputs, targets, reduction="sum"))
-        correct += int((outputs.argmax(1) == targets).sum())
-        count += len(targets)
-    loss, correct, count = trial.sum(loss, correct, count)
-    return loss / count, correct / count
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).float().mean()
 
 
 def by_step(trial: TrialContext) -> None:
@@ -46,9 +34,9 @@ def by_step(trial: TrialContext) -> None:
     for epoch in trial.epochs():
         for inputs, targets in loader:
             step(inputs + 0.1 * torch.randn_like(inputs), targets)  # augmented, by the epoch's random numbers
-        loss, accuracy = evaluate(trial, model, validation)
-        trial.state["best"] = max(accuracy, trial.state.get("best", 0.0))
-        trial.report(val_loss=loss, val_accuracy=accuracy, best=trial.state["best"], seen=epoch)
+        metrics = trial.evaluate(model, validation, val_loss=cross_entropy, val_accuracy=accuracy)
+        trial.state["best"] = max(metrics["val_accuracy"], trial.state.get("best", 0.0))
+        trial.report(**metrics, best=trial.state["best"], seen=epoch)
 
 
 def by_closure(trial: TrialContext) -> None:
@@ -62,9 +50,11 @@ def by_closure(trial: TrialContext) -> None:
         for inputs, targets in loader:
             optimizer.step(trial.closure(model, cross_entropy, inputs + shift.value, targets))
         shift.value += 0.01
-        loss, accuracy = evaluate(trial, model, validation)
-        trial.report(val_loss=loss)
-        trial.report(val_accuracy=accuracy)
+        trial.report(**trial.evaluate(model, validation, val_accuracy=accuracy))
+        model.eval()
+        with torch.no_grad():
+            losses = [cross_entropy(model(inputs), targets) for inputs, targets in validation]
+        trial.report(average=True, val_loss=torch.stack(losses).mean())  # equal shares: 40 examples
 
 
 class Shift:

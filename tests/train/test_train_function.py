@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 from samtune.errors import UsageError
 from samtune.models.saved import load_model
-from samtune.train.session import Place, train_trial
+from samtune.train.loops import train_trial
+from samtune.train.session import Place
 from samtune.train.trial import DivergedError
 from samtune.train.trial_loader import TrialLoader
 from samtune.train.trial_state import TrainFunctionError
@@ -111,7 +112,7 @@ def test_a_confirmation_records_the_test_set_and_keeps_the_weights(tmp_path: Pat
     with safe_open(host.weights, framework="pt") as file:
         assert {"0.weight", "1.running_mean", "4.bias"} <= set(file.keys())
         assert "helpers.train_functions:by_step" in file.metadata()["spec"]
-    with pytest.raises(UsageError, match="its network is made by helpers.train_functions:by_step, a training function"):
+    with pytest.raises(UsageError, match=r"its network is made by helpers.train_functions:by_step, a training"):
         load_model(host.weights)
 
 

@@ -13,6 +13,7 @@ import pytest
 import ray
 from helpers import dying
 from helpers.driver import Client, pids, spec, worker_pids
+from helpers.hosted import make_spec
 
 from samtune.config.search import CheckpointConfig
 from samtune.workers.pool import WorkerPool
@@ -93,6 +94,17 @@ def test_what_a_trial_s_own_code_did_to_its_worker_is_told(client: Client, loss:
     ended = client.run(loss, spec(training__loss=f"helpers.dying:{loss}", training__epochs=1))
     assert ended.outcome is Outcome.COMPLETED  # it happened once
     assert re.search(rf"lost a worker and was restarted: worker [01] {words}$", restarts_of(client)[-1])
+
+
+def test_a_killed_worker_changes_no_result_of_a_training_function(client: Client) -> None:
+    own = make_spec("by_step", training={"epochs": EPOCHS, "batch_size": 20})
+    undisturbed = client.run("own undisturbed", own)
+    client.post("own disturbed", own, target=3)
+    assert len(client.records("own disturbed", 3)) == 3
+    os.kill(min(worker_pids()), signal.SIGKILL)
+    assert client.finish("own disturbed") == undisturbed
+    assert undisturbed.outcome is Outcome.COMPLETED
+    assert len(undisturbed.epochs) == EPOCHS
 
 
 def test_a_hung_worker_is_replaced_and_changes_no_result(client: Client) -> None:
