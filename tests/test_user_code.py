@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.user_code import given_functions, name_function, resolve_function
+from samtune.experiments.tuner import Tuner
+from samtune.user_code import functions_in, given_functions, given_in, name_function, resolve_function
 
 
 def make_net(num_classes: int, input_shape: tuple[int, ...]) -> None: ...
@@ -70,3 +73,19 @@ def test_two_metrics_of_one_name_are_refused(metrics: list[object], taken: str) 
                 "training": {"metrics": metrics},
             }
         )
+
+
+def test_functions_in_the_keys_of_a_training_function() -> None:
+    tuner = Tuner({"name": "own", "method": "sam", "config": {"make": make_net, "label": "a:b"}}, train=loss)
+    space = tuner.space
+    assert (space.train, space.config) == ("given:loss", {"make": "given:make_net", "label": "a:b"})
+    assert given_in(space.config)["make"] is make_net
+    assert functions_in(space.model_dump()) == []  # what stands in `config` is the function's own business
+    replaced = Tuner(SearchSpace.from_yaml("digits.yaml"), train=loss).space
+    assert (replaced.train, "model" in replaced.model_dump()) == ("given:loss", False)
+
+
+def test_a_function_in_a_file_is_named_by_an_absolute_path_in_a_study(tmp_path: Path) -> None:
+    space = {"name": "own", "train": "code/my.py:train", "method": "sam", "folder": str(tmp_path)}
+    assert Tuner(space).space.train == f"{tmp_path}/code/my.py:train"
+    assert functions_in(Tuner(space).space.model_dump()) == [("train", f"{tmp_path}/code/my.py:train")]

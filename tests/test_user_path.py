@@ -66,3 +66,25 @@ def test_what_is_installed() -> None:
     assert is_installed(str(Path(pytest.__file__)))
     assert not is_installed(__file__)
     assert find_module("torch.nn").origin.endswith("torch/nn/__init__.py")  # type: ignore[union-attr]
+
+
+def test_a_file_is_imported_by_its_path_whatever_else_has_its_name(folder: Path) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    (inner / "test.py").write_text("import beside\n\n\ndef train(trial):\n    return 'mine'\n")  # not Python's
+    (inner / "beside.py").touch()
+    (folder / "mine.py").write_text("raise SystemExit")  # of the same name, and not the one that is meant
+    (inner / "mine.py").write_text("def train(trial):\n    return __name__\n")
+    done = run(
+        "import test\nfrom samtune.user_code import resolve_function\n"
+        "one = resolve_function('inner/test.py:train', 'train')\n"
+        f"again = resolve_function({str(inner / 'test.py')!r} + ':train', 'train')\n"
+        "print(one(None), one is again, 'inner' in test.__file__)\n"
+        "print(resolve_function('inner/mine.py:train', 'train')(None).partition('_')[0])\n"
+        "try: resolve_function('inner/none.py:train', 'train')\n"
+        "except ValueError as error: print(error)\n",
+        folder,
+    )
+    first, second, third = done.stdout.splitlines()
+    assert (first, second) == ("mine True False", "mine"), done.stderr
+    assert third.startswith("train: inner/none.py:train cannot be imported: No module named 'none'")
