@@ -70,6 +70,13 @@ class Shift:
         self.value = state["value"].clone()
 
 
+def reports_the_order(trial: TrialContext) -> None:
+    loader = trial.loader(range(40))  # type: ignore[arg-type]
+    for _ in trial.epochs():
+        (order, _) = loader
+        trial.report(val_accuracy=(order * torch.arange(20)).sum())
+
+
 def never_reports(trial: TrialContext) -> None:
     for _ in trial.epochs():
         pass

@@ -69,6 +69,13 @@ def test_a_scheduler_ends_the_loop_at_a_report(tmp_path: Path) -> None:
     assert [record["seen"] for record in history] == [1, 2]
 
 
+def test_every_epoch_has_an_order_of_its_own_and_a_seed_the_same_ones(tmp_path: Path) -> None:
+    history, _ = train(0, 1, make_spec("reports_the_order"), str(tmp_path / "first"))
+    assert len({record["val_accuracy"] for record in history}) == 3
+    assert train(0, 1, make_spec("reports_the_order"), str(tmp_path / "again"))[0] == history
+    assert train(0, 1, make_spec("reports_the_order", seed=1), str(tmp_path / "other"))[0] != history
+
+
 def test_the_values_of_ones_own_are_kept(tmp_path: Path) -> None:
     history, _ = interrupt_and_resume(0, 1, make_spec("by_step"), str(tmp_path), after=1)
     assert history[-1]["best"] == max(record["val_accuracy"] for record in history)
