@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from samtune.config.base import Config
+from samtune.config.data import NoDataConfig
 from samtune.config.distributions import kind_of
 from samtune.config.located import Located
 from samtune.config.method import OTHER_NAMES
+from samtune.config.model import NoModelConfig
 from samtune.config.own_method import OwnMethodConfig
 from samtune.config.samplers import SamplerConfig
 from samtune.config.search import SchedulerConfig
@@ -27,11 +29,11 @@ NAMED = ("data", "model", "method", "sampler", "scheduler")
 
 
 def classes_of(section: str, name: Any = None) -> list[type[Config]]:
-    """The config classes of a section, the sampler or the scheduler: all, or those of a name."""
+    """The config classes of a section, the sampler or the scheduler: all that may be written, or those of a name."""
     others = {"sampler": SamplerConfig, "scheduler": SchedulerConfig}
     classes = list(config_classes(others.get(section) or TrialSpec.model_fields[section].annotation))
     if name is None or len(classes) == 1:
-        return classes
+        return [cls for cls in classes if cls not in (NoDataConfig, NoModelConfig)]
     return [cls for cls in classes if name in names_of(cls)] or [
         cls for cls in classes if not names_of(cls) and ":" in str(name)
     ]

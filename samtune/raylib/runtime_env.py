@@ -67,6 +67,7 @@ def _entries(values: Iterable[Any]) -> list[Path]:
     files = {Path(file).absolute() for word in words if (file := file_of(word)) is not None}
     modules = {re.split("[.:]", w)[0] for w in words if re.fullmatch(IMPORT_PATH, w) and file_of(w) is None}
     modules |= {_module_of(part) for part in given_functions(words).values()}
+    modules |= {file.stem for file in files if not file.is_file()}  # somewhere else on the path
     folders = {folder for module in modules if (folder := _folder_of(module))}
     there = {file for file in files if file.is_file()}
     beside = {file.parent for file in there}
