@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from samtune.config.distributions import Grid
 from samtune.config.located import Located, Problem, RefusedError
+from samtune.config.native import in_own_spelling
 from samtune.config.problems import problems_of
 from samtune.config.resolve import Resolver
 from samtune.config.samplers import GridConfig
@@ -33,7 +34,7 @@ _OF_TRIALS = {*_OF_TEMPLATE, "train", "constraints", "initial", "resources", "se
 
 
 def build_space(cls: type[_Space], root: Located, before: _Space | None = None) -> _Space:
-    """Validates a configuration.
+    """Validates a configuration. What is written in another tool's way is refused with the line to write.
 
     Args:
         before: a valid space that this one is an edit of: what both have is not parsed or validated again.
@@ -41,6 +42,18 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
     Raises:
         RefusedError: with all problems that can be separated.
     """
+    read, foreign = in_own_spelling(root)
+    if not foreign:
+        return _build(cls, root, before)
+    try:
+        _build(cls, read, before)
+    except RefusedError as error:
+        places = {problem.place for problem in foreign}
+        foreign += [problem for problem in error.problems if problem.place not in places]
+    raise RefusedError(foreign)
+
+
+def _build(cls: type[_Space], root: Located, before: _Space | None) -> _Space:
     changed = _changed(root, before)
     if before is not None and not changed & _OF_TRIALS:
         space = _settings(cls, root, before, changed, before.tree, before)

@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from samtune.config.base import Config
 from samtune.config.located import Located, Place, Problem
-from samtune.config.sections import config_class, fields_of, item_annotation
+from samtune.config.sections import config_class, fields_of, item_annotation, keys_of
+from samtune.config.trial import SECTIONS
 from samtune.config.yaml_source import did_you_mean
 
 _UNION_TAGS = ("union_tag_invalid", "union_tag_not_found")
@@ -85,7 +86,7 @@ def _problem(group: list[tuple[ErrorDetails, _Found]], root: Located) -> Problem
         rules = " or ".join(dict.fromkeys(map(rule_of, reports)))
         return Problem(found.place, rules.replace(" or must be", ", or"), repr(value))
     if kind == "extra_forbidden":
-        return Problem(found.place, f"unknown key{did_you_mean(str(found.last), found.options)}", kind="key")
+        return Problem(found.place, f"unknown key{_nearest_key(found)}", kind="key")
     if kind == "missing":
         return Problem(found.place, "is required", kind="missing")
     if kind in _UNION_TAGS:
@@ -99,12 +100,18 @@ def _problem(group: list[tuple[ErrorDetails, _Found]], root: Located) -> Problem
     )
 
 
+def _nearest_key(found: _Found) -> str:
+    """The valid key that was meant; of a key at the top, one of a section too: `training.lr` for `lr`."""
+    word = str(found.last)
+    hint = did_you_mean(word, found.options)
+    if "did you mean" in hint or "." in found.place.key:
+        return hint
+    inner = did_you_mean(word, [f"{s}.{key}" for s in SECTIONS for key in keys_of(s)], "")
+    return inner if "did you mean" in inner else hint
+
+
 def _what_to_write(value: Any) -> str:
     """For a value that is a number in another tool's syntax: how it is written here."""
-    if isinstance(value, dict):
-        if "values" in value:
-            return "; did you mean {choice: […]}?"
-        return "; did you mean e.g. {log_uniform: [low, high]}?" if {"min", "max"} <= value.keys() else ""
     if not isinstance(value, str):
         return ""
     if reference := re.fullmatch(r"\$\{([\w.]+)\}", value):
@@ -128,6 +135,9 @@ def _wrong_name(kind: str, context: dict[str, Any], found: _Found) -> Problem:
         return Problem(place, "needs a name, e.g. {name: …}", repr(name.plain()), "key")
     tags = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
     tag = str(context.get("tag"))
+    if tag.lower() == "adam" and "adamw" in tags:
+        hint = "; Adam is adamw with training.weight_decay: 0"
+        return Problem(place, f"unknown name {tag!r}{hint}", kind="key")
     return Problem(place, f"unknown name {tag!r}{did_you_mean(tag, tags)}", kind="key")
 
 

@@ -182,9 +182,45 @@ def _scalar(node: yaml.Node) -> Any:
     raise _invalid(f"could not determine a constructor for the tag {node.tag!r}", node.start_mark)
 
 
+SYNONYMS = {
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_epochs": "epochs",
+    "bs": "batch_size",
+    "train_batch_size": "batch_size",
+    "n_trials": "num_trials",
+    "num_samples": "num_trials",
+    "max_trials": "num_trials",
+    "workers": "num_workers",
+    "radius": "rho",
+    "label_smoothing_factor": "label_smoothing",
+    "max_grad_norm": "clip_norm",
+    "clip_grad_norm": "clip_norm",
+    "lr_scheduler": "schedule",
+    "dataset": "data",
+    "network": "model",
+    "optimiser": "optimizer",
+    "metric": "objective",
+}
+"""What other tools call a key, and what it is here."""
+
+
+def _by_another_name(word: str, options: Iterable[str]) -> str | None:
+    """The option whose last part is the word's, or what that is called here; one of the word's own section first."""
+    section, _, last = word.rpartition(".")
+    wanted = (last, SYNONYMS.get(last, last))
+    found = [each for each in options if each != word and each.rpartition(".")[2] in wanted]
+    return min(found, key=lambda each: each.rpartition(".")[0] != section, default=None)
+
+
 def did_you_mean(word: str, options: Iterable[str], otherwise: str | None = None) -> str:
     """`; did you mean 'x'?`, or when none is near, the list of options or what is given for it."""
     options = list(options)
+    if (known := _by_another_name(word, options)) is not None:
+        return f"; did you mean {known!r}?"
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
