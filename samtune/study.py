@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, overload
 
+from samtune.html_table import html_table
+
 Scalar = float | int | str | bool | None
 
 StudyKind = Literal["search", "confirmation", "training"]
@@ -108,7 +110,7 @@ class TrialState(StrEnum):
         return self not in (TrialState.WAITING, TrialState.RUNNING)
 
 
-@dataclass
+@dataclass(repr=False)
 class Trial:
     """One configuration and what became of it.
 
@@ -157,6 +159,26 @@ class Trial:
         if self.started_at is None:
             return 0.0
         return (self.ended_at or time.time()) - self.started_at
+
+    def __repr__(self) -> str:
+        config = "".join(f", {key}={_short(value)}" for key, value in self.config.items())
+        shown = next((name for name in _TOLD if name in self.metrics), None)
+        metric = f", {shown} {_short(self.metrics[shown])}" if shown else ""
+        error = f", {self.error!r}" if self.error else ""
+        return f"Trial({self.number}, {self.state}, epoch {self.epoch}/{self.num_epochs}{metric}{config}{error})"
+
+    def _repr_html_(self) -> str:
+        rows = [(key, _short(value)) for key, value in (*self.config.items(), *self.metrics.items())]
+        title = f"trial {self.number}: {self.state}, epoch {self.epoch} of {self.num_epochs}"
+        return html_table(title, (), rows, [self.error] if self.error else [])
+
+
+_TOLD = ("val_accuracy", "test_accuracy", "val_loss", "train_loss")
+"""The metrics that say most of a trial: its text has the first that it measured."""
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from samtune.config.training import TrainingConfig
 from samtune.config.trial import SECTIONS, LayoutError, TrialSpec
 from samtune.config.yaml_source import MAX_BYTES, parse_yaml
 from samtune.errors import SpaceError
+from samtune.html_table import html_table
 from samtune.study import Scalar
 from samtune.user_code import with_names
 
@@ -263,6 +264,22 @@ class SearchSpace(Config):
             if section in data.get("search", {}):
                 data[section] = data["search"].pop(section)
         return data
+
+    def __repr__(self) -> str:
+        searched = f"{len(self.distributions())} searched key{'s' * (len(self.distributions()) != 1)}"
+        return f"SearchSpace({self.name!r}, {searched}, {self.num_trials} trials, {self._goal})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = [(key, str(node)) for key, node in self.distributions()]
+        title = f"{self.name}: {self.num_trials} trials, {self._goal}"
+        below = [f"where {constraint}" for constraint in self.constraints]
+        return html_table(title, ("key", "searched in"), rows, below)
+
+    @property
+    def _goal(self) -> str:
+        return ", ".join(f"{objective.mode} {objective.metric}" for objective in self.objectives)
 
     def to_yaml(self) -> str:
         """The resolved space, every default written out; reading it gives an equal space."""

@@ -16,6 +16,7 @@ from samtune.config.trial import OPEN_SECTION, TrialSpec, flatten
 from samtune.config.validate import left_out as value_left_out
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
+from samtune.html_table import html_table
 from samtune.preflight import check_method, check_model, check_relabel, check_train, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
@@ -66,7 +67,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The resolved plan of a search. Ranges are (least, most) over the configurations that may be drawn.
 
@@ -116,6 +117,25 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def __repr__(self) -> str:
+        groups = f"{self.num_groups} group{'s' * (self.num_groups != 1)} of {self.num_workers} worker"
+        return (
+            f"Plan({self.name!r}, {self.num_trials} trials, {groups}{'s' * (self.num_workers != 1)}, {self.objective})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [(key.replace("_", " "), _text(value)) for key, value in self.to_dict().items() if value not in ([], {})]
+        return html_table(repr(self), (), rows)
+
+
+def _text(value: Any) -> str:
+    """A value of a plan in a notebook: a range whose ends are alike is one number."""
+    if isinstance(value, tuple):
+        return " to ".join(f"{end:,.6g}" for end in dict.fromkeys(value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def make_plan(

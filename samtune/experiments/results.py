@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from samtune.errors import RunError
-from samtune.experiments.summary import resume_command, traceback_file
+from samtune.experiments.summary import format_outcome, resume_command, traceback_file
+from samtune.experiments.verdict import verdict_of
+from samtune.formatting import format_metric, format_seconds, format_value, searched_keys, short_names
+from samtune.html_table import html_table
 from samtune.study import Scalar, Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS, Ending
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
     import pyarrow as pa
+
+
+_SHOWN = 10  # trials in a notebook
 
 
 class Results:
@@ -182,6 +188,23 @@ class Results:
             values, kind = _alike([trial.params.get(key) for trial in trials])
             columns[key] = of_trial(values, kind)
         return pa.table(columns)
+
+    def _repr_html_(self) -> str:
+        study, trials = self.study, list(self)[:_SHOWN]
+        names = short_names(searched_keys(trials))
+        header = ["trial", *map(str, study.objectives), *names.values(), "time", "state"]
+        rows = [
+            [
+                str(trial.number),
+                *(format_metric(objective.value(trial)) for objective in study.objectives),
+                *(format_value(trial.config[key]) if key in trial.config else "-" for key in names),
+                format_seconds(trial.seconds),
+                str(trial.state),
+            ]
+            for trial in trials
+        ]
+        verdict = verdict_of(study)
+        return html_table(format_outcome(study), header, rows, verdict.lines() if verdict else [])
 
     def __repr__(self) -> str:
         best = self.study.best

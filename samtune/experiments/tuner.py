@@ -12,6 +12,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
+from samtune.experiments.progress import Progress, display_for
 from samtune.experiments.results import Results, raise_if_failed
 from samtune.experiments.runner import Runner
 from samtune.experiments.study_owner import StudyOwner
@@ -200,8 +201,12 @@ class Tuner(StudyOwner):
         )
         return tuner
 
-    def fit(self) -> Results:
+    def fit(self, *, progress: Progress = "auto") -> Results:
         """Runs the search.
+
+        Args:
+            progress: `auto` shows a live table where stdout is a terminal; `lines` prints a line per trial; `none`
+                shows nothing. A display among the callbacks replaces it.
 
         Returns:
             The results. After Ctrl-C they hold what was finished, and `results.interrupted` is true.
@@ -210,6 +215,7 @@ class Tuner(StudyOwner):
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
+        self._runner.callbacks += display_for(progress, self._runner.callbacks)
         study = self._runner.run()
         raise_if_failed(study, self._runner.ending)
         return Results(study, interrupted=self._runner.ending.interrupted)
