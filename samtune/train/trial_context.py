@@ -21,7 +21,7 @@ from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
 from samtune.train.trial_loader import TrialLoader, seed_of
-from samtune.train.trial_state import FunctionRun, TrainFunctionError, bare
+from samtune.train.trial_state import FunctionRun, TrainFunctionError, UserConfig, bare
 from samtune.train.trial_steps import OptimizerSteps, TrialStep
 from samtune.user_code import given_in, resolve_function
 
@@ -47,7 +47,7 @@ class TrialContext:
 
     def __init__(self, spec: TrialSpec, place: Place, host: Host) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, place.rank, place.num_workers, place.device
-        self.config: dict[str, Any] = given_in(copy.deepcopy(spec.config))
+        self.config: dict[str, Any] = UserConfig(given_in(copy.deepcopy(spec.config)))
         self.seed, self.num_epochs, self.evaluate_on_test = spec.seed, spec.num_epochs, spec.evaluates_test
         self.state: dict[str, Any] = {}
         self._place, self._host = place, host

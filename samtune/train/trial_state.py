@@ -19,6 +19,14 @@ class TrainFunctionError(Exception):
     """A training function of the user's does not keep to what `TrialContext` asks of it."""
 
 
+class UserConfig(dict[str, Any]):
+    """The `config` section of a trial, which says so where it lacks a key."""
+
+    def __missing__(self, key: str) -> Any:
+        there = f"config has {', '.join(self)}" if self else "the space has no config section"
+        raise TrainFunctionError(f"trial.config has no {key!r}: {there}")
+
+
 class Stateful(Protocol):
     """What `trial.epochs` saves and resumes: a module, an optimizer, a scheduler."""
 

@@ -87,6 +87,11 @@ def reports_another(trial: TrialContext) -> None:
         trial.report(val_loss=1.0, f1=0.5)
 
 
+def reads_another_key(trial: TrialContext) -> None:
+    assert trial.config.get("depth") is None
+    make_model(trial.config["depth"])
+
+
 def returns_early(trial: TrialContext) -> None:
     for epoch in trial.epochs():
         trial.report(val_accuracy=0.5)

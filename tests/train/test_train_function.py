@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from helpers.hosted import LocalHost, interrupt_and_resume, make_spec, train
 from helpers.ranks import run_ranks
 from safetensors import safe_open
 
+from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.models.saved import load_model
 from samtune.train.loops import train_trial
@@ -76,6 +78,23 @@ def test_every_epoch_has_an_order_of_its_own_and_a_seed_the_same_ones(tmp_path: 
     assert train(0, 1, make_spec("reports_the_order", seed=1), str(tmp_path / "other"))[0] != history
 
 
+@pytest.mark.parametrize("function", METHODS)
+def test_the_state_of_another_trial_is_gone_on_from_with_ones_own_settings(tmp_path: Path, function: str) -> None:
+    """As population-based training does."""
+
+    def spec(lr: float, rho: float) -> TrialSpec:
+        training = {"epochs": 3, "batch_size": 20, "lr": lr, "schedule": "constant"}
+        return make_spec(function, method={**METHODS[function], "rho": rho}, training=training)
+
+    train(0, 1, spec(0.1, 0.1), str(tmp_path / "taken"), until=2)
+    shutil.copytree(tmp_path / "taken", tmp_path / "other")
+    taken, _ = train(0, 1, spec(0.02, 0.3), str(tmp_path / "taken"))
+    assert [record["lr"] for record in taken] == [0.1, 0.1, 0.02]
+    other, _ = train(0, 1, spec(0.02, 0.1), str(tmp_path / "other"))
+    assert taken[:2] == other[:2]
+    assert taken[2]["val_loss"] != other[2]["val_loss"]  # by rho
+
+
 def test_the_values_of_ones_own_are_kept(tmp_path: Path) -> None:
     history, _ = interrupt_and_resume(0, 1, make_spec("by_step"), str(tmp_path), after=1)
     assert history[-1]["best"] == max(record["val_accuracy"] for record in history)
@@ -131,6 +150,7 @@ NAME = "helpers.train_functions:"
     [
         ("never_reports", "epoch 1 ended without trial.report(val_accuracy=…)"),
         ("reports_another", "epoch 1 ended without val_accuracy, which is the objective (reported: val_loss, f1)"),
+        ("reads_another_key", "trial.config has no 'depth': config has width"),
         ("returns_early", "returned after 1 of 3 epochs: it must go through all of trial.epochs()"),
         ("never_begins", "returned without a loop over trial.epochs()"),
         ("trains_twice", "calls trial.epochs twice"),
