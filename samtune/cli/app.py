@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from samtune.cli.best import best
+from samtune.cli.compare import compare
 from samtune.cli.confirm import confirm
 from samtune.cli.docs import docs
 from samtune.cli.export import export
@@ -72,7 +73,7 @@ def _root(
 
 
 for command in (
-    *(search, train, list_, status, best, confirm, report, plot, ui, sharpness, export, rm),
+    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm),
     *(spaces, papers, models, data, methods, samplers, validate, schema, docs),
 ):
     app.command(command.__name__.rstrip("_"))(command)

@@ -44,6 +44,21 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), quantile * stdev(values) / math.sqrt(len(values)))
 
 
+def compare_unpaired(values: Sequence[float], others: Sequence[float]) -> Comparison:
+    """Welch's test of two samples of two values at least, which need not have the same variance.
+
+    Samples without any spread give no p-value.
+    """
+    mean = fmean(values) - fmean(others)
+    if stdev(values) == stdev(others) == 0:
+        return Comparison(Estimate(mean, 0.0), None)
+    from scipy.stats import ttest_ind
+
+    found = ttest_ind(values, others, equal_var=False)
+    interval = found.confidence_interval(CONFIDENCE)
+    return Comparison(Estimate(mean, float(interval.high - interval.low) / 2), float(found.pvalue))
+
+
 def compare(values: Sequence[float], others: Sequence[float]) -> Comparison:
     """Student's paired test of two samples of one length, pair by pair with the same seed.
 

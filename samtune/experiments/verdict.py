@@ -113,7 +113,7 @@ def verdict_of(study: Study, confirmation: Confirmation | None = None) -> Verdic
         return None
     values = {trial.number: (trial, value) for trial, value in _completed(study)}
     value = values[best.number][1]
-    num_examples = _num_examples(study)
+    num_examples = num_validation(study)
     error = None if num_examples is None else standard_error(value, num_examples)
     tied = None
     if error is not None:
@@ -233,7 +233,7 @@ def _completed(study: Study) -> list[tuple[Trial, float]]:
     return [(trial, value) for trial, value in pairs if value is not None]
 
 
-def _num_examples(study: Study) -> int | None:
-    """Of the validation set, where the objective is a share of it."""
+def num_validation(study: Study) -> int | None:
+    """How many examples the validation set has, where the objective is a share of it; else None."""
     number = study.plan.get("num_validation")
     return int(number) if study.objective.metric == "val_accuracy" and number else None

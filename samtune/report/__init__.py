@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from samtune.report.compared import save_comparison
     from samtune.report.page import render
     from samtune.report.plots import all_plots, save_plot
 
 __all__ = [
     "all_plots",
     "render",
+    "save_comparison",
     "save_plot",
 ]
 
@@ -23,6 +25,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "render": ".page",
+        "save_comparison": ".compared",
         "all_plots": ".plots",
         "save_plot": ".plots",
     },

@@ -6,6 +6,7 @@ Knows studies and rich; starts nothing heavy, and must not import what the repor
 from __future__ import annotations
 
 from samtune.terminal.claims import print_claims
+from samtune.terminal.compared import print_comparison
 from samtune.terminal.confirmed import print_confirmation, print_loading
 from samtune.terminal.console import make_console, make_display
 from samtune.terminal.live import LiveDisplay
@@ -24,6 +25,7 @@ __all__ = [
     "make_console",
     "make_display",
     "print_claims",
+    "print_comparison",
     "print_confirmation",
     "print_loading",
     "print_plan",
