@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import RunError, UsageError
+from samtune.experiments.aftermath import Watcher
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
@@ -136,6 +137,7 @@ class Runner:
         self._study: Study | None = None
         self._started: list[Callback] = []
         self._pool: WorkerPool | None = None
+        self._watcher = Watcher(self.folder.local)
 
     @property
     def study(self) -> Study:
@@ -185,7 +187,8 @@ class Runner:
             keepers = self.folder.open(self._say, self.ending.stop)
             self._study = study = self._make_study(plan)
             study.experiment_id, study.parent_run_id = tracker.open(study)
-            self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
+            with self._watcher:
+                self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
         return study
 
     def _close_again(self, earlier: Study) -> Study:
@@ -358,6 +361,7 @@ class Runner:
         message = f"{self.ending.reason}; finished trials are kept: `{resume_command(self._study)}` continues"
         print(f"samtune: error: {message}", file=sys.stderr, flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Ray's core has more to say, in C++
+        self._watcher.dismiss()
         kill_own_cluster()
         os._exit(1)
 

@@ -143,7 +143,7 @@ class Store:
     def set_objective(self, metric: str) -> None:
         """Makes a metric the one that the UI shows first; an experiment of somebody else's making is left alone."""
         if self._is_new:
-            with _translated():
+            with translated():
                 self._client.set_experiment_tag(self.experiment_id, PRIMARY_METRIC, metric)
 
     def create_run(self, name: str, start_ms: int, tags: Mapping[str, str], parent_run_id: str | None = None) -> str:
@@ -151,14 +151,14 @@ class Store:
         tags = {USER: _user(), SOURCE_NAME: "samtune", **tags}
         if parent_run_id:
             tags[PARENT_RUN_ID] = parent_run_id
-        with _translated():
+        with translated():
             run = self._client.create_run(self.experiment_id, start_ms, tags, name)
         return str(run.info.run_id)
 
     def parent_run(self, run_id: str, storage_path: str) -> bool:
         """Whether the parent run is still there, in this experiment; if so, it has the study's present address."""
         try:
-            with _translated():
+            with translated():
                 run = self._client.get_run(run_id)
         except StoreError as error:
             if error.refused:
@@ -167,14 +167,14 @@ class Store:
         if run.info.lifecycle_stage == LifecycleStage.DELETED or run.info.experiment_id != self.experiment_id:
             return False
         if run.data.tags.get(STORAGE_TAG) != storage_path:
-            with _translated():
+            with translated():
                 self._client.set_tag(run_id, STORAGE_TAG, storage_path)
         return True
 
     def orphan_run(self, study: str, storage_path: str) -> str | None:
         """The parent run of a study whose driver died before it had a journal: it runs, and has no trial."""
         query = f"attributes.status = 'RUNNING' AND tags.`{STUDY_TAG}` = '{study}'"
-        with _translated():
+        with translated():
             found = self._client.search_runs([self.experiment_id], query, max_results=100)
         for run in found:
             tags = run.data.tags  # a path may hold quotes, which MLflow's queries cannot
@@ -190,7 +190,7 @@ class Store:
             query += f" AND tags.`{TRIAL_ID_TAG}` = '{trial_id}'"
         found: list[Run] = []
         token = None
-        with _translated():
+        with translated():
             while True:
                 page = self._client.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
                 found += page
@@ -218,7 +218,7 @@ class Store:
         Args:
             metrics: (name, value, milliseconds since 1970, step).
         """
-        with _translated():
+        with translated():
             self._client.log_batch(
                 run_id,
                 [Metric(*metric) for metric in metrics],
@@ -235,14 +235,14 @@ class Store:
             context: `training`, `validation` …
         """
         dataset = Dataset(name=name, digest=digest, source_type="samtune", source=source)
-        with _translated():
+        with translated():
             self._client.log_inputs(
                 run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
             )
 
     def log_text(self, run_id: str, text: str, file_name: str) -> None:
         """Logs a text file as an artifact, replacing one of that name."""
-        with _translated():
+        with translated():
             self._client.log_text(run_id, text, file_name)
 
     def log_table(self, run_id: str, columns: Mapping[str, Sequence[object]], file_name: str) -> None:
@@ -257,17 +257,18 @@ class Store:
 
     def set_running(self, run_id: str) -> None:
         """Opens a run that had ended."""
-        with _translated():
+        with translated():
             self._client.update_run(run_id, status="RUNNING")
 
     def end_run(self, run_id: str, status: str, end_ms: int) -> None:
         """Ends a run as FINISHED, FAILED or KILLED."""
-        with _translated():
+        with translated():
             self._client.set_terminated(run_id, status, end_ms)
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Errors of MLflow in the body are raised as `StoreError`."""
     try:
         with quiet():  # MLflow logs each failure with its traceback; the writer reports it once
             yield

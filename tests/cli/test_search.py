@@ -24,6 +24,8 @@ from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from samtune.store.journal import read_journal
+
 pytestmark = pytest.mark.cluster
 
 SUMMARY_KEYS = [
@@ -284,7 +286,7 @@ def test_a_trial_that_fails_harms_no_other_under_a_scheduler(tmp_path: Path) -> 
     assert failed.data.tags["samtune.error"].startswith("diverged: train_loss is")
 
 
-def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error_and_can_run_them_again(tmp_path: Path) -> None:
     (tmp_path / "my_loss.py").write_text("def focal(outputs, targets):\n    return outputs.sum() * (1 / 0)\n")
     done = run_samtune(
         *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1", "--max-concurrent", "2"),
@@ -302,6 +304,20 @@ def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error(tmp_path
     assert Path(file).read_text().rstrip().endswith("ZeroDivisionError: division by zero")
     assert "Traceback" not in done.stderr + done.stdout
     assert json.loads(run_samtune("status", "bad", "--json", cwd=tmp_path).stdout)["state"] == "failed"
+
+    # The error is mended: the same trials run again, each in the MLflow run that it has.
+    (tmp_path / "my_loss.py").write_text("from torch.nn.functional import cross_entropy as focal\n")
+    folder = tmp_path / "samtune-results" / "bad"
+    begun = len(read_journal(folder).trials)
+    retry = ("--resume", "bad", "--retry-failed", "--num-trials", str(begun), "--json")
+    again = run_samtune("search", *retry, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout)
+    assert summary["num_completed"] == summary["num_trials"] == begun
+    runs = MlflowClient(summary["tracking_uri"]).search_runs([summary["experiment_id"]])
+    numbers = sorted(int(run.data.tags.get("samtune.trial_number", -1)) for run in runs)
+    assert numbers == list(range(-1, begun))  # the parent, and one of each trial
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 # -- CIFAR-10 --------------------------------------------------------------------------------------------

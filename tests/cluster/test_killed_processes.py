@@ -149,6 +149,9 @@ def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_p
     assert "Traceback" not in out + err
     before = read_journal(tmp_path / "samtune-results" / "s")
     assert before.trials[0].epoch > 1
+    assert err.strip().splitlines()[-1].startswith("samtune: error: the process of the search was ended from outside (")
+    assert err.strip().endswith("finished trials are kept: `samtune search --resume s` continues")
+    assert_one_run_each(before, {TrialState.RUNNING: "KILLED"})
     wait_for_no_ray_process()
     if kind != "DashboardAgent":  # resuming is the same
         return

@@ -19,6 +19,7 @@ CONTINUES = {
     "log_monitor.py": "collects Ray's logs",
     "monitor.py": "the autoscaler's",
     "dashboard.py": "serves the state of the cluster",
+    "watcher.py": "samtune's own, which ends the runs of a driver that was ended",
 }
 """What a search survives: it costs at most the time since the last checkpoint."""
 
