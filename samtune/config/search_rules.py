@@ -13,6 +13,7 @@ from samtune.config.search import METRICS, MUTABLE, PERTURBATION_METRICS, PB2Con
 from samtune.config.searched import Expr
 from samtune.config.sections import names_of
 from samtune.config.training import metric_name
+from samtune.config.trial import OPEN_SECTION
 from samtune.config.yaml_source import did_you_mean
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _check_population(space: SearchSpace, scheduler: PBTConfig | PB2Config, root
         where = f"scheduler.mutations.{index}"
         if key not in space.search:
             yield _problem(root, where, f"is not a searched key (got {key!r}{did_you_mean(key, mutable)})")
-        elif key not in mutable:
+        elif key not in mutable and not (key.partition(".")[0] == OPEN_SECTION and can_mutate(space, key)):
             yield _problem(root, where, f"cannot change while a trial runs (got {key!r}; {', '.join(MUTABLE)} can)")
     if not space.mutations:
         yield _problem(root, "scheduler", f"{scheduler.name} needs a searched key that can change while a trial runs")

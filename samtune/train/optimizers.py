@@ -47,20 +47,36 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
     return optimizer
 
 
-def sam_optimizer(config: TrainingConfig, method: SAMConfig | ASAMConfig, model: nn.Module) -> SAM:
+def sam_optimizer(
+    config: TrainingConfig, method: SAMConfig | ASAMConfig, model: nn.Module, *, total_steps: int, seed: int
+) -> SAM:
     """`samtune.sam.SAM` around the base optimizer, with the same groups; `rho_factor` scales a group's radius.
+
+    Args:
+        total_steps: of the whole training, for `start` and `stop`.
 
     Raises:
         UsageError: as of `base_optimizer`.
     """
     base = base_optimizer(config, model)
-    groups = [{**group, "rho": method.rho * group.get("rho_factor", 1.0)} for group in base.param_groups]
     cls, options = _base_class(config, model)
     more: dict[str, Any] = {}
     if isinstance(method, ASAMConfig):
         more = {"adaptive": True, "eta": method.eta, "adaptive_biases": method.adaptive_biases}
-    m: Any = "global" if method.m == "global" else "worker"
-    return SAM(groups, functools.partial(cls, **options), rho=method.rho, p=method.p, m=m, **more)
+    return SAM(
+        [{**group, "rho": method.rho * group.get("rho_factor", 1.0)} for group in base.param_groups],
+        functools.partial(cls, **options),
+        rho=method.rho,
+        p=method.p,
+        m="global" if method.m == "global" else "worker",
+        every=method.every,
+        start=math.ceil(method.start * total_steps),
+        stop=None if method.stop == 1 else math.ceil(method.stop * total_steps),
+        probability=method.probability,
+        seed=seed,
+        perturb=method.perturb,
+        **more,
+    )
 
 
 def _base_class(config: TrainingConfig, model: nn.Module) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -76,7 +76,7 @@ class TrialContext:
         self._loaders.append(loader)
         return loader
 
-    def train_step(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], loader: Sized) -> TrialStep:
+    def train_step(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], loader: Sized | int) -> TrialStep:
         """A step of the configured method, called as `step(inputs, targets)` with this worker's part of a batch.
 
         Every method of samtune, with m-groups; `training` gives the base optimizer, its schedule, precision and
@@ -85,7 +85,7 @@ class TrialContext:
         Args:
             model: the bare module, which is moved to the device.
             loss_fn: (outputs, targets) -> mean loss over the examples.
-            loader: what an epoch goes through; its length is the number of steps.
+            loader: what an epoch goes through; its length is the number of steps. Or that number.
         """
         step = TrialStep(self.spec, self._place, model.to(self.device), loss_fn, loader)
         self._run.add("model", model)
@@ -103,7 +103,7 @@ class TrialContext:
             model, device_ids=[self.device] if self.device.type == "cuda" else None
         )
 
-    def optimizer(self, model: nn.Module, loader: Sized) -> torch.optim.Optimizer:
+    def optimizer(self, model: nn.Module, loader: Sized | int) -> torch.optim.Optimizer:
         """An optimizer that takes closures: `samtune.sam.SAM` for sam and asam, the base optimizer for sgd and adamw.
 
         The learning rate and the radius follow the configuration before every step, passes are counted, its state is

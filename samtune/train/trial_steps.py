@@ -28,11 +28,16 @@ class TrialStep:
     Args:
         model: the bare module, on the device.
         loss_fn: (outputs, targets) -> mean over the examples.
-        loader: what an epoch goes through; its length is the number of steps.
+        loader: what an epoch goes through; its length is the number of steps. Or that number.
     """
 
     def __init__(
-        self, spec: TrialSpec, place: Place, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], loader: Sized
+        self,
+        spec: TrialSpec,
+        place: Place,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        loader: Sized | int,
     ) -> None:
         self._spec, self._place, self._loader = spec, place, loader
         self.model, self.optimizer = model, base_optimizer(spec.training, model)
@@ -100,14 +105,15 @@ class OptimizerSteps:
         UsageError: the method, or a key of the training, cannot be had from an optimizer alone.
     """
 
-    def __init__(self, spec: TrialSpec, place: Place, model: nn.Module, loader: Sized) -> None:
+    def __init__(self, spec: TrialSpec, place: Place, model: nn.Module, loader: Sized | int) -> None:
         _check_optimizer(spec, _batch_size(spec, loader) // place.num_workers)
         self._spec, self._place = spec, place
         self._method = spec.method
         self._steps_per_epoch = _steps(loader)
+        self._total_steps = self._steps_per_epoch * spec.num_epochs
         bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         self.optimizer: torch.optim.Optimizer = (
-            sam_optimizer(spec.training, spec.method, bare)
+            sam_optimizer(spec.training, spec.method, bare, total_steps=self._total_steps, seed=spec.seed)
             if isinstance(spec.method, SAMConfig | ASAMConfig) and spec.passes_per_step > 1
             else base_optimizer(spec.training, bare)
         )
@@ -117,11 +123,10 @@ class OptimizerSteps:
         self.optimizer.register_step_pre_hook(lambda *_: self._before_step())
 
     def _before_step(self) -> None:
-        training, total = self._spec.training, self._steps_per_epoch * self._spec.num_epochs
         self._lr = _set_lr(self.optimizer, self._spec, self._num_steps, self._steps_per_epoch)
         if isinstance(self.optimizer, SAM) and isinstance(self._method, PerturbedConfig):
-            progress = min(1.0, self._num_steps / total)
-            progress = 1.0 - self._lr / training.lr if self._method.rho_follows_lr else progress
+            progress = min(1.0, self._num_steps / self._total_steps)
+            progress = 1.0 - self._lr / self._spec.training.lr if self._method.rho_follows_lr else progress
             rho = self._method.rho_at(min(1.0, max(0.0, progress)))
             for group in self.optimizer.param_groups:
                 group["rho"] = rho * group.get("rho_factor", 1.0)
@@ -133,8 +138,8 @@ class OptimizerSteps:
 
     def end_epoch(self) -> dict[str, float]:
         """The epoch's metrics, the same on every rank. A collective."""
-        passes = self._spec.passes_per_step * self._num_steps / self._steps_per_epoch
-        found = {"lr": self._lr, "num_passes": passes}
+        passes = self.optimizer.param_groups[0].get("sam_passes", self._num_steps)
+        found = {"lr": self._lr, "num_passes": passes / self._steps_per_epoch}
         if not self.losses:
             return found
         losses = torch.stack(self.losses).double()
@@ -162,8 +167,7 @@ def _check_optimizer(spec: TrialSpec, per_worker: int) -> None:
         raise UsageError(f"method.name: trial.optimizer takes sam, asam, sgd or adamw (got {method.name}); {hint}")
     if isinstance(method, PerturbedConfig):
         plain = type(method)()
-        other = ("ascent", "ascent_steps", "step_size", "second_order", "every", "start", "stop", "probability")
-        for key in (*other, "perturb"):
+        for key in ("ascent", "ascent_steps", "step_size", "second_order"):
             if getattr(method, key, None) != getattr(plain, key, None):
                 raise UsageError(f"method.{key}: trial.optimizer does not take it (got {getattr(method, key)}); {hint}")
         if method.m not in ("worker", "global", per_worker):
@@ -177,16 +181,17 @@ def _check_optimizer(spec: TrialSpec, per_worker: int) -> None:
         raise UsageError(f"training.{key}: trial.optimizer does not take it (got {got}); {hint}")
 
 
-def _batch_size(spec: TrialSpec, loader: Sized) -> int:
+def _batch_size(spec: TrialSpec, loader: Sized | int) -> int:
     return loader.batch_size if isinstance(loader, TrialLoader) else spec.training.batch_size
 
 
-def _steps(loader: Sized) -> int:
+def _steps(loader: Sized | int) -> int:
     try:
-        return len(loader)
+        return loader if isinstance(loader, int) else len(loader)
     except TypeError:
         kind = type(loader).__name__
-        raise UsageError(f"the loader of a step must have a length, the steps of an epoch (got {kind})") from None
+        problem = f"the loader of a step must have a length, the steps of an epoch, or be that number (got {kind})"
+        raise UsageError(problem) from None
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, spec: TrialSpec, done: int, steps_per_epoch: int) -> float:
@@ -197,7 +202,9 @@ def _set_lr(optimizer: torch.optim.Optimizer, spec: TrialSpec, done: int, steps_
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    """Those of each group; what `SAM` counts there is state."""
+    state = ("params", "sam_steps", "sam_passes")
+    return [{key: value for key, value in group.items() if key not in state} for group in optimizer.param_groups]
 
 
 def _restore(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:

@@ -60,6 +60,13 @@ def test_a_function_takes_the_place_of_data_and_model() -> None:
     assert not {"data", "model"} & space.model_dump().keys()
 
 
+def test_a_population_changes_a_key_of_ones_own_where_it_is_told_to() -> None:
+    population = {**OWN, "constraints": [], "scheduler": {"name": "pbt"}}
+    assert SearchSpace.from_dict(population).mutations == ["method.rho"]
+    population["scheduler"] = {"name": "pbt", "mutations": ["config.augment.p"]}
+    assert SearchSpace.from_dict(population).mutations == ["config.augment.p"]
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

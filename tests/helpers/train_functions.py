@@ -57,6 +57,28 @@ def by_closure(trial: TrialContext) -> None:
         trial.report(average=True, val_loss=torch.stack(losses).mean())  # equal shares: 40 examples
 
 
+def plain_step(trial: TrialContext) -> None:
+    """A network without random numbers and running statistics, with `train_step`."""
+    loader = trial.loader(make_data()[0])
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    step = trial.train_step(model, cross_entropy, loader)
+    for _ in trial.epochs():
+        for inputs, targets in loader:
+            step(inputs, targets)
+        trial.report(**trial.evaluate(model, loader, val_accuracy=cross_entropy))
+
+
+def plain_closure(trial: TrialContext) -> None:
+    """The same with an optimizer that takes closures."""
+    loader = trial.loader(make_data()[0])
+    model = trial.distribute(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2)))
+    optimizer = trial.optimizer(model, len(loader))
+    for _ in trial.epochs():
+        for inputs, targets in loader:
+            optimizer.step(trial.closure(model, cross_entropy, inputs, targets))
+        trial.report(**trial.evaluate(model, loader, val_accuracy=cross_entropy))
+
+
 class Shift:
     """Something of the user's with a state."""
 

@@ -44,6 +44,21 @@ def test_a_resumed_trial_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, fu
     assert same(interrupt_and_resume(0, 1, spec, str(tmp_path / "resumed"), after=2), whole)
 
 
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [
+        ({"name": "ssam_f", "rho": 0.1, "num_examples": 16}, {}),
+        ({"name": "looksam", "k": 3}, {"clip_norm": 0.5}),
+        ({"name": "gsam", "m": 10, "probability": 0.5}, {"optimizer": "adamw", "precision": "bf16", "lr": 0.01}),
+    ],
+    ids=str,
+)
+def test_other_methods_resume_bit_for_bit_too(tmp_path: Path, method: dict[str, Any], training: dict[str, Any]) -> None:
+    spec = make_spec("by_step", method=method, training={"epochs": 3, "batch_size": 20, **training})
+    whole = train(0, 1, spec, str(tmp_path / "whole"))
+    assert same(interrupt_and_resume(0, 1, spec, str(tmp_path / "resumed"), after=1), whole)
+
+
 @pytest.mark.parametrize("function", METHODS)
 def test_two_ranks_report_the_same_and_resume_bit_for_bit(tmp_path: Path, function: str) -> None:
     spec = make_spec(function, method=METHODS[function])
@@ -64,6 +79,32 @@ def test_passes_and_the_schedule_are_those_of_the_configuration(tmp_path: Path) 
         assert [record["lr"] for record in history] == pytest.approx(expected)
     plain, _ = train(0, 1, make_spec("by_closure", method="sgd"), str(tmp_path / "plain"))
     assert [record["num_passes"] for record in plain] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks"),
+    [
+        ({"name": "sam", "rho": 0.2}, 1),
+        ({"name": "sam", "rho": 0.2, "every": 3, "start": 0.2, "stop": 0.9, "perturb": "no_norm_bias"}, 1),
+        ({"name": "sam", "rho": 0.2, "rho_schedule": "cosine", "probability": 0.5}, 1),
+        ({"name": "asam", "rho": 0.5, "rho_schedule": "proportional_to_lr", "rho_final": 0.1}, 1),
+        ({"name": "sgd"}, 1),
+        ({"name": "sam", "rho": 0.2}, 2),
+        ({"name": "sam", "rho": 0.2, "m": "global"}, 2),
+    ],
+    ids=str,
+)
+def test_an_optimizer_takes_the_steps_of_train_step(tmp_path: Path, method: dict[str, Any], ranks: int) -> None:
+    """Two independent implementations: under two workers each has its own perturbation, and gradients are averaged."""
+    found = []
+    for function in ("plain_step", "plain_closure"):
+        spec = make_spec(function, method=method)
+        folder = str(tmp_path / function)
+        found.append(train(0, 1, spec, folder) if ranks == 1 else run_ranks(ranks, train, spec, folder)[0])
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        for name in METRICS:
+            if name in one:
+                assert one[name] == pytest.approx(other[name], rel=1e-4), name
 
 
 def test_a_scheduler_ends_the_loop_at_a_report(tmp_path: Path) -> None:
@@ -161,7 +202,7 @@ NAME = "helpers.train_functions:"
         ("saves_a_number", "best must have state_dict and load_state_dict (got float)"),
         ("iterates", "trial.loader takes a data set with a length (got list_iterator)"),
         ("takes_a_large_batch", "trial.loader: a batch must be a multiple of the 1 workers, and at most the 80"),
-        ("takes_no_length", "the loader of a step must have a length, the steps of an epoch (got list_iterator)"),
+        ("takes_no_length", "the loader of a step must have a length, the steps of an epoch, or be that number"),
     ],
 )
 def test_a_function_that_leaves_something_out_is_told_in_one_line(tmp_path: Path, function: str, line: str) -> None:
@@ -176,7 +217,10 @@ def test_a_function_that_leaves_something_out_is_told_in_one_line(tmp_path: Path
     [
         ({"method": "gsam"}, "method.name: trial.optimizer takes sam, asam, sgd or adamw (got gsam); trial.train_step"),
         ({"method": {"name": "sam", "m": 5}}, "method.m: trial.optimizer takes worker, global or a worker's 20"),
-        ({"method": {"name": "sam", "every": 2}}, "method.every: trial.optimizer does not take it (got 2)"),
+        (
+            {"method": {"name": "sam", "ascent_steps": 2}},
+            "method.ascent_steps: trial.optimizer does not take it (got 2)",
+        ),
         ({"training": {"batch_size": 20, "clip_norm": 1.0}}, "training.clip_norm: trial.optimizer does not take it"),
     ],
 )
