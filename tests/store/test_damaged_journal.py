@@ -49,6 +49,19 @@ def test_cut_at_any_byte_no_finished_trial_is_lost(folder: Path) -> None:
         assert len(finished(parse_journal(journal, "j"))) == expected
 
 
+def test_a_resumed_search_does_not_continue_a_torn_line(folder: Path) -> None:
+    study = read_journal(folder)
+    path = folder / FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines(keepends=True)[-1][:-7])  # its driver was killed while it wrote
+    journal = Journal(folder)
+    journal.on_study_start(study)
+    run_trial(study, [journal], [0.9])
+    journal.on_study_end(study)
+    assert path.read_bytes().startswith(whole)
+    assert len(finished(read_journal(folder))) == 4
+
+
 def test_any_flipped_bit_is_found_and_named(folder: Path) -> None:
     whole = (folder / FILE_NAME).read_bytes()
     study, rng, refusals = parse_journal(whole, "j"), random.Random(0), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,27 @@ def test_the_newest_checkpoint_counts_and_two_are_kept(tmp_path: Path) -> None:
     assert checkpoints.load(torch.device("cpu"), whole_epochs=True) == {"at": [2, 0]}
     checkpoints.save(2, {"at": [2, 9]}, 9)
     assert checkpoints.load(torch.device("cpu"), whole_epochs=True) is None
+
+
+def test_the_first_rank_is_asked_about_every_interval_however_fast_the_steps_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = [0.0], []
+
+    def wish() -> Request:
+        asked.append(now[0])
+        return Request.NOTHING
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    agree = CheckpointConsensus(wish, rank=0, num_workers=1, device=torch.device("cpu"), interval=2.0)
+    for _ in range(200):
+        now[0] += 0.1
+        agree()
+    assert asked[:3] == pytest.approx([0.1, 2.1, 4.1])
+    for _ in range(200):
+        now[0] += 0.5
+        agree()
+    assert asked[-1] - asked[-2] == pytest.approx(2.0)
 
 
 def test_the_first_rank_is_asked_seldom() -> None:
