@@ -73,6 +73,7 @@ def test_a_file_is_imported_by_its_path_whatever_else_has_its_name(folder: Path)
     inner.mkdir()
     (inner / "test.py").write_text("import beside\n\n\ndef train(trial):\n    return 'mine'\n")  # not Python's
     (inner / "beside.py").touch()
+    (folder / "lazy_neighbor.py").write_text("open = open\n")
     (folder / "mine.py").write_text("raise SystemExit")  # of the same name, and not the one that is meant
     (inner / "mine.py").write_text("def train(trial):\n    return __name__\n")
     done = run(
@@ -81,10 +82,12 @@ def test_a_file_is_imported_by_its_path_whatever_else_has_its_name(folder: Path)
         f"again = resolve_function({str(inner / 'test.py')!r} + ':train', 'train')\n"
         "print(one(None), one is again, 'inner' in test.__file__)\n"
         "print(resolve_function('inner/mine.py:train', 'train')(None).partition('_')[0])\n"
+        "print(resolve_function('elsewhere/lazy_neighbor.py:open', 'train') is open)\n"
         "try: resolve_function('inner/none.py:train', 'train')\n"
         "except ValueError as error: print(error)\n",
         folder,
     )
-    first, second, third = done.stdout.splitlines()
+    first, second, elsewhere, third = done.stdout.splitlines()
     assert (first, second) == ("mine True False", "mine"), done.stderr
+    assert elsewhere == "True"  # on a node that the file has travelled to as a module
     assert third.startswith("train: inner/none.py:train cannot be imported: No module named 'none'")

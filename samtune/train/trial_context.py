@@ -93,14 +93,18 @@ class TrialContext:
         self._steps.append(step)
         return step
 
-    def distribute(self, model: nn.Module) -> nn.Module:
-        """The network on this worker's device, with more than one worker in DistributedDataParallel; it is saved."""
+    def distribute(self, model: nn.Module, **options: Any) -> nn.Module:
+        """The network on this worker's device, with more than one worker in DistributedDataParallel; it is saved.
+
+        Args:
+            options: of DistributedDataParallel: find_unused_parameters, static_graph, …
+        """
         model = model.to(self.device)
         self._run.add("model", model)
         if self.num_workers == 1:
             return model
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=[self.device] if self.device.type == "cuda" else None
+            model, device_ids=[self.device] if self.device.type == "cuda" else None, **options
         )
 
     def optimizer(self, model: nn.Module, loader: Sized | int) -> torch.optim.Optimizer:

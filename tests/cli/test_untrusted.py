@@ -44,10 +44,13 @@ def hostile(tmp_path: Path) -> Path:
     own = {**TINY, "data": {"name": "own_code:data", "options": {"mark": str(tmp_path / "ran")}}}
     own |= {"sampler": {"name": "own_code:data"}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    loop = {key: value for key, value in TINY.items() if key not in ("data", "model")}
+    loop |= {"train": "own_code.py:data", "config": {"mark": "os:system"}}
+    (tmp_path / "loop.yaml").write_text(yaml.safe_dump(loop))
     return tmp_path
 
 
-@pytest.mark.parametrize("space", ["hostile.yaml", "own.yaml"])
+@pytest.mark.parametrize("space", ["hostile.yaml", "own.yaml", "loop.yaml"])
 @pytest.mark.parametrize(
     "command", [("validate",), ("search", "--dry-run", "--space"), ("search", "--estimate", "--space")]
 )
@@ -57,8 +60,8 @@ def test_looking_at_a_space_runs_nothing_of_it(hostile: Path, command: tuple[str
     assert not (hostile / "imported").exists()
     if "--estimate" in command:
         assert done.returncode == 2
-        assert "and it imports data.name" in done.stderr
-        assert "--trust" in done.stderr
+        assert "and it imports data.name" in done.stderr or "--estimate: times samtune's own loop" in done.stderr
+        assert "--trust" in done.stderr or space == "loop.yaml"
     else:
         assert done.returncode == 0, done.stderr
         where = "builtintoPython" if space == "hostile.yaml" else str(hostile / "own_code.py")
@@ -97,17 +100,24 @@ def stranger_study(folder: Path, space: dict[str, object]) -> None:
     (study / FILE_NAME).write_text("".join(json.dumps(line) + "\n" for line in (header, trial, epoch, end)))
 
 
+@pytest.mark.parametrize(
+    ("space", "imported"), [("hostile.yaml", "data.name os:system"), ("loop.yaml", "train own_code.py:data")]
+)
 @pytest.mark.parametrize("command", [("search", "--resume", "theirs"), ("confirm", "theirs", "--top", "1")])
-def test_a_study_of_somebody_else_asks_before_it_imports(hostile: Path, command: tuple[str, ...]) -> None:
-    stranger_study(hostile, yaml.safe_load((hostile / "hostile.yaml").read_text()))
+def test_a_study_of_somebody_else_asks_before_it_imports(
+    hostile: Path, command: tuple[str, ...], space: str, imported: str
+) -> None:
+    stranger_study(hostile, yaml.safe_load((hostile / space).read_text()))
     done = run_samtune(*command, cwd=hostile)
     assert done.returncode == 2, done.stderr
-    assert "study theirs was not begun by this user on this machine, and it imports data.name os:system" in done.stderr
+    assert f"study theirs was not begun by this user on this machine, and it imports {imported}" in done.stderr
+    assert "config.mark" not in done.stderr  # what the function reads is imported by nobody else
     assert "--trust" in done.stderr
     for read in (("status", "theirs"), ("search", "--resume", "theirs", "--dry-run")):
         done = run_samtune(*read, cwd=hostile)
         assert done.returncode == 0, done.stderr
     assert not (hostile / "ran").exists()
+    assert not (hostile / "imported").exists()
 
 
 @pytest.mark.cluster
