@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,31 @@ def test_a_complete_study_says_so_without_ray_and_keeps_its_times(samtune: Run, 
     runs = client.search_runs([str(after.experiment_id)], f"tags.`mlflow.parentRunId` = '{after.parent_run_id}'")
     assert len(runs) == 12
     assert client.get_run(after.parent_run_id).info.end_time == int(1000 * study.seconds + 1000 * study.started_at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False], ids=["copied", "moved"])
+def test_a_copy_has_runs_of_its_own_and_a_moved_study_keeps_its(samtune: Run, tmp_path: Path, kept: bool) -> None:
+    storage, shared = tmp_path / "samtune-results", f"sqlite:///{tmp_path}/shared.db"
+    study = make_study(storage, space_yaml=SearchSpace.from_yaml("digits.yaml", ["num_trials=12"]).to_yaml())
+    first = samtune("search", "--resume", study.name, "--tracking-uri", shared)
+    assert first.returncode == 0, first.stderr
+    original = read_journal(storage / study.name).parent_run_id
+    elsewhere = tmp_path / "elsewhere"
+    if kept:
+        shutil.copytree(storage, elsewhere)
+    else:
+        storage.rename(elsewhere)
+    again = samtune("search", "--resume", study.name, "--storage-path", str(elsewhere))
+    assert again.returncode == 0, again.stderr
+    resumed = read_journal(elsewhere / study.name)
+    assert (resumed.parent_run_id == original) is not kept
+    client = MlflowClient(shared)
+    found = client.search_runs([str(resumed.experiment_id)], max_results=1000)
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in found]
+    assert {parent: parents.count(parent) for parent in parents if parent} == dict.fromkeys(
+        {original, resumed.parent_run_id}, 12
+    )
 
 
 def test_a_study_can_be_ended_early_by_fewer_trials(samtune: Run, stored: Path) -> None:
