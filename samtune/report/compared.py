@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samtune.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from samtune.experiments.comparison import StudyComparison
 
+_RC: Any = {"savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False, "axes.spines.right": False}
+_RC |= {"svg.fonttype": "none"}  # text stays text
 _COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 
 
@@ -27,7 +29,7 @@ def comparison_figure(found: StudyComparison) -> Figure:
         axes.plot(seeds, [index + 0.18] * len(seeds), ".", color=color, alpha=0.6, markersize=5)
         axes.errorbar(row.value, index, xerr=row.half_width or 0.0, fmt="o", color=color, capsize=3)
     axes.set_yticks(range(len(found.rows)), [f"{row.study}: {row.label}" for row in found.rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(found.rows) - 0.4, -0.6)  # the best on top
     axes.set_xlabel(f"{found.metric} (95% interval)")
     axes.grid(True, axis="x", color="0.9")
     axes.set_axisbelow(True)
@@ -38,5 +40,5 @@ def save_comparison(found: StudyComparison, target: Path) -> None:
     """Writes the figure in the format of the file's name. Raises OSError where it cannot be written."""
     import matplotlib
 
-    with matplotlib.rc_context({"savefig.dpi": 200, "savefig.bbox": "tight", "svg.fonttype": "none"}):
+    with matplotlib.rc_context(_RC):
         comparison_figure(found).savefig(target)

@@ -196,7 +196,7 @@ def test_spaces_are_found_by_name_with_or_without_their_folder(tmp_path: Path, m
 def test_every_folder_is_a_paper() -> None:
     groups = grouped_spaces()
     assert list(groups) == list(PAPERS)
-    assert list(groups[""]) == ["cifar.yaml", "digits.yaml"]
+    assert list(groups[""]) == ["cifar.yaml", "digits.yaml", "noisy_digits.yaml"]
     assert sorted(chain.from_iterable(groups.values())) == sorted(builtin_spaces())
     names = [SearchSpace.from_yaml(path).name for path in builtin_spaces().values()]
     assert len(names) == len(set(names))  # each study has a name of its own
