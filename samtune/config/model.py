@@ -145,6 +145,7 @@ TorchvisionArchitecture = Literal[
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "efficientnet_l2",
     "efficientnet_v2_s",
     "efficientnet_v2_m",
     "efficientnet_v2_l",

@@ -19,18 +19,27 @@ def torchvision_model(config: TorchvisionConfig, num_classes: int, input_shape: 
     Raises:
         UsageError: the images do not suit it, or the weights cannot be read or are of another network.
     """
-    from torchvision.models import get_model  # 4 s of import
-
     channels, height, width = input_shape
     check_images(config, channels, height, width)
     options: dict[str, int] = {}
     if config.architecture.startswith("vit_"):
         options["image_size"] = height
-    model: nn.Module = get_model(config.architecture, weights=None, num_classes=num_classes, **options)
+    model = _build(config.architecture, num_classes, options)
     if config.weights is not None:
         load_weights(model, Path(config.weights).expanduser().absolute())
     if config.freeze_batchnorm:
         freeze_statistics(model)
+    return model
+
+
+def _build(architecture: str, num_classes: int, options: dict[str, int]) -> nn.Module:
+    if architecture == "efficientnet_l2":
+        from samtune.models.efficientnet import efficientnet_l2
+
+        return efficientnet_l2(num_classes)
+    from torchvision.models import get_model  # 4 s of import
+
+    model: nn.Module = get_model(architecture, weights=None, num_classes=num_classes, **options)
     return model
 
 

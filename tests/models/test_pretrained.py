@@ -13,6 +13,7 @@ from torch import nn
 from samtune.config.model import TORCHVISION_ARCHITECTURES, TorchvisionConfig
 from samtune.errors import UsageError
 from samtune.models import build_model
+from samtune.models.efficientnet import scaled_efficientnet
 
 SMALL = "mobilenet_v3_small"
 SHAPE = (3, 32, 32)
@@ -34,7 +35,8 @@ def build(num_classes: int = 10, **change: object) -> nn.Module:
 def test_names_are_torchvisions() -> None:
     # Missing on purpose: these three give no plain logits in training, or take one image size only.
     special = {"googlenet", "inception_v3", "maxvit_t"}
-    assert set(TORCHVISION_ARCHITECTURES) == set(torchvision.models.list_models(module=torchvision.models)) - special
+    names = set(torchvision.models.list_models(module=torchvision.models)) - special
+    assert set(TORCHVISION_ARCHITECTURES) == names | {"efficientnet_l2"}  # ours, by the same scaling rule
 
 
 def test_unknown_architecture() -> None:
@@ -133,10 +135,24 @@ def test_images_that_do_not_suit(architecture: str, shape: tuple[int, int, int],
 
 @pytest.mark.parametrize(
     ("architecture", "millions"),
-    [("resnet50", 25.56), ("efficientnet_b0", 5.29), ("efficientnet_b7", 66.35), ("vit_b_16", 86.57)],
+    [
+        ("resnet50", 25.56),
+        ("efficientnet_b0", 5.29),
+        ("efficientnet_b7", 66.35),
+        ("efficientnet_l2", 480.31),
+        ("vit_b_16", 86.57),
+    ],
 )
 def test_parameter_counts_are_torchvisions(architecture: str, millions: float) -> None:
     config = TorchvisionConfig(architecture=architecture)
     with torch.device("meta"):
         model = build_model(config, num_classes=1000, input_shape=(3, 224, 224), seed=0)
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
+
+
+def test_the_scaling_rule_gives_torchvisions_b7() -> None:
+    with torch.device("meta"):
+        expected = torchvision.models.get_model("efficientnet_b7", num_classes=10)
+        model = scaled_efficientnet(2.0, 3.1, 0.5, 10)
+    assert str(model) == str(expected)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
