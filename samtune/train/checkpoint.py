@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -98,7 +99,7 @@ class CheckpointFolder:
                     raise ValueError("its checksum does not match")
                 state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
                 return state
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
                 warnings.warn(f"checkpoint {path} is damaged and passed over: {error}", stacklevel=2)
         return None
 

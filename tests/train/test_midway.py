@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,26 @@ def test_the_newest_checkpoint_counts_and_two_are_kept(tmp_path: Path) -> None:
     assert checkpoints.load(torch.device("cpu"), whole_epochs=True) == {"at": [2, 0]}
     checkpoints.save(2, {"at": [2, 9]}, 9)
     assert checkpoints.load(torch.device("cpu"), whole_epochs=True) is None
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mknod, (str(self.file),)
+
+
+def test_a_checkpoint_of_somebody_else_runs_no_code(tmp_path: Path) -> None:
+    folder, made = tmp_path / "checkpoints", tmp_path / "made"
+    checkpoints = CheckpointFolder(str(folder))
+    checkpoints.save(1, {"at": 1})
+    checkpoints.save(2, {"at": Payload(made)})
+    with pytest.warns(UserWarning, match="epoch-000002.pt is damaged and passed over"):
+        assert checkpoints.load(torch.device("cpu")) == {"at": 1}
+    assert not made.exists()
 
 
 def test_the_first_rank_is_asked_about_every_interval_however_fast_the_steps_are(

@@ -169,5 +169,7 @@ def test_in_the_middle_of_an_epoch_the_group_hears_of_it_and_its_trial_moves_wit
         await box.left(at(0, 0, "node 0"), first.number)  # every rank says so
         moved = await take(box, at(1, 0, "node 1"))
         assert (moved.trial_id, moved.attempt) == ("a", 1)
+        await box.left(at(1, 0, "node 1"), first.number)  # of an assignment that is over: the trial stays
+        assert (await take(box, at(1, 0, "node 1"))).number == moved.number
 
     run(scenario())
