@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("terminal", "report", "benchmarks", "docs"),
+    ("gpucheck",),
     ("experiments",),
     ("tune",),
     ("store",),
@@ -33,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sam",),
     ("formatting", "user_source"),
     ("study", "user_code"),
-    ("errors", "storage", "undocumented", "lazy", "user_path", "html_table"),
+    ("errors", "storage", "undocumented", "lazy", "user_path", "html_table", "accelerator"),
 )
 """From the top down. Packages of one layer do not import each other."""
 
@@ -182,6 +183,22 @@ def test_the_mathematics_needs_torch_alone(package: str) -> None:
         if name.split(".")[0] not in STANDARD_LIBRARY | {"torch"} and ".".join(name.split(".")[:2]) not in own
     }
     assert found <= ALLOWED
+
+
+def test_the_check_of_a_card_needs_torch_alone() -> None:
+    """Of samtune it takes what needs no more itself."""
+    own = {"gpucheck", "sam", "testing", "errors", "accelerator"}
+    networks = {"samtune.models.resnet", "samtune.models.wide_resnet", "samtune.models.initialise"}
+    found = {
+        (module, name)
+        for module in modules()
+        if module.split(".")[1] == "gpucheck" or module in networks
+        for name in imports(module)
+        if name.split(".")[0] not in STANDARD_LIBRARY | {"torch"}
+        and name not in networks
+        and (name.split(".")[0] != "samtune" or name.split(".")[1] not in own)
+    }
+    assert found == set()
 
 
 @pytest.mark.parametrize("package", ["terminal", "report"])

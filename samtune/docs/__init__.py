@@ -15,6 +15,7 @@ TOPICS = {
     "mlflow": "what is logged and under which names",
     "fault-tolerance": "what happens when a worker, the driver, a node or the tracking server fails",
     "clusters": "ray up, storage in a bucket, how far it scales",
+    "gpus": "checking and timing a card, what is on by default",
     "sharpness": "curvature, m-sharpness, bounds and loss surfaces of trained weights",
     "python-api": "the public classes and functions (generated from their docstrings)",
     "architecture": "the journeys of a configuration and of a metric, the layers, why groups are warm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,12 +15,12 @@ BLOCKED = """
 import sys
 
 ALLOWED = set(sys.stdlib_module_names) | set({allowed!r})
-OURS = ("samtune", "samtune.lazy", "samtune.sam", "samtune.sharpness", "samtune.errors")
+OURS = {ours!r}
 
 def is_there(name):
     first = name.partition(".")[0]
     if first == "samtune":
-        return name in OURS or name.startswith(("samtune.sam.", "samtune.sharpness."))
+        return name in OURS or name.startswith(tuple(package + "." for package in OURS[1:]))
     return first in ALLOWED or first.startswith("_sysconfigdata")
 
 class Filter:
@@ -85,15 +86,46 @@ print(used)
 """
 
 
-def test_both_libraries_work_where_torch_is_all_there_is():
-    """Every module is imported, every rule takes three steps, and a measure of each kind is taken."""
+def run_with_torch_alone(program, *ours):
+    """Runs a program where nothing can be imported but torch, what torch requires, and these packages of samtune."""
     names = {"torch", *(requirement.split(";")[0].split(" ")[0] for requirement in requires("torch") or [])}
     allowed = {name.partition("=")[0].partition("<")[0].partition(">")[0].replace("-", "_") for name in names}
     allowed |= {"torchgen", "functorch", "mpmath", "markupsafe", "triton", "pkg_resources", "_distutils_hack"}
-    program = BLOCKED.format(allowed=sorted(allowed)) + PROGRAM
+    ours = ("samtune", "samtune.lazy", "samtune.errors", "samtune.sam", "samtune.sharpness", *ours)
+    program = BLOCKED.format(allowed=sorted(allowed), ours=ours) + program
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 17
+    return done.stdout
+
+
+def test_both_libraries_work_where_torch_is_all_there_is():
+    """Every module is imported, every rule takes three steps, and a measure of each kind is taken."""
+    assert int(run_with_torch_alone(PROGRAM)) == 17
+
+
+def test_the_check_of_a_card_works_where_torch_is_all_there_is(tmp_path):
+    """From the command to its JSON: no network, no Ray, no pydantic; on a CPU it says that it is no measurement."""
+    file = tmp_path / "check.json"
+    program = f"""
+import runpy, socket
+def refused(*_): raise AssertionError("the network is used")
+socket.socket.connect = refused
+sys.argv = ["samtune.gpucheck", "--quick", "--device", "cpu", "--json", {str(file)!r}]
+try:
+    runpy.run_module("samtune.gpucheck", run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0, end.code
+"""
+    needed = ("samtune.accelerator", "samtune.gpucheck", "samtune.testing")
+    models = ("samtune.models", "samtune.models.resnet", "samtune.models.wide_resnet", "samtune.models.initialise")
+    table = run_with_torch_alone(program, *needed, *models)
+    assert "no GPU: sizes reduced, not a measurement of a GPU" in table
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["passed"]
+    assert report["note"] == "no GPU: sizes reduced, not a measurement of a GPU"
+    assert not report["card"]["is_gpu"]
+    assert {each["name"] for each in report["steps"]} >= {"SGD", "SAM m=b", "SAM m=b/4", "SAM m=b/8"}
+    assert all("WRN-28" not in each["setting"] and "ViT-S" not in each["setting"] for each in report["steps"])
 
 
 def test_the_sources_keep_to_it_for_type_checkers_too():
