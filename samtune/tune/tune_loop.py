@@ -20,6 +20,7 @@ from samtune.tune.study_recorder import StopWhen, StudyRecorder
 from samtune.tune.trainable import TrialTrainable
 from samtune.tune.trial_source import Definition, TrialSource
 from samtune.workers.pool import WorkerPool
+from samtune.workers.worker_endings import told_by_ray
 
 _TRAINABLE_FAILURES = 3  # the light actors between Tune and the coordinator; losing one loses nothing
 
@@ -46,6 +47,8 @@ def run_trials(
 
     Raises:
         Exception: what a callback raised, once the search has ended in order.
+
+    A node that runs out of memory ends the search as a fault of the machine.
     """
     budget = Budget(definition.budget, study)
     limiter = ConcurrencyLimiter(
@@ -108,6 +111,11 @@ def run_trials(
     )
     try:
         tuner.fit()
+    except RuntimeError as error:
+        # Tune does not expect the error that Ray raises where its memory monitor has ended an actor.
+        if (memory := told_by_ray(str(error))) is None:
+            raise
+        ending.stop_for_fault(f"a process of the search {memory} (a smaller batch or fewer groups take less)")
     finally:
         recorder.end_all(ending.reason or "the search ended")
         ending.on_abandon(None)  # it holds the coordinator's handle, which must not outlive the cluster
