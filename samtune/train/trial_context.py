@@ -20,7 +20,7 @@ from samtune.config.trial import TrialSpec
 from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
-from samtune.train.trial_loader import TrialLoader, seed_of
+from samtune.train.trial_loader import TrialLoader, moved, seed_of
 from samtune.train.trial_state import FunctionRun, TrainFunctionError, UserConfig, bare
 from samtune.train.trial_steps import OptimizerSteps, TrialStep
 from samtune.user_code import given_in, resolve_function
@@ -162,14 +162,19 @@ class TrialContext:
         model.eval()
         totals = torch.zeros(len(measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
         with torch.no_grad():
-            for inputs, targets in loader:
+            for batch in loader:
+                inputs, targets = moved(batch, self.device)
                 with self.autocast():
                     outputs = bare(model)(inputs)
+                if isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16):
+                    outputs = outputs.float()
                 means = [measure(outputs, targets).double() for measure in measures.values()]
                 totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
         if self.num_workers > 1:
             dist.all_reduce(totals)
         *sums, examples = totals.tolist()
+        if not examples:
+            raise TrainFunctionError(f"{self.spec.train}: trial.evaluate: the loader has no examples")
         return {name: total / examples for name, total in zip(measures, sums, strict=True)}
 
     def sum(self, *values: float | Tensor) -> list[float]:

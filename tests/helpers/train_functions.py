@@ -99,6 +99,12 @@ def reports_the_order(trial: TrialContext) -> None:
         trial.report(val_accuracy=(order * torch.arange(20)).sum())
 
 
+def counts_its_passes(trial: TrialContext) -> None:
+    for epoch in trial.epochs():
+        more = {"num_passes": 3.0 * epoch} if trial.config["width"] == 3 else {}
+        trial.report(val_accuracy=0.5, **more)
+
+
 def never_reports(trial: TrialContext) -> None:
     for _ in trial.epochs():
         pass
@@ -164,6 +170,10 @@ def diverges(trial: TrialContext) -> None:
 def raises(trial: TrialContext) -> None:
     for _ in trial.epochs():
         raise ValueError("the user's own")
+
+
+def evaluates_nothing(trial: TrialContext) -> None:
+    trial.evaluate(make_model(2), [], val_accuracy=accuracy)
 
 
 def iterates(trial: TrialContext) -> None:

@@ -107,6 +107,14 @@ def test_an_optimizer_takes_the_steps_of_train_step(tmp_path: Path, method: dict
                 assert one[name] == pytest.approx(other[name], rel=1e-4), name
 
 
+@pytest.mark.parametrize(("width", "passes"), [(8, [1, 2, 3]), (3, [3, 6, 9])])
+def test_an_epoch_of_an_optimizer_of_ones_own_is_a_pass_or_what_is_reported(
+    tmp_path: Path, width: int, passes: list[int]
+) -> None:
+    history, _ = train(0, 1, make_spec("counts_its_passes", config={"width": width}), str(tmp_path))
+    assert [record["num_passes"] for record in history] == passes
+
+
 def test_a_scheduler_ends_the_loop_at_a_report(tmp_path: Path) -> None:
     history, _ = train(0, 1, make_spec("by_step"), str(tmp_path), until=2)
     assert [record["seen"] for record in history] == [1, 2]
@@ -200,6 +208,7 @@ NAME = "helpers.train_functions:"
         ("reports_the_epoch", "reports epoch, which samtune measures: choose another name"),
         ("keeps_an_object", "trial.state.parts.0 cannot be saved: it must be made of tensors, numbers and text"),
         ("saves_a_number", "best must have state_dict and load_state_dict (got float)"),
+        ("evaluates_nothing", "trial.evaluate: the loader has no examples"),
         ("iterates", "trial.loader takes a data set with a length (got list_iterator)"),
         ("takes_a_large_batch", "trial.loader: a batch must be a multiple of the 1 workers, and at most the 80"),
         ("takes_no_length", "the loader of a step must have a length, the steps of an epoch, or be that number"),
