@@ -137,9 +137,14 @@ class Diagnostics:
     # -- at the end of an epoch --------------------------------------------------------------------------------------
 
     def reduce(self, num_workers: int) -> dict[str, float]:
-        """The means over the epoch and all workers, the same on every rank, in one collective; then resets."""
+        """The means over the epoch and all workers, the same on every rank; then resets. Collective.
+
+        A rule may measure something in some groups alone, so that one rank knows names that another does not.
+        """
         for name in list(self._pending):
             self._flush(name)
+        if num_workers > 1:
+            self._agree(num_workers)
         names = sorted(self._sums)
         num_steps = self._num_steps
         table = [self._sums[name] for name in names]
@@ -165,6 +170,19 @@ class Diagnostics:
                 metrics["perturbation_cosine"] = (squared - groups) / (groups * (groups - 1))
         self._warn(metrics)
         return metrics
+
+    def _agree(self, num_workers: int) -> None:
+        """Gives this rank a sum of nothing for whatever only other ranks have measured."""
+        size = 0 if self._directions is None else len(self._directions)
+        found: list[Any] = [None] * num_workers
+        dist.all_gather_object(found, (sorted(self._sums), size))
+        for names, _ in found:
+            for name in names:
+                if name not in self._sums:
+                    self._sums[name] = torch.zeros(2, dtype=torch.float64, device=self._device)
+        size = max(size for _, size in found)
+        if size and self._directions is None:
+            self._directions = torch.zeros(size, dtype=torch.float64, device=self._device)
 
     def _flush(self, name: str) -> None:
         pending = self._pending.pop(name, [])

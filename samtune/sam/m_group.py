@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from samtune.sam.train_step import TrainStep
 
 
+FORWARD = 1 / 3
+"""Of a pass: a backward costs about two forwards."""
+
+
 class MGroup:
     """What a rule works with. Every forward runs on the same examples with the same random numbers.
 
@@ -43,6 +47,7 @@ class MGroup:
         self.has_share = False
         """Whether the group has added to the update direction."""
         self.targets = targets
+        self._last_outputs: Tensor
         self._step = step
         self._inputs, self._targets = inputs, targets
         self._index = index
@@ -50,7 +55,7 @@ class MGroup:
 
     # -- losses and gradients ----------------------------------------------------------------------------------------
 
-    def gradient(self, *, shared: bool = True) -> list[Tensor]:
+    def gradient(self, *, shared: bool = True, only: Sequence[int] | None = None) -> list[Tensor]:
         """∇L_S at the present weights, one new tensor per parameter (zeros for a parameter that the loss ignores).
 
         Through the bare module: DistributedDataParallel's hooks never see it, so nothing is averaged by accident. It
@@ -58,8 +63,9 @@ class MGroup:
 
         Args:
             shared: False leaves out that average: the gradient of this worker's examples of the group.
+            only: positions of the parameters whose gradient is computed; the others' is 0. None: all.
         """
-        gradients = self._local_gradient(self._loss(self._step.model))
+        gradients = self._local_gradient(self._loss(self._step.model), only)
         self._unscale_(gradients)
         return self._shared(gradients) if shared else gradients
 
@@ -80,6 +86,36 @@ class MGroup:
         self._unscale_(product)
         return self._shared(product)
 
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """The outputs at the present weights, of a forward alone, which counts as a third of a pass."""
+        self._loss(self._step.model)
+        self._step.count_pass(FORWARD)
+        return self._last_outputs
+
+    @torch.no_grad()
+    def forward_at(self, weights: Sequence[Tensor]) -> Tensor:
+        """As `forward` at other weights; leaves the weights at w, and metrics and running statistics as they were."""
+        step = self._step
+        own = step.state.save()
+        step.weights.perturb(vectors.difference(weights, step.parameters))
+        self._loss(step.model, record=False)
+        own.restore()
+        self.restore()
+        step.count_pass(FORWARD)
+        return self._last_outputs
+
+    def example_losses(self) -> Tensor:
+        """The loss of each of this worker's examples [b], by the outputs of the last forward."""
+        step, outputs = self._step, self._last_outputs.detach()
+        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+        def one(output: Tensor, target: Tensor) -> Tensor:
+            return step.loss_fn(output[None], target[None])
+
+        losses: Tensor = torch.func.vmap(one)(outputs, self._targets)
+        return losses
+
     def mean_over_workers(self, value: Tensor) -> Tensor:
         """A number of this worker's examples, averaged over the workers that share the group."""
         workers = self._step.layout.workers_per_group
@@ -91,18 +127,50 @@ class MGroup:
 
     # -- where the share goes ----------------------------------------------------------------------------------------
 
-    def descend(self, scale: float | Tensor | Callable[[Tensor], Tensor] = 1.0) -> None:
+    def descend(
+        self,
+        scale: float | Tensor | Callable[[Tensor], Tensor] = 1.0,
+        *,
+        penalty: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Adds scale · ∇L_S at the present weights to the update direction: the last forward and backward.
 
         Args:
             scale: a number, or a function that gives it from the loss.
+            penalty: a function that gives from the outputs what is added to the loss before the backward.
         """
         step = self._step
         self.has_share = True
         loss = self._loss(step.outer_module(self._index), ascent=False)
+        loss = loss if penalty is None else loss + penalty(self._last_outputs)
         factor = scale(loss.detach()) if callable(scale) else scale
         step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
         step.count_pass()
+
+    def descend_on_largest(self, values: Tensor, share: float) -> None:
+        """`descend` with those of the group's examples alone whose values are largest, with equal weights.
+
+        Args:
+            values: of this worker's examples of the group, [b].
+            share: of the group's examples, rounded to at least one.
+        """
+        step = self._step
+        self.has_share = True
+        workers, size = step.layout.workers_per_group, len(values)
+        place = step.layout.rank % workers
+        if workers > 1:
+            every = [torch.empty_like(values) for _ in range(workers)]
+            dist.all_gather(every, values.contiguous(), group=ascent_group(workers))
+            values = torch.cat(every)
+        count = max(1, round(share * len(values)))
+        rows = values.topk(count).indices.sort().values - place * size
+        if workers > 1:
+            rows = rows[(rows >= 0) & (rows < size)]
+        weight = len(rows) * workers / count
+        rows = rows if len(rows) else torch.zeros(1, dtype=rows.dtype, device=rows.device)  # DDP needs a backward
+        loss = self._loss(step.outer_module(self._index), ascent=False, rows=rows)
+        step.scaled(loss * weight / step.num_forwards).backward()  # type: ignore[no-untyped-call]
+        step.count_pass(count / len(values))
 
     def contribute(self, direction: Sequence[Tensor], scale: float | Tensor = 1.0) -> None:
         """Adds scale · direction to the update direction, without a backward."""
@@ -151,6 +219,10 @@ class MGroup:
         group = call * layout.num_groups + layout.first_group + within
         return make_generator(step.device, purpose, step.seed, step.num_steps, group)
 
+    def host_generator(self, purpose: str) -> torch.Generator:
+        """Random numbers on the host for this step: the same for all of its groups and workers."""
+        return make_generator(torch.device("cpu"), purpose, self._step.seed, self._step.num_steps)
+
     def momentum(self) -> list[Tensor]:
         """A copy of the base optimizer's mean of past gradients; zeros where it has none yet."""
         state = self._step.optimizer.state
@@ -162,6 +234,11 @@ class MGroup:
             torch.zeros_like(p) if value is None else value.clone()
             for value, p in zip(found, self._step.parameters, strict=True)
         ]
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        return self._step.progress
 
     @property
     def num_steps(self) -> int:
@@ -184,29 +261,39 @@ class MGroup:
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
-    def _loss(self, module: nn.Module, *, ascent: bool = True, record: bool = True) -> Tensor:
+    def _loss(
+        self, module: nn.Module, *, ascent: bool = True, record: bool = True, rows: Tensor | None = None
+    ) -> Tensor:
+        """The mean loss at the present weights, of some rows of the group's examples or of all."""
         step = self._step
         step.noise.use_true_gradient(ascent)
-        first = not self.losses
+        first = record and not self.losses
         statistics = step.statistics.update(self._index, step.num_forwards) if first else nullcontext()
         layout = step.layout
         call, within = divmod(self._index, layout.num_micro_groups)
         forward = call * layout.num_workers * layout.num_micro_groups + layout.first_forward + within
         step.noise.seed("forward", step.seed, step.num_steps, forward)
+        inputs = self._inputs if rows is None else self._inputs[rows]
+        targets = self._targets if rows is None else self._targets[rows]
         with statistics, step.autocast():
-            outputs = module(self._inputs)
-            loss: Tensor = step.loss_fn(outputs, self._targets)
+            outputs = module(inputs)
+            loss: Tensor = step.loss_fn(outputs, targets)
+        self._last_outputs = outputs
         if first:
             self._state = step.state.save()
             step.diagnostics.add_forward(outputs, self._targets, loss)
         if record:
             self.losses.append(loss.detach())
-            self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
+            if rows is None:
+                self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
         return loss
 
-    def _local_gradient(self, loss: Tensor) -> list[Tensor]:
+    def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
         step = self._step
-        gradients = gradients_of(step.scaled(loss), step.parameters)
+        chosen = range(len(step.parameters)) if only is None else only
+        found = gradients_of(step.scaled(loss), [step.parameters[index] for index in chosen]) if chosen else []
+        by_index = dict(zip(chosen, found, strict=True))
+        gradients = [by_index.get(index) for index in range(len(step.parameters))]
         step.count_pass()
         step.note_used(gradients)
         return [

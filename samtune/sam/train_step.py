@@ -228,6 +228,12 @@ class TrainStep:
     # -- what m-groups ask -------------------------------------------------------------------------------------------
 
     @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        steps_done = self._epoch * self._steps_per_epoch + self._steps_in_epoch
+        return min(1.0, steps_done / (self._num_epochs * self._steps_per_epoch))
+
+    @property
     def num_forwards(self) -> int:
         """Forwards on this worker that are averaged into one update."""
         return self.layout.num_micro_groups * self.accumulate
@@ -269,8 +275,7 @@ class TrainStep:
 
     def _rho(self) -> float:
         """The radius at this step; 0 where the step is the base optimizer's."""
-        steps_done = self._epoch * self._steps_per_epoch + self._steps_in_epoch
-        progress = min(1.0, steps_done / (self._num_epochs * self._steps_per_epoch))
+        progress = self.progress
         if not self._when.holds(self.num_steps, progress, self.seed):
             return 0.0
         if self._peak_lr is not None:

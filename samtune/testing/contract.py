@@ -30,8 +30,8 @@ class MethodContract:
     """A `samtune.sam.Method`, or a configuration of a search space."""
     passes_per_step: float | None = None
     """Forward+backward passes of the whole batch, as a mean over the first four steps; None: not tested."""
-    num_hessian_products: int = 0
-    """Hessian-vector products in a step: each is one forward, and counts for two passes."""
+    forwards_per_step: float | None = None
+    """Forwards of the whole batch in these passes, where that is another number; None: as many as passes."""
     perturbs: bool = True
     """Whether the method looks at the loss elsewhere than at w."""
     is_sgd_at_rho_zero: bool = True
@@ -127,7 +127,7 @@ class MethodContract:
             return
         assert_close(step.passes, self.passes_per_step)
         made = sum(forwards) / BATCH_SIZE / 4
-        assert_close(made, self.passes_per_step - self.num_hessian_products)
+        assert_close(made, self.passes_per_step if self.forwards_per_step is None else self.forwards_per_step)
 
     # -- precision ---------------------------------------------------------------------------------------------------
 

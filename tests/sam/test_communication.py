@@ -61,6 +61,8 @@ def test_one_all_reduce_of_the_gradient_per_step_as_in_sgd(name):
         assert (second, third) == ([NUM_WEIGHTS], [NUM_WEIGHTS, NUM_WEIGHTS])
     elif name in ("fsam", "vasso"):  # the mean of the whole batch's ascent gradient
         assert second == third == [NUM_WEIGHTS, NUM_WEIGHTS]
+    elif name == "aesam":  # of each rank its squared norms and its passes
+        assert second == third == [NUM_WEIGHTS, 4]
     else:
         assert second == third == [NUM_WEIGHTS]
 

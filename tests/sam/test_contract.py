@@ -12,6 +12,7 @@ from helpers.sam_training import BATCH_SIZE, batch, make_network, train
 from torch import nn
 from torch.testing import assert_close
 
+from samtune.config.efficient_methods import AESAMConfig, ESAMConfig, FisherSAMConfig, MESAConfig
 from samtune.config.method import (
     ASAMConfig,
     BaseOptimizerConfig,
@@ -56,6 +57,11 @@ METHODS: dict[str, Any] = {
     "fsam": FSAMConfig(rho=0.1),
     "vasso": VaSSOConfig(rho=0.1),
     "rwp": RWPConfig(rho=0.02, mix=0.7),
+    "aesam": AESAMConfig(rho=0.1),
+    "esam": ESAMConfig(rho=0.1),
+    "esam_weights": ESAMConfig(rho=0.1, gamma=1.0),
+    "fisher_sam": FisherSAMConfig(rho=0.1),
+    "mesa": MESAConfig(rho=0.3, decay=0.9),
     "looksam": LookSAMConfig(rho=0.1, k=2),
     "momentum_sam": MomentumSAMConfig(rho=0.1),
     "trace_sam": TraceSAMConfig(num_directions=2),
@@ -78,9 +84,10 @@ class TestAlone(MethodContract):
     @pytest.fixture(autouse=True, params=METHODS)
     def _choose(self, request):
         name, self.method = request.param, METHODS[request.param]
-        self.passes_per_step = self.method.passes_per_step
-        self.num_hessian_products = int(name == "sam_second_order")
-        self.perturbs = name != "sgd"
+        # AE-SAM's are those of a model; a Hessian-vector product is one forward that counts for two passes.
+        self.passes_per_step = None if name == "aesam" else self.method.passes_per_step
+        self.forwards_per_step = {"sam_second_order": 3.0, "esam": 2.5, "mesa": 2.0}.get(name)
+        self.perturbs = name not in ("sgd", "mesa")  # MESA looks at a mean of w, which is w while lr = 0
 
 
 @pytest.mark.parametrize("name", ["sam", "gsam"])

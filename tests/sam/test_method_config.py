@@ -28,7 +28,7 @@ def refusal(text):
 def test_names():
     assert {name for config in CLASSES for name in names_of(config)} == {
         *("sgd", "adamw", "sam", "asam", "ssam_f", "ssam_d", "gsam", "looksam", "momentum_sam"),
-        *("usam", "wsam", "fsam", "vasso", "rwp"),
+        *("usam", "wsam", "fsam", "vasso", "rwp", "aesam", "esam", "fisher_sam", "mesa"),
         *("trace_sam", "frob_sam", "det_sam", "universal"),
     }
 
@@ -96,6 +96,12 @@ def test_what_cannot_be_is_refused(text, message):
         ("{name: looksam, k: 5}", 1.2),
         ("{name: momentum_sam}", 1),
         ("{name: rwp}", 1),
+        ("{name: aesam}", 1.5),
+        ("{name: aesam, threshold_start: 0.0, threshold_end: 0.0}", 1.5),
+        ("{name: esam}", pytest.approx(4 / 3 + 0.5)),
+        ("{name: esam, gamma: 1.0}", 2),
+        ("{name: fisher_sam}", 2),
+        ("{name: mesa}", pytest.approx(4 / 3)),
         ("{name: rwp, mix: 0.5}", 2),
         ("{name: fsam, every: 4}", 1.25),
         ("{name: trace_sam}", 2),

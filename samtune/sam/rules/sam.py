@@ -146,6 +146,34 @@ class ASAMRule(SAMRule):
         group.descend()
 
 
+class FisherSAMRule(SAMRule):
+    """Fisher SAM (Kim et al., ICML 2022): ε̂ = rho·F⁻¹g/√(gᵀF⁻¹g), the steepest ascent with √(εᵀFε) = rho.
+
+    F is diagonal, and F⁻¹ = 1/(1 + η·g²) elementwise: the square of the batch's gradient stands for the diagonal of the
+    Fisher information, damped by 1. The paper's code was not at hand; η = 0 is SAM.
+
+    Args:
+        eta: η.
+    """
+
+    name = "fisher_sam"
+
+    def __init__(self, parameters: Sequence[Tensor], seed: int, *, eta: float = 1.0) -> None:
+        super().__init__(parameters, seed)
+        self.eta = eta
+
+    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
+        length = vectors.norm(gradient)
+        roots = [torch.ones_like(tensor) for tensor in gradient]  # F^(-1/2)
+        vectors.add_squares_(roots, gradient, self.eta)
+        roots = [root.rsqrt_() for root in roots]
+        vectors.multiply_(gradient, roots)
+        scale = vectors.safe_ratio(rho, vectors.norm(gradient))
+        vectors.multiply_(gradient, roots)
+        vectors.scale_(gradient, scale)
+        return length
+
+
 def adaptive_perturbation(
     parameters: Sequence[Tensor],
     gradient: Sequence[Tensor],
