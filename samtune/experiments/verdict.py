@@ -204,7 +204,9 @@ def _lead_line(lead: Lead) -> str:
     over = "trials and examples" if lead.over_examples else "trials"
     ahead = f"{lead.method} {'leads' if lead.is_clear else 'is ahead of'} {lead.other} by {lead.difference:.4f}"
     unclear = "" if lead.is_clear else ", which holds 0: no method leads"
-    return f"{ahead}{_at_passes(lead)}; {LEVEL:.0%} interval {low} to {high}{unclear} (bootstrap over {over})"
+    own, theirs = lead.num_trials
+    tries = "" if own == theirs else f" ({own} trials against {theirs})"  # whoever had fewer had less luck
+    return f"{ahead}{_at_passes(lead)}{tries}; {LEVEL:.0%} interval {low} to {high}{unclear} (bootstrap over {over})"
 
 
 def _confirmed_line(confirmation: Confirmation) -> str:

@@ -105,6 +105,11 @@ def test_the_leading_method_is_named_with_its_interval() -> None:
     assert found.lead.is_clear
     assert found.lines()[1].startswith("sam leads asam by 0.0600 at 24 passes each; 95% interval +0.0")
     assert found.to_dict()["lead"]["interval"] == list(found.lead.interval)
+    more = verdict_of(made({"sgd": [0.80, 0.81, 0.82], "sam": [0.95, 0.96, 0.94, 0.93]}))
+    assert more is not None
+    assert more.lines()[1].startswith(
+        "sam leads sgd by 0.1400 at 24 passes each (4 trials against 3); 95% interval +0."
+    )
     close = verdict_of(made({"sgd": [0.955, 0.95, 0.94], "sam": [0.95, 0.96, 0.94]}, passes={"sgd": 12.0}))
     assert close is not None
     assert close.lead is not None
