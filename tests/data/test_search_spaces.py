@@ -196,7 +196,17 @@ def test_spaces_are_found_by_name_with_or_without_their_folder(tmp_path: Path, m
 def test_every_folder_is_a_paper() -> None:
     groups = grouped_spaces()
     assert list(groups) == list(PAPERS)
-    assert list(groups[""]) == ["cifar.yaml", "digits.yaml", "noisy_digits.yaml"]
+    sharp = ["when_to_be_sharp.yaml", "when_to_be_sharp_cifar10.yaml"]
+    assert list(groups[""]) == ["cifar.yaml", "digits.yaml", "noisy_digits.yaml", *sharp]
     assert sorted(chain.from_iterable(groups.values())) == sorted(builtin_spaces())
     names = [SearchSpace.from_yaml(path).name for path in builtin_spaces().values()]
     assert len(names) == len(set(names))  # each study has a name of its own
+
+
+def test_methods_by_when_they_look_for_sharpness_are_compared_at_equal_passes():
+    """The grid has each of the 13 combinations once, and no trial costs more than the budget or an epoch less."""
+    space = SearchSpace.from_yaml("when_to_be_sharp.yaml")
+    trials = [space.trial(config) for config in space.tree.enumerate(lambda name, key, node: node.values())]
+    assert len(trials) == space.num_trials == 13
+    assert all(30 - trial.passes_per_epoch < trial.num_passes <= 30 + 1e-9 for trial in trials)
+    assert {trial.num_epochs for trial in trials} == {30, 15, 25, 24}
