@@ -10,7 +10,7 @@ import yaml
 from samtune.config.distributions import kind_of
 from samtune.config.located import Located, Place, Problem, RefusedError, locate
 from samtune.config.searched import flat_options, is_searched, says
-from samtune.config.sections import NAMED, classes_of, keys_of, rename_key, spell_key
+from samtune.config.sections import NAMED, classes_of, keys_of, rename_key, spell_key, without_nulls
 from samtune.config.trial import SECTIONS
 from samtune.config.yaml_source import parse_value
 from samtune.errors import SpaceError, one_line
@@ -44,7 +44,7 @@ def apply_overrides(root: Located, overrides: Overrides, options: Mapping[str, s
             edit.search(rest, spell_key(rest, locate(given, place)))
         else:
             edit.put(key, spell_key(key, locate(given, place)))
-    return Located(edit.root, root.place)
+    return Located(without_nulls(edit.root), root.place)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -92,8 +92,12 @@ def spell_out(root: Located) -> Located:
     default, as if the key were not there.
     """
     items = {key: node for key, node in root.value.items() if not str(key).startswith("x-")}
-    items = {key: node for key, node in items.items() if node.value is not None or key in ("data", "model", "method")}
-    return root.with_items({key: spell_key(key, node) for key, node in items.items()})
+    return root.with_items({key: spell_key(key, node) for key, node in without_nulls(items).items()})
+
+
+def without_nulls(items: Mapping[str, Located]) -> dict[str, Located]:
+    """The keys of the top but those that are null, which have their default; what has none keeps its null."""
+    return {key: node for key, node in items.items() if node.value is not None or key in ("data", "model", "method")}
 
 
 def spell_key(key: str, node: Located) -> Located:

@@ -190,6 +190,10 @@ def test_numbers_are_decimal_and_null_is_the_default() -> None:
     text = "method: sgd\nseed: 010\ntraining: {batch_size: 0x40}\nsampler: null\nscheduler: ~\n"
     space = SearchSpace.from_text(HEAD + text, "space.yaml", ["num_trials=007"])
     assert (space.seed, space.training.batch_size, space.sampler.name, space.num_trials) == (10, 64, "tpe", 7)
+    again = SearchSpace.from_text(HEAD + text, "space.yaml", ["sampler=random", "sampler=null", "timeout=null"])
+    assert (again.sampler.name, again.timeout) == ("tpe", None)
+    with pytest.raises(SpaceError, match="--set method"):
+        SearchSpace.from_text(HEAD + text, "space.yaml", ["method=null"])
 
 
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
