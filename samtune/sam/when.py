@@ -10,7 +10,7 @@ class When:
     """Which steps are the method's. A function of the step and the seed alone: equal on all ranks and after a resume.
 
     Sources: every k-th step as in Composer's SAM (`interval`); late in training, Zhou et al., ICLR 2025; at random,
-    SS-SAM (Zhao et al., 2022, "SS-SAM: Stochastic Scheduled Sharpness-Aware Minimization").
+    SS-SAM (Zhao et al., 2022, arXiv 2203.09962, with a constant as its scheduling function).
 
     Raises:
         ValueError: a value is out of range.

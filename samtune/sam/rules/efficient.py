@@ -26,8 +26,9 @@ class AESAMRule(SAMRule):
     at σ = 0, so that the first step is SAM's.
 
     With several m-groups each decides by its own gradient: with μ and σ as they would be after it; what is kept is the
-    mean over the groups' ‖g_S‖² and (‖g_S‖² - μ_t)². With one group per step that is the paper's algorithm. 1 pass for
-    a group that does not look for sharpness, 2 for one that does. The decision waits for the device.
+    mean over the groups' ‖g_S‖² and (‖g_S‖² - μ_t)². The authors' code was not at hand: the first values of μ and σ
+    are a choice of this one. 1 pass for a group that does not look for sharpness, 2 for one that does. The decision
+    waits for the device.
 
     Args:
         threshold_start, threshold_end: c at the beginning and the end of training.
