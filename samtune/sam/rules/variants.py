@@ -56,9 +56,10 @@ class WSAMRule(SAMRule):
 class RWPRule(Rule):
     """Random weight perturbation: the gradient of E[L(w + rho·z)], z ~ N(0, I), from one z per m-group.
 
-    The share is λ·∇L(w + rho·z) + (1 - λ)·∇L(w): m-RWP (Li et al., TMLR 2024, arXiv 2404.00357), here with the same examples in both
-    terms, so that the mean over z is the gradient of λ·E[L(w + rho·z)] + (1 - λ)·L(w). λ = 1 smooths alone (RWP), at
-    one pass. Noise in proportion to the norm of each filter (LPF-SGD, Bisla et al., AISTATS 2022) is not part of it.
+    The share is λ·∇L(w + rho·z) + (1 - λ)·∇L(w): m-RWP (Li et al., TMLR 2024, arXiv 2404.00357), here with the same
+    examples in both terms, so that the mean over z is the gradient of λ·E[L(w + rho·z)] + (1 - λ)·L(w). λ = 1 smooths
+    alone (RWP), at one pass. Noise in proportion to the norm of each filter (LPF-SGD, Bisla et al., AISTATS 2022) is
+    not part of it.
 
     Args:
         mix: λ.
