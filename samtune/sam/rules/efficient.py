@@ -146,8 +146,9 @@ class MESARule(Rule):
 
     p_v = softmax(outputs at v / T) and p_w likewise at w; v_t = β·v_(t-1) + (1 - β)·w_t is the exponential mean of the
     weights and takes no gradient. λ is the group's rho: 0 is the base optimizer, and schedules of rho are schedules of
-    λ. v is w at the method's first step; with `start` that is where the paper's trajectory loss begins too.
-    1 pass and a forward, a third of a pass. For classification: outputs are [b, classes].
+    λ. Where `perturb` chooses parameters, v is w for the others. v is w at the method's first step; with `start` that
+    is where the paper's trajectory loss begins too. 1 pass and a forward, a third of a pass. For classification:
+    outputs are [b, classes].
 
     The authors (github.com/AngusDujw/SAF) evaluate v with means of BatchNorm's running statistics; here v sees the
     batch's statistics and dropout masks, as w does. SAF, which keeps the outputs of earlier epochs for each example
@@ -174,7 +175,11 @@ class MESARule(Rule):
         if self._num_updates == group.num_method_steps:
             vectors.move_towards_(self._mean, [p.detach() for p in self.parameters], 1.0 - self.decay)
             self._num_updates += 1
-        target = torch.softmax(_wide(group.forward_at(self._mean)) / self.temperature, dim=-1)
+        chosen = range(len(self.parameters)) if self.perturbed is None else self.perturbed
+        mean = [
+            m if index in chosen else p for index, (m, p) in enumerate(zip(self._mean, self.parameters, strict=True))
+        ]
+        target = torch.softmax(_wide(group.forward_at(mean)) / self.temperature, dim=-1)
 
         def trajectory_loss(outputs: Tensor) -> Tensor:
             """Has the gradient of λ·T²·KL, but not its value: by the logits it is p_w - p_v, exactly 0 at w = v."""
