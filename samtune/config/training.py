@@ -36,6 +36,8 @@ OWN_LOOP_ONLY = (
     "ema",
     "compile",
     "channels_last",
+    "tf32",
+    "evaluation_batch",
     "diagnostics",
 )
 """Keys of `TrainingConfig` that samtune's own loop alone reads: a training function does these things itself."""
@@ -88,8 +90,12 @@ class TrainingConfig(Config):
     logged as val_FUNCTION."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability spread over all classes."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward: fp32, or autocast to bf16 / fp16 (weights stay fp32)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of forward and backward: fp32, or autocast to bf16 / fp16 (weights stay fp32); auto: bf16 on an NVIDIA
+    card that has it (compute capability 8 and up), else fp32."""
+    tf32: Literal["auto"] | bool = "auto"
+    """Whether an NVIDIA card may round the inputs of what is left in fp32 (products, convolutions) to TF32, 10 bits of
+    mantissa; auto: where it has it. No effect elsewhere."""
     clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Largest 2-norm of the averaged gradient, after the all-reduce; none: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -97,8 +103,12 @@ class TrainingConfig(Config):
     compile: bool = False
     """Compile the network with torch.compile: faster steps after slow first ones (each m-group of a worker's batch is
     compiled apart). Wants a C++ compiler on a CPU."""
-    channels_last: bool = False
-    """Keep images and convolutions in channels-last order, which tensor cores prefer."""
+    channels_last: Literal["auto"] | bool = "auto"
+    """Keep images and convolutions in channels-last order, which tensor cores prefer; auto: on cards that have them
+    (compute capability 7 and up)."""
+    evaluation_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Examples per worker and forward of an evaluation; auto: 1024, halved for the rest of the trial where the memory
+    does not suffice."""
     diagnostics: DiagnosticsConfig | None = None
     """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
 

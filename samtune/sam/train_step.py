@@ -107,8 +107,7 @@ class TrainStep:
         self._method_rule.perturbed = perturbed_parameters(model, self.parameters, perturb)
         self._method_rule.check(optimizer)
         self.guard = guard_of(self._method_rule, self.weights)
-        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
+        self.set_precision(precision)
         self._distributed: nn.parallel.DistributedDataParallel | None = None
         self._model_parameters = list(model.parameters())  # the optimizer need not hold all of them
         self._used = [False] * len(self.parameters)
@@ -192,6 +191,11 @@ class TrainStep:
     def passes(self) -> float:
         """Passes over the training set so far: forwards and backwards of a whole batch / steps per epoch."""
         return self._passes / self._steps_per_epoch
+
+    def set_precision(self, precision: Literal["fp32", "bf16", "fp16"]) -> None:
+        """Changes the arithmetic of forward and backward between two steps; the scale of fp16's loss begins anew."""
+        self._autocast_dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bit-exact resume needs between two steps, but for the model's own state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from samtune.config.trial import TrialSpec
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
+from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
@@ -59,7 +61,8 @@ class TrialRun(Resumable):
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
-        if training.channels_last:
+        self.arithmetic = Arithmetic.chosen(training, Capabilities.of(device))
+        if self.arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
@@ -73,13 +76,14 @@ class TrialRun(Resumable):
             num_workers=num_workers,
             rank=rank,
             seed=spec.seed,
-            precision=training.precision,
+            precision=self.arithmetic.precision,
             clip_norm=training.clip_norm,
             accumulate=training.accumulate,
         )
         if training.compile:
             compile_model(self.model, self.train_step.num_forwards)
         self._measures = evaluation_measures(training)
+        self._evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to resume the trial after its last finished epoch; the same on all ranks."""
@@ -88,6 +92,7 @@ class TrialRun(Resumable):
             "train_step": self.train_step.state_dict(),
             "history": self.history,
             "steps_done": self._steps_done,
+            "arithmetic": self.arithmetic.state(),
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
@@ -95,6 +100,7 @@ class TrialRun(Resumable):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""
+        self._go_on_with(self.arithmetic.resumed(self.spec.training, state.get("arithmetic")))
         self.model.load_state_dict(state["model"])
         own = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         self.train_step.load_state_dict(state["train_step"])
@@ -103,6 +109,16 @@ class TrialRun(Resumable):
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history, self._steps_done = state["history"], state.get("steps_done", 0)
+
+    def _go_on_with(self, arithmetic: Arithmetic) -> None:
+        if arithmetic == self.arithmetic:
+            return
+        if arithmetic.channels_last != self.arithmetic.channels_last:
+            layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
+            self.model.to(memory_format=layout)
+        if arithmetic.precision != self.arithmetic.precision:
+            self.train_step.set_precision(arithmetic.precision)
+        self.arithmetic = arithmetic
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -140,6 +156,10 @@ class TrialRun(Resumable):
         Raises:
             DivergedError: the mean training loss is not finite.
         """
+        with self.arithmetic.in_force():
+            return self._train_epoch(epoch, after_step)
+
+    def _train_epoch(self, epoch: int, after_step: Callable[[], None] | None) -> dict[str, float]:
         self._started = time.perf_counter()
         metrics, lr = self._train_steps(epoch, after_step)
         train_seconds = self._seconds_before + time.perf_counter() - self._started
@@ -227,35 +247,52 @@ class TrialRun(Resumable):
 
         save_weights(uri, self.evaluated_model, self.spec, self.dataset, self.history[-1])
 
-    @torch.no_grad()
     def evaluate(self, split: Split) -> dict[str, float]:
         """Loss (without label smoothing), accuracy and the user's metrics over a split, each example counted once.
 
         Of the averaged weights, where there are any.
         """
-        model = self.evaluated_model
-        model.eval()
-        totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
-        batches = eval_batches(
-            self.dataset,
-            split,
-            batch_size=EVAL_BATCH_SIZE,
-            rank=self.rank,
-            num_workers=self.num_workers,
-            device=self.device,
-        )
-        for inputs, targets in batches:
-            outputs = model(self._laid_out(inputs)).float()
-            means = [measure(outputs, targets).double() for measure in self._measures.values()]
-            totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+        while True:
+            try:
+                totals = self._totals(split)
+                break
+            except torch.OutOfMemoryError:
+                if self.spec.training.evaluation_batch != "auto" or self._evaluation_batch == 1:
+                    raise
+                self._evaluation_batch //= 2
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
         if self.num_workers > 1:
             dist.all_reduce(totals)
         *sums, examples = totals.tolist()
         return {name: total / examples for name, total in zip(self._measures, sums, strict=True)}
 
+    @torch.no_grad()
+    def _totals(self, split: Split) -> Tensor:
+        """Sums of the measures over this worker's share of a split, and its examples; float64."""
+        model = self.evaluated_model
+        model.eval()
+        totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)
+        batches = eval_batches(
+            self.dataset,
+            split,
+            batch_size=self._evaluation_batch,
+            rank=self.rank,
+            num_workers=self.num_workers,
+            device=self.device,
+        )
+        for inputs, targets in batches:
+            # On a CPU autocast saves nothing.
+            with nullcontext() if self.device.type == "cpu" else self.train_step.autocast():
+                outputs = model(self._laid_out(inputs))
+            outputs = outputs.float()
+            means = [measure(outputs, targets).double() for measure in self._measures.values()]
+            totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+        return totals
+
     def _laid_out(self, inputs: Tensor) -> Tensor:
         """Inputs in the memory format that the configuration says."""
-        if self.spec.training.channels_last and inputs.ndim == 4:
+        if self.arithmetic.channels_last and inputs.ndim == 4:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samtune.config.trial import TrialSpec
+from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
@@ -147,9 +148,10 @@ class TrialContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The configured precision of a forward."""
-        if self.spec.training.precision == "fp32":
+        precision = Arithmetic.chosen(self.spec.training, Capabilities.of(self.device)).precision
+        if precision == "fp32":
             return nullcontext()
-        dtype = torch.bfloat16 if self.spec.training.precision == "bf16" else torch.float16
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
     def evaluate(self, model: nn.Module, loader: Iterable[Any], **measures: Measure) -> dict[str, float]:

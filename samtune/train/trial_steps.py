@@ -14,6 +14,7 @@ from samtune.config.method_base import BaseOptimizerConfig, PerturbedConfig
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.sam import SAM, TrainStep
+from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.optimizers import base_optimizer, learning_rate, sam_optimizer
 from samtune.train.session import Place
 from samtune.train.trial_loader import TrialLoader, moved
@@ -50,7 +51,7 @@ class TrialStep:
             num_workers=place.num_workers,
             rank=place.rank,
             seed=spec.seed,
-            precision=spec.training.precision,
+            precision=Arithmetic.chosen(spec.training, Capabilities.of(place.device)).precision,
             clip_norm=spec.training.clip_norm,
         )
         self._steps_per_epoch = _steps(loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from types import FrameType
@@ -16,7 +17,7 @@ def failure_of(error: BaseException) -> Failure:
 
     Where code of the user's raised it, or called what did, the line begins with the place: `my_loss.py:5 in focal`.
     """
-    line = _ended(error) or f"{type(error).__name__}: {safe_text(error)}"
+    line = _ended(error) or _out_of_memory(error) or f"{type(error).__name__}: {safe_text(error)}"
     if (place := _place(error)) is not None:
         line = f"{place}: {line}"
     return Failure(line, "".join(traceback.format_exception(error)), fault=is_fault(error))
@@ -47,6 +48,33 @@ def _ended(error: BaseException) -> str | None:
     if isinstance(error, KeyboardInterrupt):
         return "KeyboardInterrupt: raised by the trial's code"
     return None
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """What to say of a device whose memory does not suffice: how much the trial took, and what takes less."""
+    torch = sys.modules.get("torch")
+    if torch is None or not any(isinstance(cause, torch.OutOfMemoryError) for cause in _causes(error)):
+        return None
+    peak = ""
+    if torch.cuda.is_initialized():
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        peak = memory_peak(torch.cuda.max_memory_allocated(), total)
+    return (
+        f"OutOfMemoryError: the device's memory does not suffice{peak}; a smaller training.batch_size or model, or "
+        "training.accumulate, which runs a batch in parts, takes less"
+    )
+
+
+def memory_peak(peak: int, total: int) -> str:
+    """A trial's peak, for messages."""
+    return f" (the trial's peak was {peak / 2**30:.2f} of {total / 2**30:.2f} GiB)"
+
+
+def forget_peak() -> None:
+    """Before a trial: the peak that it is told is its own."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def is_fault(error: BaseException) -> bool:

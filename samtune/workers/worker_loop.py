@@ -13,7 +13,7 @@ from samtune.user_code import accept_functions
 from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
 from samtune.workers.torch_globals import TorchGlobals
-from samtune.workers.trial_errors import failure_of, is_about_a_peer, ruins_the_device
+from samtune.workers.trial_errors import failure_of, forget_peak, is_about_a_peer, ruins_the_device
 from samtune.workers.trial_host import LoopConfig, RestartGroupError, TrialHost
 from samtune.workers.worker_endings import error_file, kernel_kills, note_calls_of_exit
 
@@ -83,6 +83,7 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     from samtune.train.trial import DivergedError
 
     place = Place(worker.id.rank, worker.num_workers, worker.device)
+    forget_peak()
     try:
         with TrialHost(assignment, loop, worker.id, place) as host:
             train_trial(assignment.spec, place, host)

@@ -64,13 +64,16 @@ def test_what_the_time_does_not_suffice_for_is_named():
 
 
 def test_tf32_is_in_force_inside_and_as_before_afterwards():
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = matmul.fp32_precision, conv.fp32_precision
+    def settings():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = settings()
     with use_tf32(True):
-        assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
+        assert settings() == (True, True)
         with use_tf32(False):
-            assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
-    assert (matmul.fp32_precision, conv.fp32_precision) == before
+            assert settings() == (False, False)
+        assert settings() == (True, True)
+    assert settings() == before
 
 
 def test_a_cpu_is_described_as_one():

@@ -15,7 +15,7 @@ from samtune.errors import UsageError, one_line, safe_text
 from samtune.train.checkpoint import CheckpointError
 from samtune.workers.protocol import MAX_ERROR, Failure
 from samtune.workers.torch_globals import TorchGlobals
-from samtune.workers.trial_errors import failure_of, is_fault
+from samtune.workers.trial_errors import failure_of, is_fault, memory_peak, ruins_the_device
 
 
 class UnprintableError(Exception):
@@ -133,3 +133,28 @@ def test_what_a_trial_sets_for_the_whole_process_is_set_back() -> None:
     assert torch.zeros(1).device.type == "cpu"
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.is_anomaly_enabled()
+
+
+def test_a_device_without_memory_is_said_with_the_remedy_and_spares_the_group():
+    """Also where a forward in the user's code translated the error; not CUDA's own half page."""
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …\nand more")
+    wrapped = RuntimeError("my layer failed")
+    wrapped.__cause__ = error
+    for each in (error, wrapped):
+        failure = failure_of(each)
+        assert failure.error.startswith("OutOfMemoryError: the device's memory does not suffice; a smaller training.b")
+        assert "training.accumulate" in failure.error
+        assert not failure.fault
+    assert not ruins_the_device(error)
+
+
+def test_the_peak_is_said_in_gib():
+    assert memory_peak(3 * 2**29, 80 * 2**30) == " (the trial's peak was 1.50 of 80.00 GiB)"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_peak_is_the_trial_s():
+    with pytest.raises(torch.OutOfMemoryError) as error:
+        torch.empty(2**50, dtype=torch.uint8, device="cuda")
+    assert "the trial's peak was " in failure_of(error.value).error

@@ -1,0 +1,131 @@
+"""What `auto` stands for: decided from a card's capability, kept in a trial's checkpoint, and nothing on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from samtune.config.training import TrainingConfig
+from samtune.train.arithmetic import Arithmetic, Capabilities
+from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.trial import TrialRun
+
+CPU, V100, T4 = Capabilities("cpu"), Capabilities("cuda", (7, 0)), Capabilities("cuda", (7, 5))
+A100, H100, PASCAL = Capabilities("cuda", (8, 0)), Capabilities("cuda", (9, 0)), Capabilities("cuda", (6, 1))
+AMD = Capabilities("cuda", None)
+
+Make = Callable[..., TrialRun]
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (CPU, Arithmetic("fp32", None, channels_last=False, benchmark=False)),
+        (AMD, Arithmetic("fp32", None, channels_last=False, benchmark=False)),
+        (PASCAL, Arithmetic("fp32", None, channels_last=False, benchmark=True)),
+        (V100, Arithmetic("fp32", None, channels_last=True, benchmark=True)),
+        (T4, Arithmetic("fp32", None, channels_last=True, benchmark=True)),
+        (A100, Arithmetic("bf16", True, channels_last=True, benchmark=True)),
+        (H100, Arithmetic("bf16", True, channels_last=True, benchmark=True)),
+    ],
+)
+def test_auto_is_what_the_card_has(device, expected):
+    assert Arithmetic.chosen(TrainingConfig(), device) == expected
+
+
+@pytest.mark.parametrize("device", [CPU, V100, A100])
+def test_what_is_written_counts(device):
+    config = TrainingConfig(precision="fp16", tf32=False, channels_last=False)
+    found = Arithmetic.chosen(config, device)
+    assert (found.precision, found.channels_last) == ("fp16", False)
+    assert found.tf32 is (None if device is CPU else False)
+    assert Arithmetic.chosen(TrainingConfig(channels_last=True), CPU).channels_last
+
+
+def test_a_trial_goes_on_as_it_began_whatever_its_next_card_has():
+    began = Arithmetic.chosen(TrainingConfig(), A100)
+    here = Arithmetic.chosen(TrainingConfig(), V100)
+    assert here.resumed(TrainingConfig(), began.state()) == began
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_with_that_version_s_defaults():
+    found = Arithmetic.chosen(TrainingConfig(), A100).resumed(TrainingConfig(), None)
+    assert found == Arithmetic("fp32", None, channels_last=False, benchmark=True)
+
+
+def test_another_trial_s_state_does_not_change_what_the_configuration_names():
+    own = TrainingConfig(precision="fp32", tf32=False, channels_last=False)
+    other = Arithmetic.chosen(TrainingConfig(), A100).state()
+    assert Arithmetic.chosen(own, A100).resumed(own, other) == Arithmetic.chosen(own, A100)
+
+
+def test_what_torch_keeps_for_the_process_is_as_before_afterwards():
+    def settings():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+    before = settings()
+    with Arithmetic(tf32=True, benchmark=True).in_force():
+        assert settings() == (True, True, True)
+    assert settings() == before
+    with Arithmetic().in_force():
+        assert settings() == before
+
+
+def test_a_trial_s_checkpoint_keeps_how_it_computes(make_run: Make, tmp_path: Path):
+    first = make_run("training.precision=auto")
+    first.arithmetic = Arithmetic("bf16", channels_last=True)  # as a card would have had it
+    first.save(CheckpointFolder(str(tmp_path)))
+    second = make_run("training.precision=auto")
+    assert second.arithmetic == Arithmetic()
+    second.restore(CheckpointFolder(str(tmp_path)))
+    assert (second.arithmetic.precision, second.arithmetic.channels_last) == ("bf16", True)
+    with second.train_step.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+class Limited(nn.Module):
+    """A network on a device whose memory takes forwards of so many examples."""
+
+    def __init__(self, inner: nn.Module, most: int) -> None:
+        super().__init__()
+        self.inner, self.most, self.sizes = inner, most, []
+
+    def forward(self, inputs):
+        self.sizes.append(len(inputs))
+        if len(inputs) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.inner(inputs)
+
+
+def test_an_evaluation_that_does_not_fit_is_halved_and_stays_so(make_run: Make):
+    run = make_run("data.num_train=1200")
+    split = run.dataset.validation
+    whole = run.evaluate(split)
+    run.model = limited = Limited(run.model, 100)
+    assert run.evaluate(split) == pytest.approx(whole)
+    tried, limited.sizes = limited.sizes, []
+    assert max(tried) > 100
+    assert run.evaluate(split) == pytest.approx(whole)
+    assert max(limited.sizes) <= 100
+    assert sum(limited.sizes) == len(split)
+
+
+def test_an_evaluation_batch_that_is_written_is_kept_to(make_run: Make):
+    run = make_run("training.evaluation_batch=16")
+    run.model = limited = Limited(run.model, 16)
+    run.evaluate(run.dataset.validation)
+    assert max(limited.sizes) == 16
+    limited.most = 15
+    with pytest.raises(torch.OutOfMemoryError):
+        run.evaluate(run.dataset.validation)
+
+
+def test_one_example_that_does_not_fit_is_an_error(make_run: Make):
+    run = make_run()
+    run.model = Limited(run.model, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        run.evaluate(run.dataset.validation)
