@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -127,6 +128,8 @@ class SAM(Optimizer):
         self._local = LocalGradients(self._weights.parameters if self._ascent.m == "worker" else [])
         self._local.watch()
         self._between_steps = False  # first_step was called, second_step was not
+        self._accumulated: SavedState | None = None  # layers' running state before the first call of accumulate
+        self._zeroed = False  # zero_grad was called in the closure that runs
         self._key: tuple[int, ...] | None = None
         self._perturbed: list[int] | None = None  # positions of the parameters, None: all
         self._modules: list[weakref.ref[nn.Module]] = []
@@ -142,18 +145,19 @@ class SAM(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. The closure zeroes the gradients, computes the loss, calls backward and returns the loss.
 
-        Without a closure only a gradient of 0 is accepted, by which torch.distributed.checkpoint makes the state.
+        Without a closure this is the base optimizer's step with the gradients that `accumulate` has made. Else only a
+        gradient of 0 is accepted, by which torch.distributed.checkpoint makes the state.
 
         Returns:
             The loss at w.
 
         Raises:
-            ValueError: no closure, or one that computes no gradient or leaves it scaled.
+            ValueError: no closure, or one that computes no gradient, leaves it scaled, or adds it to an earlier one.
             RuntimeError: `first_step` was called before, and `second_step` was not.
         """
         self._check_not_between("step")
         if closure is None:
-            return self._step_at_zero_gradient()
+            return self._step_at_zero_gradient() if self._accumulated is None else self._step_of_accumulated()
         run = torch.enable_grad()(closure)
         modules, scalers = self._scope(closure)
         state = RunningState(modules)
@@ -168,7 +172,7 @@ class SAM(Optimizer):
         random = noise.state()
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
             with ascent_run(modules, local=self._ascent.m == "worker"):
-                loss = run()
+                loss = self._run_from_zero(run)
             after = state.save()
             self._check_gradients()
             self._perturb([p.grad for p in self._weights.parameters])
@@ -182,6 +186,59 @@ class SAM(Optimizer):
         self._check_gradients()
         self._take_step(before, passes=2)
         return loss
+
+    def accumulate(self, closure: Callable[[], Any]) -> Any:
+        """Adds the gradient at w + ε̂ to `.grad`, and leaves the weights at w; `step()` then takes the step.
+
+        For loops that step elsewhere, or accumulate gradients over several batches: each call is an m-group with its
+        own ε̂. The closure computes the loss, calls backward and returns the loss. It does not zero the gradients.
+
+            for inputs, targets in micro_batches:
+                optimizer.accumulate(lambda: backward(loss_fn(model(inputs), targets) / len(micro_batches)))
+            optimizer.step()
+            optimizer.zero_grad()
+
+        Under DistributedDataParallel, ε̂ is this worker's own; call all but the last inside `model.no_sync()`, as usual.
+
+        Returns:
+            The loss at w.
+
+        Raises:
+            ValueError: the closure computes no gradient, leaves it scaled, or zeroes gradients.
+            RuntimeError: `first_step` was called before, and `second_step` was not.
+        """
+        self._check_not_between("accumulate")
+        run = torch.enable_grad()(closure)
+        modules, scalers = self._scope(closure)
+        state = RunningState(modules)
+        before = state.save()
+        is_sam = self._occasions.hold(self._count("sam_steps"))
+        earlier = [p.grad for p in self._weights.parameters]
+        with self._local.paused(), refusing_scaled_gradients(scalers, self):
+            if is_sam:
+                noise = ModelNoise(self._device())
+                random = noise.state()
+                self._set_gradients([None] * len(earlier))
+                with ascent_run(modules, local=self._ascent.m == "worker"):
+                    loss = run()
+                after = state.save()
+                self._check_gradients()
+                self._perturb([p.grad for p in self._weights.parameters])
+                self._set_gradients(earlier)
+                noise.set_state(random)
+            try:
+                self._zeroed = False
+                with descent_run(modules) if is_sam else nullcontext():
+                    last = run()
+            finally:
+                if is_sam:
+                    self._weights.restore()
+                    after.restore()
+        if self._zeroed:
+            raise ValueError("the closure of accumulate must not zero the gradients: it adds to them")
+        if self._accumulated is None:
+            self._accumulated = before
+        return loss if is_sam else last
 
     def first_step(self, zero_grad: bool = False) -> None:
         """After a backward at w: moves to w + ε̂. For loops written for davda54/sam.
@@ -221,6 +278,8 @@ class SAM(Optimizer):
             self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        self._zeroed = True
+        self._accumulated = None
         self._local.clear()
         self._local.watch()
         super().zero_grad(set_to_none)
@@ -326,6 +385,35 @@ class SAM(Optimizer):
         if not gradients or vectors.norm(gradients) != 0:
             raise ValueError("SAM.step needs a closure that zeroes the gradients, calls backward and returns the loss")
         self.base_optimizer.step()
+
+    def _step_of_accumulated(self) -> None:
+        before, self._accumulated = self._accumulated, None
+        self._check_gradients()
+        self._take_step(before, passes=2 if self._occasions.hold(self._count("sam_steps")) else 1)
+
+    def _set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self._weights.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def _run_from_zero(self, run: Callable[[], Any]) -> Any:
+        """Runs the closure at w.
+
+        Raises:
+            ValueError: it has added its gradient to one that was there. So it would at w + ε̂ too: twice too much.
+        """
+        probe = next((p for p in self._weights.parameters if p.grad is not None), None)
+        before = None if probe is None else (probe.grad, cast(Tensor, probe.grad)._version)
+        self._zeroed = False
+        loss = run()
+        if before and probe is not None and not self._zeroed:
+            gradient, version = before
+            # A gradient that was set to zero in place has changed twice.
+            if probe.grad is gradient and cast(Tensor, gradient)._version == version + 1:
+                raise ValueError(
+                    "the closure adds its gradient to an earlier one: it must call optimizer.zero_grad() first. To "
+                    "accumulate gradients over several batches, use optimizer.accumulate"
+                )
+        return loss
 
     @torch.no_grad()
     def _perturb(self, gradients: list[Tensor | None]) -> None:
