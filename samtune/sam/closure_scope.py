@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from samtune.sam.local_gradients import several_workers
 
 _MAX_DEPTH = 5  # from a closure to the model: a bound method, its object, a dictionary, a list are four
 _MAX_OBJECTS = 5000
@@ -25,7 +28,8 @@ class ClosureScope:
 
     Args:
         closure: of `step`.
-        parameters: of the optimizer. Modules that own one of them are found even if the closure hides them.
+        parameters: of the optimizer. Modules that own one of them are found even if the closure hides them, and so is
+            the DistributedDataParallel around a module, which Lightning's closure reaches only through its trainer.
     """
 
     def __init__(self, closure: Callable[[], Any], parameters: Sequence[Tensor]) -> None:
@@ -40,6 +44,7 @@ class ClosureScope:
         hidden = [parameter for parameter in parameters if id(parameter) not in known]
         if hidden:
             roots += _owners(hidden)
+        roots += _wrappers({id(module) for root in roots for module in root.modules()})
         self.modules = list({id(module): module for root in roots for module in root.modules()}.values())
         self.names = {id(parameter): name for root in roots for name, parameter in root.named_parameters()}
         """Of parameters, by id, as their model calls them."""
@@ -121,6 +126,14 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
     """The names in a function's code, with those of the functions inside it."""
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _names(part)]
     return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+def _wrappers(known: set[int]) -> list[nn.Module]:
+    """Every living DistributedDataParallel around one of these modules that is not among them."""
+    if not several_workers():
+        return []
+    living = [value for value in gc.get_objects() if issubclass(type(value), DistributedDataParallel)]
+    return [wrapper for wrapper in living if id(wrapper) not in known and id(wrapper.module) in known]
 
 
 def _owners(parameters: Sequence[Tensor]) -> list[nn.Module]:
