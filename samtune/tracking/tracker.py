@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samtune.tracking.writer import Writer
 
 QUIET_SECONDS = 2.0  # a wait at the end that is longer is announced
+PROGRESS_SECONDS = 10.0  # and how many runs are left is said again at this interval
 
 
 class MlflowTracker(Callback):
@@ -161,8 +162,10 @@ class MlflowTracker(Callback):
         self._stop_system_metrics()
         self._study_run.ended = True
         self._writer.put(self._study_run)
-        if left := self._writer.drain(QUIET_SECONDS):
-            self._warn(f"writing the last {left} runs to MLflow" if left > 1 else "writing the last run to MLflow")
+        left, before = self._writer.drain(QUIET_SECONDS), -1
+        while left and left != before:  # without progress, `close` has its own patience
+            self._warn(f"writing the last {left:,} runs to MLflow" if left > 1 else "writing the last run to MLflow")
+            left, before = self._writer.drain(PROGRESS_SECONDS), left
         self.unsent = self._writer.close(self._patience)
         self._writer = None
         if self.unsent:

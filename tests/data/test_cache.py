@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import multiprocessing
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -67,6 +69,22 @@ def test_images_are_pages_of_the_file(source: DataSource, cache_folder: Path) ->
     mappings = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
     ranges = [tuple(int(end, 16) for end in mapping.split("-")) for mapping in mappings]
     assert any(low <= images.data_ptr() and images.data_ptr() + images.nbytes <= high for low, high in ranges)
+
+
+def test_a_cache_that_vanishes_is_made_again_with_a_line(
+    source: DataSource, root: Path, cache_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user may delete it while a search runs: what is mapped stays valid, and the next process decodes again."""
+    first = load_arrays(source, "train", "cifar10")
+    before = first.images.clone()
+    shutil.rmtree(cache_folder)
+    assert torch.equal(first.images, before)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="samtune"):
+        again = load_arrays(source, "train", "cifar10")
+    assert torch.equal(again.images, before)
+    assert arrow_files(cache_folder)
+    assert any(re.match(r"decoding the \d+ images of the train set, once", line) for line in caplog.messages)
 
 
 def test_writing_to_a_tensor_does_not_reach_the_file(source: DataSource, cache_folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,26 @@ def test_a_trial_is_in_the_store_while_the_search_runs(
     end_trial(study, trial, [tracker])
     end_study(study, [tracker])
     assert children(client, study)[0].info.status == "FINISHED"
+
+
+def test_a_long_wait_at_the_end_shows_its_progress(
+    client: MlflowClient, study: Study, store_uri: str, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a study of thousands of trials is written again, because its MLflow store is lost."""
+    monkeypatch.setattr("samtune.tracking.tracker.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("samtune.tracking.tracker.PROGRESS_SECONDS", 1.0)
+    messages: list[str] = []
+    tracker = MlflowTracker(store_uri, experiment, warn=messages.append)
+    study.num_trials = 60
+    start(tracker, study)
+    for _ in range(60):
+        run_trial(study, [tracker], [0.5])
+    end_study(study, [tracker])
+    found = [re.fullmatch(r"writing the last (\d+) runs to MLflow", message) for message in messages]
+    left = [int(match[1]) for match in found if match]
+    assert len(left) > 1
+    assert left == sorted(set(left), reverse=True)
+    assert len(children(client, study)) == 60
 
 
 def test_a_search_that_never_began_needs_no_end(tracker: MlflowTracker, study: Study) -> None:
