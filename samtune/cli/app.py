@@ -29,6 +29,7 @@ from samtune.cli.rm import rm
 from samtune.cli.schema import schema
 from samtune.cli.search import search
 from samtune.cli.sharpness import sharpness
+from samtune.cli.slurm import slurm
 from samtune.cli.spaces import spaces
 from samtune.cli.status import status
 from samtune.cli.train import train
@@ -73,7 +74,7 @@ def _root(
 
 
 for command in (
-    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm),
+    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm, slurm),
     *(spaces, papers, models, data, methods, samplers, validate, schema, docs),
 ):
     app.command(command.__name__.rstrip("_"))(command)
