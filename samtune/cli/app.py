@@ -20,6 +20,7 @@ from samtune.cli.compare import compare
 from samtune.cli.confirm import confirm
 from samtune.cli.docs import docs
 from samtune.cli.export import export
+from samtune.cli.k8s import k8s
 from samtune.cli.list import list_
 from samtune.cli.papers import papers
 from samtune.cli.parts import data, methods, models, samplers
@@ -74,7 +75,8 @@ def _root(
 
 
 for command in (
-    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm, slurm),
+    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm),
+    *(slurm, k8s),
     *(spaces, papers, models, data, methods, samplers, validate, schema, docs),
 ):
     app.command(command.__name__.rstrip("_"))(command)
