@@ -66,6 +66,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `3 trials`: a count with its noun, whose plural ends in s."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """The last part of each dotted key, with as many parts before it as it takes to be the only one of its name.
 

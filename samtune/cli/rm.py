@@ -19,14 +19,14 @@ def rm(
 ) -> None:
     """Delete studies: journal, checkpoints and weights. Asks first. MLflow keeps their runs."""
     from samtune.experiments.catalog import plan_removal, remove_study
-    from samtune.formatting import format_bytes, printable
+    from samtune.formatting import counted, format_bytes, printable
     from samtune.tracking.credentials import redact
 
     removals = [plan_removal(name, storage_path) for name in dict.fromkeys(names)]
     for removal in removals:
         size = "" if removal.num_bytes is None else f", {format_bytes(removal.num_bytes)}"
         study = removal.study
-        typer.echo(printable(f"{removal.uri}: {study.kind} of {len(study.trials)} trials{size}"), err=True)
+        typer.echo(printable(f"{removal.uri}: {study.kind} of {counted(len(study.trials), 'trial')}{size}"), err=True)
         for other in removal.others:
             typer.echo(f"  its confirmation {other} stays (`samtune rm {other}`)", err=True)
         if removal.is_in_mlflow:

@@ -24,7 +24,7 @@ def validate(
     from samtune.config.notes import notes_on
     from samtune.config.space import SearchSpace
     from samtune.experiments.plan import check_space
-    from samtune.formatting import printable
+    from samtune.formatting import counted, printable
     from samtune.user_source import check_named, named_functions
 
     try:
@@ -53,7 +53,8 @@ def validate(
             )
         )
         return
-    lines = [f"{loaded.source_name}: valid; {loaded.num_trials} trials, {len(searched)} searched keys"]
+    what = counted(len(searched), "searched key") if searched else "nothing is searched"
+    lines = [f"{loaded.source_name}: valid; {counted(loaded.num_trials, 'trial')}, {what}"]
     width = max(map(len, searched), default=0)
     lines += [f"  {key:<{width}}  {text}" for key, text in searched.items()]
     lines += [f"  where {constraint}" for constraint in loaded.constraints]

@@ -46,6 +46,7 @@ from samtune.config.training import TrainingConfig
 from samtune.config.trial import SECTIONS, LayoutError, TrialSpec
 from samtune.config.yaml_source import MAX_BYTES, parse_yaml
 from samtune.errors import SpaceError
+from samtune.formatting import counted
 from samtune.html_table import html_table
 from samtune.study import Scalar
 from samtune.user_code import with_names
@@ -266,14 +267,14 @@ class SearchSpace(Config):
         return data
 
     def __repr__(self) -> str:
-        searched = f"{len(self.distributions())} searched key{'s' * (len(self.distributions()) != 1)}"
-        return f"SearchSpace({self.name!r}, {searched}, {self.num_trials} trials, {self._goal})"
+        searched = counted(len(self.distributions()), "searched key")
+        return f"SearchSpace({self.name!r}, {searched}, {counted(self.num_trials, 'trial')}, {self._goal})"
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         rows = [(key, str(node)) for key, node in self.distributions()]
-        title = f"{self.name}: {self.num_trials} trials, {self._goal}"
+        title = f"{self.name}: {counted(self.num_trials, 'trial')}, {self._goal}"
         below = [f"where {constraint}" for constraint in self.constraints]
         return html_table(title, ("key", "searched in"), rows, below)
 

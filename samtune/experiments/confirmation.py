@@ -7,7 +7,7 @@ from typing import Any
 
 from samtune.experiments.candidates import CandidateList
 from samtune.experiments.statistics import Comparison, Estimate, compare, estimate
-from samtune.formatting import format_metric, format_number
+from samtune.formatting import counted, format_metric, format_number
 from samtune.study import CANDIDATE, REPLICA, Study, Trial, TrialState
 
 
@@ -56,6 +56,11 @@ class Confirmation:
         """The candidate with the best mean, baselines aside (where there is anything else)."""
         only_baselines = all(row.is_baseline for row in self.rows)
         return next((row for row in self.rows if row.values and (only_baselines or not row.is_baseline)), None)
+
+    @property
+    def missing(self) -> str:
+        """How many replicas are missing, as a clause."""
+        return f"{counted(self.num_missing, 'replica')} {'is' if self.num_missing == 1 else 'are'} missing"
 
     def best_trial(self) -> Trial | None:
         """The replica of the best candidate that did best, whose weights are kept."""

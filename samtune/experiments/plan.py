@@ -16,6 +16,7 @@ from samtune.config.trial import OPEN_SECTION, TrialSpec, flatten
 from samtune.config.validate import left_out as value_left_out
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
+from samtune.formatting import counted
 from samtune.html_table import html_table
 from samtune.preflight import check_method, check_model, check_relabel, check_train, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
@@ -119,10 +120,8 @@ class Plan:
         return asdict(self)
 
     def __repr__(self) -> str:
-        groups = f"{self.num_groups} group{'s' * (self.num_groups != 1)} of {self.num_workers} worker"
-        return (
-            f"Plan({self.name!r}, {self.num_trials} trials, {groups}{'s' * (self.num_workers != 1)}, {self.objective})"
-        )
+        groups = f"{counted(self.num_groups, 'group')} of {counted(self.num_workers, 'worker')}"
+        return f"Plan({self.name!r}, {counted(self.num_trials, 'trial')}, {groups}, {self.objective})"
 
     def _repr_html_(self) -> str:
         rows = [(key.replace("_", " "), _text(value)) for key, value in self.to_dict().items() if value not in ([], {})]

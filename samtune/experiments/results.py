@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from samtune.errors import RunError
 from samtune.experiments.summary import format_outcome, resume_command, traceback_file
 from samtune.experiments.verdict import verdict_of
-from samtune.formatting import format_metric, format_seconds, format_value, searched_keys, short_names
+from samtune.formatting import counted, format_metric, format_seconds, format_value, searched_keys, short_names
 from samtune.html_table import html_table
 from samtune.study import Scalar, Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS, Ending
@@ -209,7 +209,7 @@ class Results:
     def __repr__(self) -> str:
         best = self.study.best
         value = f", best {self.study.objective.metric} {self.study.objective.value(best):.4g}" if best else ""
-        return f"Results({self.study.name!r}, {len(self)} trials{value})"
+        return f"Results({self.study.name!r}, {counted(len(self), 'trial')}{value})"
 
 
 def _alike(values: Sequence[Scalar]) -> tuple[list[Scalar], pa.DataType]:

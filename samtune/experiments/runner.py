@@ -23,6 +23,7 @@ from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_f
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
 from samtune.experiments.verdict import verdict_of
+from samtune.formatting import counted
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.limits import check_limits
@@ -209,7 +210,8 @@ class Runner:
         write_file(self.folder.local / SPACE_FILE, study.space_yaml)
         again = ", --retry-failed runs the failed again" if study.count(TrialState.FAILED) else ""
         more = f"; --num-trials gives it more{again}" if study.kind == "search" else ""
-        self._say(f"study {study.name} is complete: all {study.num_trials} trials have ended{more}")
+        ended = "its trial has ended" if study.num_trials == 1 else f"all {study.num_trials} trials have ended"
+        self._say(f"study {study.name} is complete: {ended}{more}")
         with ExitStack() as at_end:
             at_end.callback(_tell_end, study, self._started)
             for callback in [*keepers, tracker, *self.callbacks]:
@@ -272,8 +274,7 @@ class Runner:
         pool.start()
         waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
         self._say(
-            f"starting {plan.num_groups} worker group{'s' * (plan.num_groups > 1)} of {plan.num_workers} "
-            f"worker{'s' * (plan.num_workers > 1)}{waiting}"
+            f"starting {counted(plan.num_groups, 'worker group')} of {counted(plan.num_workers, 'worker')}{waiting}"
         )
         events.start()
         return pool

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from samtune.formatting import first_line, format_metric, format_seconds
+from samtune.formatting import counted, first_line, format_metric, format_seconds
 from samtune.storage import is_file, parent
 from samtune.store.study_files import error_file
 from samtune.store.study_folder import DEFAULT_STORAGE
@@ -41,7 +41,7 @@ def format_outcome(study: Study) -> str:
         if study.count(state)
     ]
     return (
-        f"{study.name}: {', '.join(counts) or 'none ended'} of {study.num_trials} trials "
+        f"{study.name}: {', '.join(counts) or 'none ended'} of {counted(study.num_trials, 'trial')} "
         f"in {format_seconds(study.seconds)}"
     )
 
@@ -65,7 +65,7 @@ def format_failures(study: Study) -> list[str]:
         for trials in different[:ERRORS_SHOWN]
     ]
     if more := len(different) - len(lines):
-        lines.append(f"and {more} other error{'s' * (more > 1)}")
+        lines.append(f"and {counted(more, 'other error')}")
     return lines
 
 

@@ -17,6 +17,7 @@ from samtune.experiments.results import Results, raise_if_failed
 from samtune.experiments.runner import Runner
 from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
+from samtune.formatting import counted
 from samtune.store.study_folder import located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState
 from samtune.tune.trial_source import TrialSource
@@ -184,7 +185,8 @@ class Tuner(StudyOwner):
         num_trials = study.num_trials if num_trials is None else num_trials
         if num_trials < len(study.trials):  # begun: none of them is thrown away
             least = len(study.trials)
-            problem = f"study {name} has begun {least} trials; {least} completes these and ends the study early"
+            these = f"{least} completes {'it' if least == 1 else 'these'} and ends the study early"
+            problem = f"study {name} has begun {counted(least, 'trial')}; {these}"
             raise UsageError(problem, argument="num_trials", value=num_trials)
         given = {"num_trials": num_trials, "max_concurrent": max_concurrent}
         changes = {key: value for key, value in given.items() if value is not None}

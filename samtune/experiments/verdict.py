@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from samtune.experiments.summary import named
-from samtune.formatting import format_metric, format_number
+from samtune.formatting import counted, format_metric, format_number
 from samtune.study import Study, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _lead_line(lead: Lead) -> str:
     ahead = f"{lead.method} {'leads' if lead.is_clear else 'is ahead of'} {lead.other} by {lead.difference:.4f}"
     unclear = "" if lead.is_clear else ", which holds 0: no method leads"
     own, theirs = lead.num_trials
-    tries = "" if own == theirs else f" ({own} trials against {theirs})"  # whoever had fewer had less luck
+    tries = "" if own == theirs else f" ({counted(own, 'trial')} against {theirs})"  # whoever had fewer had less luck
     return f"{ahead}{_at_passes(lead)}{tries}; {LEVEL:.0%} interval {low} to {high}{unclear} (bootstrap over {over})"
 
 

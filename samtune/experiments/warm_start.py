@@ -15,6 +15,7 @@ from samtune.config.distributions import Choice, Distribution
 from samtune.config.searched import Branches, Expr
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
+from samtune.formatting import counted
 from samtune.store.optuna_journal import FILE_NAME as OPTUNA_JOURNAL
 from samtune.store.study_folder import study_folder
 from samtune.study import Scalar, Trial, TrialState
@@ -119,7 +120,7 @@ def _add(study: optuna.Study, space: SearchSpace, earlier: Earlier) -> str:
                     user_attrs={WARM_START: earlier.source},
                 )
             )
-    line = f"warm start: {num_used} of {len(earlier.trials)} trials of {earlier.source} are used"
+    line = f"warm start: {num_used} of {counted(len(earlier.trials), 'trial')} of {earlier.source} are used"
     if unused:
         line += "; not used: " + ", ".join(f"{count} ({reason})" for reason, count in unused.most_common())
     if differing:

@@ -16,7 +16,7 @@ from typing import Any
 
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, RunError, UsageError
-from samtune.formatting import first_line
+from samtune.formatting import counted, first_line
 from samtune.raylib.environment import LOOPBACK, search_environment, set_token, set_train_environment
 from samtune.user_path import is_beside_user_code
 
@@ -104,7 +104,7 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
     gpus = gpus_per_worker(resources, nodes)
     slots = count_workers(resources.cpus_per_worker, gpus, nodes)
     if slots < resources.num_workers:
-        count = f"{resources.num_workers} worker{'s' * (resources.num_workers > 1)}"
+        count = counted(resources.num_workers, "worker")
         each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         has = " + ".join(f"{n.cpus:g} CPU" + (f" and {n.gpus:g} GPU" if gpus else "") for n in nodes) or "no node"
         raise ResourceError(

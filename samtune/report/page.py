@@ -87,7 +87,7 @@ def _confirmed(study: Study) -> dict[str, Any] | None:
     if confirmation is None:
         return None
     header, rows = table(confirmation)
-    lines = [f"{confirmation.num_missing} replicas are missing."] if confirmation.num_missing else []
+    lines = [f"{confirmation.missing}."] if confirmation.num_missing else []
     return {"caption": CAPTION, "header": header, "rows": rows, "lines": lines}
 
 

@@ -47,7 +47,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
     print_confirmed_table(console, confirmation)
     print_failures(console, study, debug=debug)
     if confirmation.num_missing:
-        missing = f"{confirmation.num_missing} replicas are missing; `{again}` resumes those that were interrupted"
+        missing = f"{confirmation.missing}; `{again}` resumes what was interrupted"
         console.print(Text(missing, style="yellow"), soft_wrap=True)
     elif confirmation.best is not None:
         console.print(f"the best weights ({confirmation.best.label}), in Python:")

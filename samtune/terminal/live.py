@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from samtune.formatting import format_clock, format_config, format_metric
+from samtune.formatting import counted, format_clock, format_config, format_metric
 from samtune.study import Callback, Study, Trial
 from samtune.terminal.tables import live_table
 from samtune.terminal.tally import Tally
@@ -115,7 +115,7 @@ class LiveDisplay(Callback):
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_row(
             ProgressBar(total=1.0, completed=tally.fraction, width=max(min(40, self._console.width // 3), 10)),
-            f"{len(tally.ended)}/{tally.study.num_trials} trials",
+            f"{len(tally.ended)}/{counted(tally.study.num_trials, 'trial')}",
             Text(format_clock(tally.seconds), style="dim"),
             Text("" if left is None else f"{format_clock(left)} left"),
         )

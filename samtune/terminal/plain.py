@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
-from samtune.formatting import first_line, format_clock, format_config, format_metric, format_seconds
+from samtune.formatting import counted, first_line, format_clock, format_config, format_metric, format_seconds
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.terminal.tally import Tally
 
@@ -28,7 +28,7 @@ class PlainDisplay(Callback):
         self._tally = Tally(study)
         self._print(
             study,
-            f"{study.name}: {study.num_trials} trials, {study.goal}, in {study.storage_path}",
+            f"{study.name}: {counted(study.num_trials, 'trial')}, {study.goal}, in {study.storage_path}",
         )
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from samtune.formatting import format_config, format_number
+from samtune.formatting import counted, format_config, format_number
 from samtune.terminal.console import make_console
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     repeated = f", each trial {plan.repeats} times with seeds of its own" if plan.repeats > 1 else ""
     steps = f" of {_range(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else ""
     lines = [
-        ("study", f"{plan.name}: {plan.num_trials} trials, {plan.objective}"),
+        ("study", f"{plan.name}: {counted(plan.num_trials, 'trial')}, {plan.objective}"),
         *([("data", _data(plan)), ("model", plan.model)] if plan.train is None else [("train", plan.train)]),
         ("method", f"{plan.method}, m = {plan.group_size}"),
         ("batch", f"{_range(plan.batch_size)} examples, {_range(plan.batch_per_worker)} per worker"),
         ("epochs", f"{_range(plan.epochs)}{steps}{repeated}"),
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
-        ("workers", f"{plan.num_groups} group{'s' * (plan.num_groups != 1)} side by side, each {workers}{waiting}"),
+        ("workers", f"{counted(plan.num_groups, 'group')} side by side, each {workers}{waiting}"),
         ("sampler", f"{plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}"),
     ]
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]

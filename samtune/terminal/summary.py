@@ -9,7 +9,7 @@ from rich.text import Text
 from samtune.experiments.confirm import confirmation_so_far
 from samtune.experiments.summary import format_best, format_outcome, next_commands, resume_command, study_state
 from samtune.experiments.verdict import verdict_of
-from samtune.formatting import set_arguments
+from samtune.formatting import counted, set_arguments
 from samtune.study import Study, TrialState
 from samtune.terminal.confirmed import print_confirmed_table
 from samtune.terminal.failures import print_failures
@@ -63,7 +63,7 @@ def format_state(study: Study, *, running: bool) -> str:
     state = study_state(study)
     ended = study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
     if state == "stopped":
-        return f"stopped after {ended} of {study.num_trials} trials; `{resume_command(study)}` continues it"
+        return f"stopped after {ended} of {counted(study.num_trials, 'trial')}; `{resume_command(study)}` continues it"
     if state == "failed":
         retry = f"; `{resume_command(study)} --retry-failed` runs them again" if study.kind == "search" else ""
         return f"failed: no trial of {ended} succeeded{retry}"

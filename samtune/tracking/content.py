@@ -15,6 +15,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import LABEL_NOISE, data_digest
 from samtune.errors import SpaceError
 from samtune.formatting import (
+    counted,
     first_line,
     format_metric,
     format_seconds,
@@ -242,7 +243,7 @@ def _progress(study: Study) -> str:
         for state in (TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED, TrialState.INTERRUPTED)
     }
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trial ended yet"
-    return f"{text} of {study.num_trials} trials in {format_seconds(study.seconds)}"
+    return f"{text} of {counted(study.num_trials, 'trial')} in {format_seconds(study.seconds)}"
 
 
 def _markdown_table(study: Study) -> list[str]:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 
 from samtune.config.trial import TrialSpec
+from samtune.formatting import counted
 from samtune.study import EpochLog, EpochRecord
 from samtune.workers.protocol import Assignment, Failure, Outcome, Reply, WorkerId
 
@@ -175,8 +176,7 @@ class CoordinatorState:
         group.nodes.add(worker.node)
         if group.ready_at is None and len(group.present) == self.num_workers:
             group.ready_at = time.time()
-            plural = "s" if self.num_workers > 1 else ""
-            self.events.append(f"group {group.index} is ready ({self.num_workers} worker{plural})")
+            self.events.append(f"group {group.index} is ready ({counted(self.num_workers, 'worker')})")
         self._hand_out()
         return group
 

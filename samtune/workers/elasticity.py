@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from samtune.formatting import counted
 from samtune.raylib.cluster import Cluster, look_at_cluster
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ElasticityThread:
         wanted = min(self._pool.capacity(cluster.nodes.values()), self._most)
         if wanted > self._num_groups:
             added = wanted - self._num_groups
-            self._say(f"nodes were added: starting {added} more worker group{'s' * (added > 1)}")
+            self._say(f"nodes were added: starting {counted(added, 'more worker group')}")
             self._pool.grow(wanted)
             self._num_groups = wanted
         self.num_placed = self._count_placed(cluster)

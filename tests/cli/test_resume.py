@@ -59,7 +59,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(t
 
     shown = run_samtune("status", "study", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    assert "stopped after 0 of 1 trials; `samtune search --resume study` continues it" in shown.stdout
+    assert "stopped after 0 of 1 trial; `samtune search --resume study` continues it" in shown.stdout
 
     done = run_samtune("search", "--resume", "study", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -54,7 +54,7 @@ def stored(tmp_path: Path) -> Path:
         (("search", "--resume", "mien"), "did you mean 'mine'?"),
         (
             ("search", "--resume", "mine", "--num-trials", "0"),
-            "has begun 1 trials; 1 completes these and ends",
+            "has begun 1 trial; 1 completes it and ends",
         ),
         (("search", "--resume", "mine", "--seed", "3"), "the study has its own --seed; leave it out"),
         (("search", "--resume", "mine", "--set", "seed=3"), "the study has its own --set; leave it out"),
@@ -129,7 +129,7 @@ def test_a_copy_has_runs_of_its_own_and_a_moved_study_keeps_its(samtune: Run, tm
 def test_a_study_can_be_ended_early_by_fewer_trials(samtune: Run, stored: Path) -> None:
     done = samtune("search", "--resume", "mine", "--num-trials", "1", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "digits: 1 trials, " in done.stdout
+    assert "digits: 1 trial, " in done.stdout
 
 
 def test_a_journal_of_another_version_is_one_line(samtune: Run, stored: Path) -> None:

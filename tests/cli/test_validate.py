@@ -36,6 +36,12 @@ def test_a_valid_space_is_told_with_what_it_searches() -> None:
     assert report["searched"]["training.lr"] == "log_uniform 0.01 … 0.5"
 
 
+def test_a_space_that_searches_nothing_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.yaml"
+    path.write_text(f"{SPACE}num_trials: 1\n")
+    assert samtune("validate", str(path)).stdout.splitlines()[0] == f"{path}: valid; 1 trial, nothing is searched"
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("name: bad\ndata: {name: digits}\nmodel: {name: digits_cnn}\nmethod: {name: sam, roh: 0.1}\n")

@@ -220,7 +220,7 @@ def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
     assert "<td>trial 3 (sam)</td>" in text
     assert "<td>0.9550 ± 0.0635</td>" in text  # t(0.975, 1) = 12.706, s/sqrt(2) = 0.005
     assert "<td>+0.0150</td>" in text
-    assert "1 replicas are missing" in text
+    assert "1 replica is missing" in text
     assert text.index("Verdict</h2>") < text.index("Confirmed</h2>") < text.index("Leaderboard</h2>")
     line = "confirmed, test_accuracy: trial 3 (sam) 0.9550 ± 0.0635; the search had measured 0.9700"
     assert f"<li>{line}</li>" in text

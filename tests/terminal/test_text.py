@@ -8,6 +8,7 @@ import pytest
 from samtune.config.overrides import parse_override
 from samtune.config.yaml_source import parse_value
 from samtune.formatting import (
+    counted,
     first_line,
     format_clock,
     format_metric,
@@ -94,3 +95,7 @@ def test_set_arguments_come_back_as_they_were(value: float | str | None) -> None
 def test_first_line_skips_blank_ones() -> None:
     assert first_line("\n  \n ValueError: x\nmore") == "ValueError: x"
     assert first_line(None) == ""
+
+
+def test_one_thing_is_not_written_as_many() -> None:
+    assert [counted(count, "trial") for count in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
