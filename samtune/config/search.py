@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -187,7 +187,21 @@ class ResourcesConfig(Config):
     cpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """CPU cores of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
-    """GPUs of one worker; auto: 1 where the cluster has GPUs, else 0."""
+    """GPUs of one worker; auto: 1 where the cluster has GPUs, else 0. A fraction puts several trials on one card, e.g.
+    0.25: four trials of one worker each."""
+
+    @model_validator(mode="after")
+    def _check_cards(self) -> Self:
+        if self.gpus_per_worker == "auto":
+            return self
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker must be whole above 1 (got {self.gpus_per_worker:g})")
+        if 0 < self.gpus_per_worker < 1 and self.num_workers > 1:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker:g} needs num_workers 1 (got {self.num_workers}): two workers "
+                "of one trial on the same card only share its speed, and NCCL refuses them"
+            )
+        return self
 
 
 class CheckpointConfig(Config):

@@ -115,12 +115,18 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
 
 
 def count_workers(cpus: float, gpus: float, nodes: Iterable[Node]) -> int:
-    """How many workers with these CPUs and GPUs the nodes hold."""
+    """How many workers with these CPUs and GPUs the nodes hold. A fraction of a GPU is of one card."""
     slots = 0
     for node in nodes:
         by_cpu = math.floor(node.cpus / cpus + 1e-9)
-        slots += min(by_cpu, math.floor(node.gpus / gpus + 1e-9)) if gpus else by_cpu
+        slots += min(by_cpu, _by_gpu(node.gpus, gpus)) if gpus else by_cpu
     return slots
+
+
+def _by_gpu(cards: float, gpus: float) -> int:
+    if gpus < 1:
+        return math.floor(cards) * math.floor(1 / gpus + 1e-9) + math.floor(cards % 1 / gpus + 1e-9)
+    return math.floor(cards / gpus + 1e-9)
 
 
 def _too_much(gpus: float, nodes: list[Node]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,6 +23,8 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     workers = f"{plan.num_workers} x {format_number(plan.cpus_per_worker)} CPU"
     if plan.gpus_per_worker:
         workers += f" + {format_number(plan.gpus_per_worker)} GPU"
+    if 0 < plan.gpus_per_worker < 1:
+        workers += f", {math.floor(1 / plan.gpus_per_worker + 1e-9)} on a card"
     waiting = f" ({plan.num_waiting} of them wait for nodes)" if plan.num_waiting else ""
     repeated = f", each trial {plan.repeats} times with seeds of its own" if plan.repeats > 1 else ""
     steps = f" of {_range(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else ""

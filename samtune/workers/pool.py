@@ -139,6 +139,7 @@ class WorkerPool:
             metrics=self._metrics,
             parts=self._parts,
             user_folders=tuple(user_folders()),
+            gpu_share=min(1.0, self._gpus) or 1.0,
         )
         resources = {"CPU": self._cpus} | ({"GPU": self._gpus} if self._gpus else {})
         failures, trainer = 0, None

@@ -32,6 +32,7 @@ class LoopConfig:
         metrics: what the study optimizes.
         parts: reference to the user's own functions (see `samtune.user_code`), by path.
         user_folders: of the driver, that the user's own modules are in (see `samtune.user_path`).
+        gpu_share: of its card's memory that a worker may take.
     """
 
     coordinator: Any
@@ -43,6 +44,7 @@ class LoopConfig:
     metrics: tuple[str, ...] = ()
     parts: Any = None
     user_folders: tuple[str, ...] = ()
+    gpu_share: float = 1.0
 
 
 class RestartGroupError(Exception):

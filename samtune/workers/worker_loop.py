@@ -68,6 +68,8 @@ def _start(loop: LoopConfig) -> _Worker:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        if loop.gpu_share < 1:  # else one trial takes the memory of the others on its card
+            torch.cuda.set_per_process_memory_fraction(loop.gpu_share, device)
     node = ray.get_runtime_context().get_node_id()
     generation = os.environ[GROUP_GENERATION]
     worker = WorkerId(loop.group, context.get_world_rank(), generation, node, error_file(), kernel_kills())

@@ -9,6 +9,7 @@ from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, SpaceError
 from samtune.experiments.plan import plan_search
 from samtune.raylib.cluster import Node, group_capacity
+from samtune.terminal.plan import format_plan
 
 TWO_CPUS = [Node(cpus=2, gpus=0)]
 
@@ -22,6 +23,11 @@ TWO_CPUS = [Node(cpus=2, gpus=0)]
         (1, 1.0, "auto", [Node(8, 0)], 8),
         (4, 1.0, 1.0, [Node(16, 2), Node(16, 2), Node(16, 1)], 1),  # 5 places, a group spans nodes
         (1, 0.1, 0.5, [Node(4, 1)], 2),
+        (1, 1.0, 0.25, [Node(32, 2)], 8),
+        (1, 1.0, 0.25, [Node(6, 2)], 6),  # the cards would hold 8
+        (1, 1.0, 0.4, [Node(32, 2)], 4),  # two on each card: a worker is on one, so it is not 2 / 0.4
+        (1, 1.0, 0.1, [Node(32, 1)], 10),
+        (1, 1.0, 2.0, [Node(32, 5)], 2),
         (3, 1.5, 0.0, [Node(4, 0), Node(4, 0)], 1),  # two workers fit on each, not 5 of 8 CPUs / 1.5
     ],
 )
@@ -30,6 +36,31 @@ def test_groups_are_counted_by_what_each_node_holds(
 ) -> None:
     resources = ResourcesConfig(num_workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)  # type: ignore[arg-type]
     assert group_capacity(resources, nodes) == groups
+
+
+def test_several_trials_on_a_card_are_planned_and_said() -> None:
+    space = SearchSpace.from_yaml("digits.yaml", ["resources={num_workers: 1, gpus_per_worker: 0.25}", "num_trials=40"])
+    plan = plan_search(space, [Node(64, 2)])
+    assert (plan.num_groups, plan.gpus_per_worker) == (8, 0.25)
+    assert dict(format_plan(plan))["workers"] == "8 groups side by side, each 1 x 1 CPU + 0.25 GPU, 4 on a card"
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        (
+            "{num_workers: 2, gpus_per_worker: 0.25}",
+            "gpus_per_worker 0.25 needs num_workers 1 (got 2): two workers of",
+        ),
+        ("{num_workers: 1, gpus_per_worker: 1.5}", "gpus_per_worker must be whole above 1 (got 1.5)"),
+    ],
+)
+def test_cards_that_cannot_be_shared_so_are_refused_in_one_line(resources: str, problem: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        SearchSpace.from_yaml("digits.yaml", [f"resources={resources}"])
+    (line,) = str(error.value).splitlines()
+    assert "resources: " in line
+    assert problem in line
 
 
 def test_what_can_never_be_placed_says_what_to_change() -> None:
