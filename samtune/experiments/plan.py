@@ -100,6 +100,7 @@ class Plan:
     batch_size: tuple[int, int]
     batch_per_worker: tuple[int, int]
     group_size: str
+    precision: str
     repeats: int
     epochs: tuple[int, int]
     steps_per_epoch: tuple[int, int] | None
@@ -189,6 +190,7 @@ def make_plan(
         batch_size=_range(v.training.batch_size for v in variants),
         batch_per_worker=_range(v.training.batch_size // workers for v in variants),
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
+        precision=", ".join(dict.fromkeys(v.training.precision for v in variants)),
         repeats=summary.repeats,
         epochs=_range(v.num_epochs for v in variants),
         steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants) if info else None,

@@ -30,7 +30,9 @@ ray=(ray start --block --disable-usage-stats --num-cpus="${SLURM_CPUS_PER_TASK:-
 
 started=()
 start_on() {   # start_on NODE ARGUMENT...: Ray, as a step of this job that Slurm ends with it
-  srun --nodes=1 --ntasks=1 --nodelist="$1" --overlap "${ray[@]}" "${@:2}" > "ray-$SLURM_JOB_ID-$1.log" 2>&1 &
+  # Since Slurm 22.05 a step does not inherit the CPUs: without the option Ray would have one core.
+  srun --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --nodelist="$1" --overlap \
+    "${ray[@]}" "${@:2}" > "ray-$SLURM_JOB_ID-$1.log" 2>&1 &
   started+=($!)
 }
 

@@ -37,6 +37,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
         ("workers", f"{counted(plan.num_groups, 'group')} side by side, each {workers}{waiting}"),
+        *([("precision", _precision(plan.precision))] if plan.gpus_per_worker else []),
         ("sampler", f"{plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}"),
     ]
     lines += [("searched" if i == 0 else "", f"{k}: {text}") for i, (k, text) in enumerate(plan.searched.items())]
@@ -47,6 +48,11 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
     if len(plan.files) > _MAX_FILES:
         lines.append(("", f"and {len(plan.files) - _MAX_FILES} more files (--json names them)"))
     return lines
+
+
+def _precision(precision: str) -> str:
+    """On GPUs. What a card has is known where it is, not here."""
+    return precision.replace("auto", "bf16 on cards that have it, else fp32")
 
 
 def _data(plan: Plan) -> str:

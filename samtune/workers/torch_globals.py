@@ -21,6 +21,7 @@ class TorchGlobals:
             (torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision),
             (torch.get_deterministic_debug_mode(), torch.set_deterministic_debug_mode),
             (backends.cudnn.benchmark, lambda value: setattr(backends.cudnn, "benchmark", value)),
+            (backends.cudnn.allow_tf32, lambda value: setattr(backends.cudnn, "allow_tf32", value)),
             (backends.cudnn.deterministic, lambda value: setattr(backends.cudnn, "deterministic", value)),
         ]
 

@@ -46,6 +46,20 @@ def test_several_trials_on_a_card_are_planned_and_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("precision", "nodes", "said"),
+    [
+        ("auto", [Node(8, 1)], "bf16 on cards that have it, else fp32"),
+        ("fp16", [Node(8, 1)], "fp16"),
+        ("auto", [Node(8, 0)], None),  # on a CPU auto changes nothing
+    ],
+)
+def test_the_plan_says_the_precision_on_gpus(precision: str, nodes: list[Node], said: str | None) -> None:
+    changes = [f"training.precision={precision}", "resources={num_workers: 1}"]
+    plan = plan_search(SearchSpace.from_yaml("digits.yaml", changes), nodes)
+    assert dict(format_plan(plan)).get("precision") == said
+
+
+@pytest.mark.parametrize(
     ("resources", "problem"),
     [
         (
