@@ -95,6 +95,7 @@ class Arithmetic:
         return replace(
             self,
             precision=began.precision if config.precision == "auto" else config.precision,
-            tf32=began.tf32 if config.tf32 == "auto" else self.tf32,
+            # Without an NVIDIA card there is no TF32, and the setting would reach some CPUs.
+            tf32=began.tf32 if config.tf32 == "auto" and self.benchmark else self.tf32,
             channels_last=began.channels_last if config.channels_last == "auto" else config.channels_last,
         )

@@ -52,6 +52,13 @@ def test_a_trial_goes_on_as_it_began_whatever_its_next_card_has():
     assert here.resumed(TrainingConfig(), began.state()) == began
 
 
+def test_a_cpu_goes_on_in_the_card_s_precision_and_leaves_torch_s_tf32_alone():
+    found = Arithmetic.chosen(TrainingConfig(), CPU).resumed(
+        TrainingConfig(), Arithmetic.chosen(TrainingConfig(), A100).state()
+    )
+    assert found == Arithmetic("bf16", None, channels_last=True, benchmark=False)
+
+
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_that_version_s_defaults():
     found = Arithmetic.chosen(TrainingConfig(), A100).resumed(TrainingConfig(), None)
     assert found == Arithmetic("fp32", None, channels_last=False, benchmark=True)
