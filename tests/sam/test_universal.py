@@ -13,12 +13,12 @@ from torch.testing import assert_close
 
 from samtune.config.method import (
     DetSAMConfig,
-    DirectionsConfig,
     FrobSAMConfig,
     SAMConfig,
     TraceSAMConfig,
     UniversalConfig,
 )
+from samtune.config.universal_methods import DirectionsConfig
 from samtune.sam import TrainStep
 
 
