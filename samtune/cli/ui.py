@@ -24,7 +24,7 @@ def ui(
     from samtune.storage import parent
     from samtune.store.study_folder import DEFAULT_STORAGE, absolute_storage, study_folder
     from samtune.tracking import default_tracking_uri, is_configured
-    from samtune.tracking.ui import comparison_page, serving, top_runs
+    from samtune.tracking.ui import comparison_page, metric_page, serving, top_runs
     from samtune.tracking.uris import is_server, sqlite_path, ui_page
 
     study = study_folder(storage_path, name).read() if name else None
@@ -41,6 +41,8 @@ def ui(
 
     def show(base: str) -> None:
         if study is not None and study.experiment_id is not None and runs:
+            metric = study.objective.metric
+            typer.echo(f"{metric} of the best trials: {metric_page(base, study.experiment_id, runs, metric)}")
             typer.echo(f"the best trials side by side: {comparison_page(base, study.experiment_id, runs)}")
         typer.echo(f"all trials: {ui_page(study, base)}" if study else base)
 

@@ -17,6 +17,7 @@ from samtune.errors import SpaceError
 from samtune.formatting import (
     counted,
     first_line,
+    format_config,
     format_metric,
     format_seconds,
     format_value,
@@ -25,12 +26,14 @@ from samtune.formatting import (
     searched_keys,
     set_arguments,
     short_names,
+    trial_name,
 )
 from samtune.storage import join, read_bytes
-from samtune.study import Scalar, Study, Trial, TrialState
+from samtune.study import CANDIDATE, Scalar, Study, Trial, TrialState
 from samtune.tracking.credentials import shown_command
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
+MAX_NAME = 200  # MLflow keeps 250 characters of a run's name
 DESCRIBED_TRIALS = 10
 
 _STATUS = {
@@ -63,6 +66,19 @@ def study_status(study: Study) -> str:
 def param(value: Scalar) -> str:
     """A parameter's text: numbers round-trip, and a key has the same type in every run."""
     return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def run_name(study: Study, trial: Trial) -> str:
+    """What tells the runs of a search apart in MLflow's list: `sam rho=0.084 lr=0.053`, as the trial began.
+
+    Of a trial that has nothing searched: `trial 003`, or the candidate and the replica.
+    """
+    first = trial.perturbations[0]["before"]["config"] if trial.perturbations else trial.config
+    searched = {key: value for key, value in first.items() if key != "method.name"}
+    if CANDIDATE in trial.config or not first:
+        return trial_name(study, trial)
+    method = [format_value(trial.params["method.name"])] if "method.name" in trial.params else []
+    return printable(" ".join([*method, *([format_config(searched)] if searched else [])]))[:MAX_NAME]
 
 
 def trial_params(trial: Trial) -> dict[str, str]:
@@ -223,6 +239,9 @@ def description(study: Study) -> str:
             "",
         ]
     lines += [f"- {markdown_cell(line)}" for line in study.verdict] + [""] * bool(study.verdict)
+    searched = study.plan.get("searched", {})
+    lines += ["Searched:", ""] * bool(searched)
+    lines += [f"- {markdown_cell(f'{key}: {text}')}" for key, text in searched.items()] + [""] * bool(searched)
     if study.trials:
         lines += [*_markdown_table(study), ""]
     lines += ["Command:", "", "```", _code(shown_command(study.command)), "```", ""]

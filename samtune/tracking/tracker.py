@@ -232,8 +232,8 @@ class _TrialRun:
             if found:
                 return found.run_id
         self._maybe_created = True
-        tags = content.trial_tags(self._study, self._trial)
-        return store.create_run(self.name, _milliseconds(self._trial.started_at), tags, parent)
+        tags, name = content.trial_tags(self._study, self._trial), content.run_name(self._study, self._trial)
+        return store.create_run(name, _milliseconds(self._trial.started_at), tags, parent)
 
 
 class _StudyRun:

@@ -39,6 +39,24 @@ def comparison_page(base: str, experiment_id: str, run_ids: Sequence[str]) -> st
     return f"{base}#/compare-runs?{urlencode(query, quote_via=quote)}"
 
 
+def metric_page(base: str, experiment_id: str, run_ids: Sequence[str], metric: str) -> str:
+    """The address of the page that draws a metric of these runs over the epochs."""
+    query = {
+        "runs": json.dumps(list(run_ids)),
+        "metric": json.dumps(metric),
+        "experiments": json.dumps([experiment_id]),
+        "plot_metric_keys": json.dumps([metric]),
+        "plot_layout": json.dumps({"autosize": True}),
+        "x_axis": "step",
+        "y_axis_scale": "linear",
+        "line_smoothness": "1",  # MLflow's word for none
+        "show_point": "true",
+        "deselected_curves": "[]",
+        "last_linear_y_axis_range": "[]",
+    }
+    return f"{base}#/metric?{urlencode(query, quote_via=quote)}"
+
+
 def top_runs(study: Study) -> list[str]:
     """The MLflow runs of the best trials, the best first; empty where the store has none yet.
 

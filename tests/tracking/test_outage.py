@@ -38,11 +38,11 @@ def runs(study: Study, server_port: int) -> dict[str, tuple[str, int]]:
     client = MlflowClient(f"http://127.0.0.1:{server_port}")
     assert study.experiment_id is not None
     found = client.search_runs([study.experiment_id], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
-    names = [run.info.run_name for run in found]
+    names = [f"trial {int(run.data.tags['samtune.trial_number']):03d}" for run in found]
     assert len(names) == len(set(names))
     return {
-        run.info.run_name: (run.info.status, len(client.get_metric_history(run.info.run_id, "val_loss")))
-        for run in found
+        name: (run.info.status, len(client.get_metric_history(run.info.run_id, "val_loss")))
+        for name, run in zip(names, found, strict=True)
     }
 
 

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from samtune import SearchSpace
 from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker
-from samtune.tracking.content import best_yaml
+from samtune.tracking.content import best_yaml, run_name
 from samtune.tracking.store import log_files
 
 
@@ -43,7 +43,7 @@ def tracker(store_uri: str, experiment: str) -> MlflowTracker:
 def children(client: MlflowClient, study: Study) -> list[Run]:
     assert study.experiment_id is not None
     runs = client.search_runs([study.experiment_id], f"tags.`mlflow.parentRunId` = '{study.parent_run_id}'")
-    return sorted(runs, key=lambda run: run.info.run_name)
+    return sorted(runs, key=lambda run: int(run.data.tags["samtune.trial_number"]))
 
 
 def parent(client: MlflowClient, study: Study) -> Run:
@@ -63,7 +63,7 @@ def test_a_completed_trial_has_its_parameters_metrics_and_tags(
     end_study(study, [tracker])
 
     (run,) = children(client, study)
-    assert (run.info.run_name, run.info.status) == ("trial 000", "FINISHED")
+    assert (run.info.run_name, run.info.status) == ("sam rho=0.3 lr=0.1", "FINISHED")
     assert run.data.params == {
         "data.name": "digits",
         "model.name": "digits_cnn",
@@ -242,13 +242,29 @@ def test_the_description_shows_leaderboard_best_and_command(
 ) -> None:
     start(tracker, study)
     run_trial(study, [tracker], [0.1, 0.9778], 0.0512)
+    study.plan["searched"] = {"method.rho": "log_uniform 0.01 … 0.5"}
     study.verdict = ["0.9778 ± 0.01 on 100 examples", "run `samtune confirm digits-1` to decide"]
     end_study(study, [tracker])
     note = parent(client, study).data.tags["mlflow.note.content"]
     assert "| 1 | 0 | 0.9778 | 0.0512 | 0.1 | completed |" in note
     assert "- 0.9778 ± 0.01 on 100 examples\n- run \\`samtune confirm digits-1\\` to decide\n" in note
     assert "--set method.rho=0.0512 --set training.lr=0.1" in note
+    assert "Searched:\n\n- method.rho: log_uniform 0.01 … 0.5\n" in note
     assert study.command in note
+
+
+def test_a_run_is_named_by_its_method_and_what_was_searched(study: Study) -> None:
+    trial = start_trial(study, [])
+    trial.config = {"method.name": "sam", "method.rho": 0.0841, "training.lr": 0.0532}
+    assert run_name(study, trial) == "sam rho=0.0841 lr=0.0532"
+    trial.config = {"method.name": "sam"}
+    assert run_name(study, trial) == "sam"
+    trial.perturbations = [{"before": {"config": {"training.lr": 0.2}, "params": {}}}]
+    assert run_name(study, trial) == "sam lr=0.2"  # as it began
+    trial.config, trial.perturbations = {"candidate": "sgd", "replica": 1}, []
+    assert run_name(study, trial) == "sgd, replica 1"
+    trial.config = {}
+    assert run_name(study, trial) == "trial 000"
 
 
 @pytest.mark.parametrize(
@@ -365,10 +381,10 @@ class TestResume:
         end_study(study, [second])
 
         runs = children(client, study)
-        assert [(run.info.run_name, run.info.status) for run in runs] == [
-            ("trial 000", "FINISHED"),
-            ("trial 001", "FINISHED"),
-            ("trial 002", "FINISHED"),
+        assert [(run.data.tags["samtune.trial_number"], run.info.status) for run in runs] == [
+            ("0", "FINISHED"),
+            ("1", "FINISHED"),
+            ("2", "FINISHED"),
         ]
         history = client.get_metric_history(runs[1].info.run_id, "val_accuracy")
         assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.7), (3, 0.8)]

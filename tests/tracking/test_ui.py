@@ -42,14 +42,19 @@ def test_the_comparison_page_shows_the_best_trials_and_ctrl_c_leaves_nothing(tmp
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     with process.stdout as output:
+        objective = output.readline().rpartition(" ")[2].strip()
         address = output.readline().rpartition(" ")[2].strip()
+        assert "#/metric?" in objective
         assert "#/compare-runs?" in address
         try:
             with open_page(address, width=1280) as (page, _):
                 page.get_by_text("Comparing 3 Runs").wait_for()
                 text = page.locator("body").inner_text()
-                for shown in ("trial 000", "trial 001", "trial 002", "method.rho", "val_accuracy"):
+                for shown in ("sam rho=0.05 lr=0.1", "sam rho=0.2 lr=0.1", "method.rho", "val_accuracy"):
                     assert shown in text
+                page.goto(objective)
+                page.locator(".js-plotly-plot").first.wait_for()
+                assert "val_accuracy" in page.locator("body").inner_text()
                 page.goto(address.partition("#")[0])
                 page.goto(
                     f"{address.partition('#')[0]}#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
