@@ -12,6 +12,7 @@ from samtune.errors import RunError
 from samtune.experiments.results import Results
 from samtune.formatting import short_names
 from samtune.report import sam, timeline
+from samtune.report.enough import check_enough
 from samtune.report.history import history
 from samtune.report.style import colour_at, dress
 from samtune.report.thinning import MOST_INTERPOLATED, MOST_LINES, MOST_POINTS, note, thinned_study
@@ -137,6 +138,7 @@ class _OptunaPlots:
     def importances(self) -> list[go.Figure]:
         import plotly.graph_objects as go
 
+        check_enough(self._study)
         importances = self._results.importances()
         names = short_names(importances)
         keys = sorted(importances, key=lambda key: importances[key])
@@ -164,6 +166,7 @@ class _OptunaPlots:
     def contour(self, *leaves: str) -> list[go.Figure]:
         from optuna.visualization import plot_contour
 
+        check_enough(self._study)
         names = [name for leaf in leaves for name in self._names() if name.rpartition(".")[2] == leaf]
         if len(names) != len(leaves):
             raise RunError(f"the search is not over one {' and one '.join(leaves)}")

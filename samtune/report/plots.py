@@ -13,6 +13,7 @@ from samtune.errors import RunError, UsageError
 from samtune.experiments.results import Results
 from samtune.formatting import format_number
 from samtune.report import sam
+from samtune.report.enough import check_enough
 from samtune.report.style import BLUE, GREY, ORANGE, STATE_COLOURS, log_ticks
 from samtune.report.timeline import spans
 from samtune.study import Study
@@ -76,6 +77,8 @@ def _optuna(results: Results, kind: str) -> Figure:
 
     study, told = results.study, results.optuna_study()
     sam.best_and_worst(study)  # Optuna draws an empty picture where there are no two trials
+    if kind in ("importances", "contour"):
+        check_enough(study)
     options: dict[str, Any] = {}
     if kind == "pareto":
         if not 2 <= len(study.objectives) <= 3:

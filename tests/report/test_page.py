@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from samtune.cli.app import app
 from samtune.config.space import SearchSpace
-from samtune.errors import UsageError
+from samtune.errors import RunError, UsageError
 from samtune.experiments.candidates import final, list_candidates
 from samtune.experiments.json_summary import json_summary
 from samtune.experiments.results import Results
 from samtune.report.figures import Figure, figures
 from samtune.report.page import render
-from samtune.report.plots import KINDS
+from samtune.report.plots import KINDS, save_plot
 from samtune.report.style import log_ticks
 from samtune.report.thinning import thinned
 from samtune.report.timeline import Span, put_together, spans
@@ -35,9 +35,10 @@ TWO = (Objective(), Objective("sharpness", "min"))
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("studies")
-    make_study(storage)
-    make_study(storage, name="methods", methods=METHODS)
-    make_study(storage, name="two", objectives=TWO)
+    make_study(storage, num_trials=40)
+    make_study(storage, name="few", num_trials=12)
+    make_study(storage, name="methods", methods=METHODS, num_trials=50)
+    make_study(storage, name="two", objectives=TWO, num_trials=30)
     make_study(storage, name="single", num_trials=1)
     return storage
 
@@ -134,6 +135,18 @@ def test_two_objectives_have_their_front_on_the_page(storage: Path) -> None:
     drawn = [figure.key for figure in figures(Results.load("two", storage)) if isinstance(figure, Figure)]
     assert "pareto" in drawn
     assert "contour" in drawn
+
+
+def test_importances_and_maps_take_ten_trials_a_key(storage: Path) -> None:
+    drawn = list(figures(Results.load("few", storage)))
+    keys = {figure.key for figure in drawn if isinstance(figure, Figure)}
+    assert "slices" in keys
+    assert not keys & {"importances", "contour"}
+    reason = "it takes 20 completed trials, 10 for each of 2 searched keys; this search has 9"
+    assert {f"What matters: {reason}", f"rho and learning rate: {reason}"} <= {str(line) for line in drawn}
+    for kind in ("importances", "contour"):
+        with pytest.raises(RunError, match=f"^{reason}$"):
+            save_plot(Results.load("few", storage), kind, io.BytesIO(), "svg")
 
 
 def test_a_search_with_constraints_has_all_its_figures(tmp_path: Path) -> None:
