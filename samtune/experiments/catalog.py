@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,9 +149,22 @@ def _confirmed(study: Study) -> Estimate | None:
 
 def _size(uri: str) -> int | None:
     """Bytes of all files below a path or URI; None where the store does not say."""
+    if not is_remote(uri):
+        return _local_size(uri)
     filesystem, path = open_storage(uri)
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
     except OSError:
         return None
     return sum(int(info.size) for info in found if info.type == pafs.FileType.File)
+
+
+def _local_size(folder: str) -> int:
+    """Follows no link, which pyarrow does: one may lead to the whole disk, or back to its own folder without end."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # deleted meanwhile
+                status = os.lstat(os.path.join(place, name))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total

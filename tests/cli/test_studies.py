@@ -91,6 +91,16 @@ def test_the_list_has_every_study_and_what_cannot_be_read(storage: Path) -> None
     assert {entry["name"] for entry in json.loads(run("list", "--json").stdout)} == set(entries)
 
 
+def test_the_size_is_of_the_study_s_own_files(storage: Path) -> None:
+    (before,) = list_studies(storage)
+    (storage.parent / "other").write_bytes(bytes(10_000_000))
+    (storage / "digits-1" / "link").symlink_to(storage.parent / "other")
+    (storage / "digits-1" / "outside").symlink_to(storage.parent)
+    (storage / "digits-1" / "loop").symlink_to(".")
+    (after,) = list_studies(storage)
+    assert after.num_bytes == before.num_bytes
+
+
 def test_a_study_that_runs_is_running_and_stays(storage: Path) -> None:
     journal = Journal(storage / "digits-1")
     try:
