@@ -157,10 +157,13 @@ class TrialContext:
     def evaluate(self, model: nn.Module, loader: Iterable[Any], **measures: Measure) -> dict[str, float]:
         """Means over the examples of all workers, in evaluation mode and the configured precision. A collective.
 
+        Modules that were in training mode are in it again afterwards.
+
         Args:
             loader: of (inputs, targets); each worker goes through examples of its own.
             measures: by name, (outputs, targets) -> mean over the examples.
         """
+        training = [module for module in model.modules() if module.training]
         model.eval()
         totals = torch.zeros(len(measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
         with torch.no_grad():
@@ -172,6 +175,8 @@ class TrialContext:
                     outputs = outputs.float()
                 means = [measure(outputs, targets).double() for measure in measures.values()]
                 totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+        for module in training:  # an evaluation in the middle of an epoch changes nothing
+            module.training = True
         if self.num_workers > 1:
             dist.all_reduce(totals)
         *sums, examples = totals.tolist()
@@ -204,6 +209,7 @@ class TrialContext:
         self._has_begun = True
         for name, part in parts.items():
             self._run.add(name, part)
+        self._run.has_begun = True
         for epoch in epochs(self._run, self.spec, self._host):
             self._begin(epoch)
             yield epoch

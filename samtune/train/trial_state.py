@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +12,11 @@ from samtune.config.trial import TrialSpec
 from samtune.train.checkpoint import Resumable
 from samtune.train.session import Place
 
-_PLAIN = (Tensor, bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+# What `torch.load` takes with weights_only. Of a subclass (a namedtuple, a defaultdict, an IntEnum) it would refuse the
+# whole checkpoint, and the trial would begin again.
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_NESTED = (list, tuple, set, torch.Size)
+_MAPPINGS = (dict, OrderedDict, Counter)
 
 
 class TrainFunctionError(Exception):
@@ -43,12 +47,14 @@ class FunctionRun(Resumable):
 
     Attributes:
         parts: by name: everything with a state.
+        has_begun: whether it is restored, after which nothing can be added to it.
     """
 
     def __init__(self, spec: TrialSpec, place: Place, state: dict[str, Any]) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, place.rank, place.num_workers, place.device
         self.history: list[dict[str, float]] = []
         self.parts: dict[str, Stateful] = {}
+        self.has_begun = False
         self._state = state
 
     def add(self, name: str, part: Any) -> None:
@@ -66,6 +72,10 @@ class FunctionRun(Resumable):
             )
         if any(part is known or part is getattr(known, "optimizer", None) for known in self.parts.values()):
             return
+        if self.has_begun:
+            raise TrainFunctionError(
+                f"{self.spec.train}: {name} must be made before trial.epochs() begins: a resume would not know it"
+            )
         taken, number = name, 2
         while name in self.parts:
             name, number = f"{taken}{number}", number + 1
@@ -118,14 +128,16 @@ class FunctionRun(Resumable):
             save_tensors(uri, self.model, self.spec, metrics=self.history[-1])
 
     def _check(self, value: Any, where: str) -> None:
-        if isinstance(value, Mapping):
+        kind_of = type(value)
+        if kind_of in _MAPPINGS:
             for key, item in value.items():
+                self._check(key, f"a key of {where}")
                 self._check(item, f"{where}.{key}")
-        elif isinstance(value, list | tuple | set):
+        elif kind_of in _NESTED:
             for index, item in enumerate(value):
                 self._check(item, f"{where}.{index}")
-        elif not isinstance(value, _PLAIN) or type(value).__module__ == "numpy":
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        elif not isinstance(value, Tensor) and kind_of not in _PLAIN:
+            kind = f"{kind_of.__module__}.{kind_of.__qualname__}"
             raise TrainFunctionError(
                 f"{self.spec.train}: {where} cannot be saved: it must be made of tensors, numbers and text (got {kind})"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -155,6 +157,33 @@ def keeps_an_object(trial: TrialContext) -> None:
     for _ in trial.epochs():
         trial.state["parts"] = [Shift()]
         trial.report(val_accuracy=0.5)
+
+
+class Pair(NamedTuple):
+    one: int
+    other: int
+
+
+def keeps_a_subclass(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        trial.state["pair"] = Pair(1, 2)
+        trial.report(val_accuracy=0.5)
+
+
+def makes_its_network_late(trial: TrialContext) -> None:
+    for _ in trial.epochs():
+        trial.distribute(make_model(2))
+        trial.report(val_accuracy=0.5)
+
+
+def evaluates_midway(trial: TrialContext) -> None:
+    data, _ = make_data()
+    model = trial.distribute(nn.Sequential(make_model(2), nn.Dropout()))
+    for _ in trial.epochs():
+        model[1].eval()  # type: ignore[index]
+        trial.evaluate(model, trial.loader(data, train=False), val_accuracy=accuracy)
+        modes = model.training, model[0].training, model[1].training  # type: ignore[index]
+        trial.report(val_accuracy=0.5, is_as_before=float(modes == (True, True, False)))
 
 
 def saves_a_number(trial: TrialContext) -> None:

@@ -149,6 +149,11 @@ def test_the_values_of_ones_own_are_kept(tmp_path: Path) -> None:
     assert history[-1]["best"] == max(record["val_accuracy"] for record in history)
 
 
+def test_an_evaluation_leaves_the_modes_of_all_modules(tmp_path: Path) -> None:
+    history, _ = train(0, 1, make_spec("evaluates_midway"), str(tmp_path))
+    assert [record["is_as_before"] for record in history] == [1.0] * 3
+
+
 def test_batches_are_the_same_examples_for_any_number_of_workers() -> None:
     dataset = torch.utils.data.TensorDataset(torch.arange(26))
 
@@ -207,6 +212,8 @@ NAME = "helpers.train_functions:"
         ("reports_text", "reports val_accuracy, which must be a number (got str)"),
         ("reports_the_epoch", "reports epoch, which samtune measures: choose another name"),
         ("keeps_an_object", "trial.state.parts.0 cannot be saved: it must be made of tensors, numbers and text"),
+        ("keeps_a_subclass", "trial.state.pair cannot be saved: it must be made of tensors, numbers and text"),
+        ("makes_its_network_late", "model must be made before trial.epochs() begins: a resume would not know it"),
         ("saves_a_number", "best must have state_dict and load_state_dict (got float)"),
         ("evaluates_nothing", "trial.evaluate: the loader has no examples"),
         ("iterates", "trial.loader takes a data set with a length (got list_iterator)"),
