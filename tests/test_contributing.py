@@ -98,7 +98,7 @@ def test_a_method_is_known_to_the_yaml_and_trains(copy: Copy) -> None:
 
         ''',
     )
-    copy.edit("samtune/config/method.py", "    | UniversalConfig,\n", insert="    | HalfConfig\n")
+    copy.edit("samtune/config/method.py", "    | UniversalConfig\n", insert="    | HalfConfig\n")
     settings = ("--set", "method={name: half}", "--set", "search={training.lr: {log_uniform: [0.01, 0.1]}}")
     copy.run("-m", "samtune", "validate", "digits.yaml", *settings, "--set", "initial=[]")
     program = """

@@ -11,7 +11,8 @@ from torch import Tensor
 from samtune.sam.method import Method
 from samtune.sam.rules.averaged import FSAMRule, VaSSORule
 from samtune.sam.rules.base import Rule
-from samtune.sam.rules.sam import ASAMRule, SAMRule
+from samtune.sam.rules.efficient import AESAMRule, ESAMRule, MESARule
+from samtune.sam.rules.sam import ASAMRule, FisherSAMRule, SAMRule
 from samtune.sam.rules.sparse import DynamicMaskRule, FisherMaskRule
 from samtune.sam.rules.universal import DetRule, FrobRule, TraceRule, UniversalRule
 from samtune.sam.rules.variants import GSAMRule, LookSAMRule, MomentumSAMRule, RWPRule, USAMRule, WSAMRule
@@ -49,6 +50,10 @@ METHODS: dict[str, Checked] = {
     "vasso": _sam(VaSSORule),
     "rwp": _sam(RWPRule, 0.02, mix=0.7, draws=True),
     "looksam": _sam(LookSAMRule, k=2),
+    "fisher_sam": _sam(FisherSAMRule, 0.3),
+    "aesam": _sam(AESAMRule),
+    "esam": _sam(ESAMRule),
+    "mesa": _sam(MESARule, decay=0.9),
     "momentum_sam": _sam(MomentumSAMRule),
     "trace_sam": _sam(TraceRule, num_directions=2, draws=True),
     "frob_sam": _sam(FrobRule, num_directions=3, draws=True),
