@@ -219,12 +219,14 @@ class SAM(Optimizer):
                 noise = ModelNoise(self._device())
                 random = noise.state()
                 self._set_gradients([None] * len(earlier))
-                with ascent_run(modules, local=self._ascent.m == "worker"):
-                    loss = run()
-                after = state.save()
-                self._check_gradients()
-                self._perturb([p.grad for p in self._weights.parameters])
-                self._set_gradients(earlier)
+                try:
+                    with ascent_run(modules, local=self._ascent.m == "worker"):
+                        loss = run()
+                    after = state.save()
+                    self._check_gradients()
+                    self._perturb([p.grad for p in self._weights.parameters])
+                finally:  # whoever catches an error of the closure, for want of memory say, still has them
+                    self._set_gradients(earlier)
                 noise.set_state(random)
             try:
                 self._zeroed = False

@@ -124,6 +124,21 @@ def test_running_statistics_are_those_of_w_alone_and_dropout_is_the_same_in_both
     assert torch.equal(*outputs)
 
 
+def test_a_batch_that_fails_leaves_the_gradients_of_those_before() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model)
+    optimizer.accumulate(backward(model, *make_batch()))
+    before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    def fails() -> Tensor:
+        backward(model, *make_batch())()
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        optimizer.accumulate(fails)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), before, strict=True) if p.grad is not None)
+
+
 def test_what_the_closure_must_not_do_is_said() -> None:
     model = make_model()
     optimizer = make_optimizer(model)
