@@ -9,7 +9,7 @@ from pathlib import Path
 from samtune.config.method import MethodConfig
 from samtune.config.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
 from samtune.config.own_method import OwnMethodConfig
-from samtune.config.training import TrainingConfig
+from samtune.config.training import LOSSES, METRICS_BY_NAME, OF_CLASSES, TrainingConfig
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_file
@@ -86,7 +86,7 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
         UsageError: one is not, or does not.
     """
     check = check_function if import_code else look_up
-    if config.loss != "cross_entropy":
+    if ":" in config.loss:
         check(config.loss, "training.loss", None, None)
     if ":" in (optimizer := config.optimizer_name):
         options, valid = config.optimizer_options, constructor_options(optimizer)
@@ -95,7 +95,24 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
                 raise UsageError(f"training.optimizer.{key}: unknown option of {optimizer}{did_you_mean(key, valid)}")
         check(optimizer, "training.optimizer", [], lr=config.lr, **options)
     for index, path in enumerate(config.metrics):
-        check(path, f"training.metrics.{index}", None, None)
+        if ":" in path:
+            check(path, f"training.metrics.{index}", None, None)
+
+
+def check_task(config: TrainingConfig, *, classes: bool) -> None:
+    """Makes sure that a loss and metrics by name suit the targets.
+
+    Raises:
+        UsageError: they want classes where the targets are others, or the other way round.
+    """
+    for key, name in [("loss", config.loss), *[("metrics", name) for name in config.metrics]]:
+        if ":" not in name and (name in OF_CLASSES) != classes:
+            others = [n for n in (LOSSES if key == "loss" else METRICS_BY_NAME) if (n in OF_CLASSES) == classes]
+            needs, has = ("numbers", "classes") if classes else ("classes", "no classes")
+            raise UsageError(
+                f"training.{key}: {name} needs targets that are {needs}, and the data has {has}; "
+                f"set {', '.join(others)} or a function of yours"
+            )
 
 
 def check_method(config: MethodConfig, *, import_code: bool = True) -> None:

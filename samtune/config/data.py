@@ -255,15 +255,17 @@ class OwnDataConfig(DatasetConfig):
     """Your own data: a function that returns the training and the test set."""
 
     name: ImportPath
-    """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], classes [N]), or a
-    map-style torch Dataset of (input, class); test may be None. Inputs of uint8 [3 or 1, H, W] are images: they are
+    """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], targets [N, ...]),
+    or a map-style torch Dataset of (input, target); test may be None. Whole numbers [N] as targets are classes.
+    Inputs of uint8 [3 or 1, H, W] are images: they are
     augmented and normalised here. Others reach the network as they are."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
 
     num_classes: Annotated[int, Field(ge=1)] | None = None
-    """Default: the largest class of the training set plus one."""
+    """Outputs of the network. Default: the largest class of the training set plus one; of targets that are not classes,
+    the numbers of one."""
 
     loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes of each worker that read a torch Dataset; the result does not depend on it. 0: the worker itself."""

@@ -148,7 +148,7 @@ class ObjectiveConfig(Config):
     metric: str = "val_accuracy"
     """A per-epoch metric."""
     mode: Literal["max", "min"] = "max"
-    """Whether more or less is better; default: max for accuracies, min for everything else."""
+    """Whether more or less is better; default: max for accuracies and r2, min for everything else."""
     epochs: Literal["last", "best"] | Annotated[int, Field(ge=1)] = "last"
     """Which epochs count: the `last`, the `best`, or the mean of the last N."""
 
@@ -156,7 +156,7 @@ class ObjectiveConfig(Config):
     @classmethod
     def _default_mode(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
-            return {**value, "mode": "max" if str(value["metric"]).endswith("accuracy") else "min"}
+            return {**value, "mode": "max" if str(value["metric"]).endswith(("accuracy", "_r2")) else "min"}
         return value
 
 

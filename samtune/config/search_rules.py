@@ -71,8 +71,9 @@ def _check_measured(space: SearchSpace, root: Located) -> Iterator[Problem]:
     if space.train is not None:
         return
     evaluated, other = ("test", "val") if space.data.validation_fraction == 0 else ("val", "test")
-    own = [metric_name(path) for path in space.training.metrics]
-    measured = [f"{evaluated}_{name}" for name in ("accuracy", "loss", *own)]
+    own = [metric_name(path) for path in space.training.metrics if path != "accuracy"]
+    standard = ("loss",) if space.training.of_numbers else ("accuracy", "loss")
+    measured = [f"{evaluated}_{name}" for name in (*standard, *own)]
     for index, objective in enumerate(space.objectives):
         metric, place = objective.metric, _metric_place(root, index)
         if metric.startswith(f"{other}_") and f"{evaluated}{metric[len(other) :]}" in measured:
@@ -94,6 +95,8 @@ def _metric_place(root: Located, index: int) -> Place:
 
 def _missing(space: SearchSpace, metric: str) -> str | None:
     """What no trial of the space measures, and the key that would measure it."""
+    if metric == "train_accuracy" and space.training.of_numbers:
+        return f"train_accuracy is not measured with training.loss {space.training.loss}; set train_loss"
     if metric in ("lambda_max", "m_sharpness"):
         key = f"training.diagnostics.{metric}"
         searched = any(leaf.key in (key, "training.diagnostics", "training") for leaf in space.tree.leaves())

@@ -13,6 +13,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     field_serializer,
     model_serializer,
+    model_validator,
 )
 
 from samtune.config.base import Config, FunctionPath
@@ -42,7 +43,7 @@ from samtune.config.search_rules import can_mutate
 from samtune.config.searched import Node, dump_node
 from samtune.config.sections import fields_of, spell_out
 from samtune.config.template import Template
-from samtune.config.training import TrainingConfig
+from samtune.config.training import LOSSES, OF_CLASSES, TrainingConfig
 from samtune.config.trial import SECTIONS, LayoutError, TrialSpec
 from samtune.config.yaml_source import MAX_BYTES, parse_yaml
 from samtune.errors import SpaceError
@@ -102,6 +103,19 @@ class SearchSpace(Config):
     _root: Located | None = PrivateAttr(default=None)
     _tree: Template = PrivateAttr(default_factory=lambda: Template({}, {}))
     _resolver: Resolver | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_objective(cls, value: Any) -> Any:
+        """Where targets are numbers there is no accuracy: the loss is what counts then."""
+        if not isinstance(value, Mapping) or value.get("objective") or value.get("objectives"):
+            return value
+        training = value.get("training")
+        loss = training.get("loss") if isinstance(training, Mapping) else getattr(training, "loss", None)
+        if loss in LOSSES and loss not in OF_CLASSES:
+            test = getattr(value.get("data"), "validation_fraction", None) == 0
+            return {**value, "objective": (ObjectiveConfig(metric="test_loss" if test else "val_loss", mode="min"),)}
+        return value
 
     # -- construction ------------------------------------------------------------------------------------------------
 

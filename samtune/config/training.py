@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,15 +13,25 @@ from samtune.config.optimizer import Optimizer, OptimizerConfig, ParameterGroupC
 DEFAULT_EPOCHS = 20
 
 
+Loss = Literal["cross_entropy", "mse", "l1", "huber", "bce_with_logits"]
+LOSSES: tuple[str, ...] = get_args(Loss)
+Metric = Literal["accuracy", "top5_accuracy", "mae", "rmse", "r2"]
+METRICS_BY_NAME: tuple[str, ...] = get_args(Metric)
+OF_CLASSES = ("cross_entropy", "accuracy", "top5_accuracy")
+"""Losses and metrics by name whose targets are classes; those of the others are numbers."""
+
+
 def metric_name(path: str) -> str:
-    """What a metric of the user's is logged as, after `val_`."""
-    return path.partition(":")[2]
+    """What a metric is logged as, after `val_`: its name, or the user's function's."""
+    return path.partition(":")[2] or path
 
 
 def _told_apart(paths: list[str]) -> list[str]:
     taken = ["loss", "accuracy"]
     for path in paths:
         name = metric_name(path)
+        if path == "accuracy":
+            continue  # measured anyway
         if name in taken:
             raise ValueError(f"a metric is logged under its function's name, and {name} is taken (got {path})")
         taken.append(name)
@@ -83,11 +93,13 @@ class TrainingConfig(Config):
     """Epochs at which multi_step decays."""
     decay_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """What multi_step multiplies the learning rate by."""
-    loss: Literal["cross_entropy"] | ImportPath = "cross_entropy"
-    """What is minimised; one's own as `package.module:function`, (outputs, targets) -> mean over the examples."""
-    metrics: Annotated[list[ImportPath], AfterValidator(_told_apart)] = Field(default_factory=list)
-    """One's own measures of an evaluation, as `package.module:function`, (outputs, targets) -> mean over the examples;
-    logged as val_FUNCTION."""
+    loss: Loss | ImportPath = "cross_entropy"
+    """What is minimised: cross_entropy for classes; mse, l1, huber or bce_with_logits (several labels) for targets that
+    are numbers, the mean over all of them; one's own as `package.module:function`, (outputs, targets) -> mean over
+    the examples."""
+    metrics: Annotated[list[Metric | ImportPath], AfterValidator(_told_apart)] = Field(default_factory=list)
+    """More measures of an evaluation: top5_accuracy of classes; mae, rmse, r2 of numbers; one's own as
+    `package.module:function`, (outputs, targets) -> mean over the examples; logged as val_NAME."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability spread over all classes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -121,6 +133,11 @@ class TrainingConfig(Config):
         ]
 
     @property
+    def of_numbers(self) -> bool:
+        """Whether the loss is one by name whose targets are numbers; then no accuracy is measured."""
+        return self.loss in LOSSES and self.loss not in OF_CLASSES
+
+    @property
     def optimizer_name(self) -> str:
         """`sgd`, `adamw`, … or an import path."""
         return self.optimizer.name if isinstance(self.optimizer, OptimizerConfig) else self.optimizer
@@ -146,6 +163,10 @@ class TrainingConfig(Config):
             raise ValueError(f"give epochs or passes, not both (epochs is {self.epochs}, passes {self.passes:g})")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError(f"label_smoothing needs loss cross_entropy (loss is {self.loss})")
+        for metric in self.metrics:
+            by_name = self.loss in LOSSES and metric in METRICS_BY_NAME
+            if by_name and (metric in OF_CLASSES) == self.of_numbers:
+                raise ValueError(f"metrics: {metric} does not suit the targets of loss {self.loss}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate must divide batch_size (accumulate is {self.accumulate}, batch_size {self.batch_size})"

@@ -31,7 +31,7 @@ class Split:
     Attributes:
         source: the images of the file that the examples are in, shared with the other splits.
         indices: int64 [N], ascending: the examples' rows in that file, their identity in every seed.
-        labels: int64 [N]; of a training split, with the label noise.
+        labels: int64 [N]; of a training split, with the label noise. Targets other than classes: [N, ...].
     """
 
     source: ImageSource
@@ -73,7 +73,8 @@ class Dataset:
         self.mean = self.traits.mean or loaded.mean
         self.std = self.traits.std or loaded.std
         num_train, num_validation = split_sizes(config, len(loaded.labels))
-        rows, validation = select_rows(config, loaded.labels, num_train, num_validation)
+        strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.labels), dtype=torch.int64)
+        rows, validation = select_rows(config, strata, num_train, num_validation)
         assert config.label_noise_seed != "trial"  # `TrialSpec.examples` has put the trial's seed in its place
         labels, flipped = flip_labels(
             loaded.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed

@@ -133,7 +133,9 @@ def list_candidates(
     kept = ("name", "resources", "checkpoint", "max_failures", "timeout", "max_concurrent", "seed")
     return CandidateList(
         **{name: getattr(space, name) for name in kept},
-        objectives=(objective or _tested(space.objective, is_own=space.train is not None),),
+        objectives=(
+            objective or _tested(space.objective, is_own=space.train is not None, of_numbers=space.training.of_numbers),
+        ),
         candidates={label: spec for label, (spec, _) in chosen.items()},
         searched={label: value for label, (_, value) in chosen.items()},
         replicas=replicas,
@@ -223,14 +225,17 @@ def _completed(study: Study) -> list[Trial]:
     return [t for t in study.ranked() if t.state is TrialState.COMPLETED and study.objective.value(t) is not None]
 
 
-def _tested(objective: ObjectiveConfig, *, is_own: bool) -> ObjectiveConfig:
+def _tested(objective: ObjectiveConfig, *, is_own: bool, of_numbers: bool) -> ObjectiveConfig:
     """The objective on the test set, after the last epoch; accuracy where the search looked at something else.
 
     Args:
         is_own: a training function of the user's measures it, under whatever name.
+        of_numbers: there is no accuracy, but the loss.
     """
     kind, _, name = objective.metric.partition("_")
     if is_own and kind not in ("val", "test"):
         return objective.model_copy(update={"epochs": "last"})
+    if of_numbers and kind not in ("val", "test"):
+        return ObjectiveConfig(metric="test_loss", mode="min")
     metric = f"test_{name}" if kind in ("val", "test") else "test_accuracy"
     return ObjectiveConfig(metric=metric, mode=objective.mode if kind in ("val", "test") else "max")

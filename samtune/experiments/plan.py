@@ -18,7 +18,7 @@ from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_datas
 from samtune.errors import DatasetError, SpaceError
 from samtune.formatting import counted
 from samtune.html_table import html_table
-from samtune.preflight import check_method, check_model, check_relabel, check_train, check_training
+from samtune.preflight import check_method, check_model, check_relabel, check_task, check_train, check_training
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
@@ -258,6 +258,8 @@ def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None,
         if isinstance(variant.model, OwnModelConfig):
             check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
         return
+    if variant.train is None:
+        check_task(variant.training, classes=info.classes)
     check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
     _check_batch(layout.source_name, variant, info)
 

@@ -12,7 +12,7 @@ from samtune.lazy import lazy_exports
 if TYPE_CHECKING:
     from samtune.train.checkpoint import CheckpointFolder, Resumable
     from samtune.train.labels import keep_changed_labels
-    from samtune.train.loss import Measure, evaluation_measures
+    from samtune.train.loss import Measure, evaluation_loss
     from samtune.train.repeats import RepeatedRun, build_run
     from samtune.train.trial import DivergedError, TrialRun
 
@@ -24,7 +24,7 @@ __all__ = [
     "Resumable",
     "TrialRun",
     "build_run",
-    "evaluation_measures",
+    "evaluation_loss",
     "keep_changed_labels",
 ]
 
@@ -35,7 +35,7 @@ __getattr__ = lazy_exports(
         "Resumable": ".checkpoint",
         "keep_changed_labels": ".labels",
         "Measure": ".loss",
-        "evaluation_measures": ".loss",
+        "evaluation_loss": ".loss",
         "RepeatedRun": ".repeats",
         "build_run": ".repeats",
         "DivergedError": ".trial",

@@ -15,7 +15,7 @@ from samtune.config.diagnostics import DiagnosticsConfig
 from samtune.config.trial import TrialSpec
 from samtune.data import Dataset
 from samtune.data.sample import Sample
-from samtune.train.loss import Measure, evaluation_measures
+from samtune.train.loss import Measure, evaluation_loss
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 """Of the density of the eigenvalues."""
@@ -58,7 +58,7 @@ def measure_diagnostics(
         num_workers=num_workers,
         multiple=math.lcm(*config.m),
     )
-    of = (model, evaluation_measures(spec.training)["loss"], sample)
+    of = (model, evaluation_loss(spec.training), sample)
     group = dist.group.WORLD if num_workers > 1 else None
     metrics: dict[str, float] = {}
     cost = 0.0

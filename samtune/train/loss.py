@@ -1,4 +1,4 @@
-"""The loss and the metrics of a trial: torch's, or the user's by import path."""
+"""The loss of a trial: one of torch's by name, or the user's by import path."""
 
 from __future__ import annotations
 
@@ -6,25 +6,51 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from samtune.config.training import TrainingConfig, metric_name
+from samtune.config.training import TrainingConfig
+from samtune.errors import UsageError
 from samtune.user_code import resolve_function
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> a scalar, the mean over the examples."""
 
+_OF_NUMBERS: dict[str, Measure] = {
+    "mse": nn.functional.mse_loss,
+    "l1": nn.functional.l1_loss,
+    "huber": nn.functional.huber_loss,
+    "bce_with_logits": nn.functional.binary_cross_entropy_with_logits,
+}
+
 
 def training_loss(config: TrainingConfig) -> Measure:
     """The loss that is trained."""
+    return _loss(config, config.label_smoothing)
+
+
+def evaluation_loss(config: TrainingConfig) -> Measure:
+    """The loss that an evaluation measures: without label smoothing."""
+    return _loss(config, 0.0)
+
+
+def _loss(config: TrainingConfig, label_smoothing: float) -> Measure:
     if config.loss == "cross_entropy":
-        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    return resolve_function(config.loss, "training.loss")
+        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    if (loss := _OF_NUMBERS.get(config.loss)) is None:
+        return resolve_function(config.loss, "training.loss")
+    return lambda outputs, targets: loss(like_targets(outputs, targets), targets.to(outputs.dtype))
 
 
-def evaluation_measures(config: TrainingConfig) -> dict[str, Measure]:
-    """What an evaluation measures, by name: the loss (without label smoothing), the accuracy, the user's metrics."""
-    loss = nn.CrossEntropyLoss() if config.loss == "cross_entropy" else resolve_function(config.loss, "training.loss")
-    own = {metric_name(path): resolve_function(path, "training.metrics") for path in config.metrics}
-    return {"loss": loss, "accuracy": accuracy, **own}
+def like_targets(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs in the shape of the targets, e.g. [b, 1] as [b]: torch's losses would broadcast them to [b, b].
+
+    Raises:
+        UsageError: the network gives more or fewer numbers than a target has.
+    """
+    if outputs.shape == targets.shape:
+        return outputs
+    if outputs.numel() != targets.numel() or len(outputs) != len(targets):
+        shapes = f"{tuple(outputs.shape[1:])}, a target {tuple(targets.shape[1:])}"
+        raise UsageError(f"training.loss: an output must have the shape of a target (the network gives {shapes})")
+    return outputs.reshape(targets.shape)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,8 +1,60 @@
-"""Metrics that `training.metrics` can name by import path: (outputs, targets) -> mean over the examples."""
+"""The metrics of an evaluation: means over the examples, and functions of such means (rmse, r2)."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from samtune.config.training import TrainingConfig, metric_name
+from samtune.train.loss import Measure, accuracy, evaluation_loss, like_targets
+from samtune.user_code import resolve_function
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that batches and workers can be added up for.
+
+    Attributes:
+        parts: (outputs, targets) -> float64 [num_parts], means over the examples of a batch.
+        value: of the parts' means over all examples.
+    """
+
+    parts: Callable[[Tensor, Tensor], Tensor]
+    value: Callable[[Tensor], float]
+    num_parts: int = 1
+
+
+def mean_of(measure: Measure) -> Metric:
+    """The mean of a measure over the examples."""
+    return Metric(lambda outputs, targets: measure(outputs, targets).double().reshape(1), lambda means: means.item())
+
+
+def evaluation_metrics(config: TrainingConfig, *, classes: bool) -> dict[str, Metric]:
+    """What an evaluation measures, by name: the loss, of classes the accuracy, and `training.metrics`."""
+    found = {"loss": mean_of(evaluation_loss(config))}
+    if classes:
+        found["accuracy"] = mean_of(accuracy)
+    for path in config.metrics:
+        own = ":" in path
+        found[metric_name(path)] = mean_of(resolve_function(path, "training.metrics")) if own else metric_by_name(path)
+    return found
+
+
+def metric_by_name(name: str) -> Metric:
+    """One of `samtune.config.training.METRICS_BY_NAME`."""
+    if name == "rmse":
+        return Metric(lambda o, t: _squared_error(o, t).reshape(1), lambda means: means.sqrt().item())
+    if name == "r2":
+        return Metric(_r2_parts, _r2, 3)
+    return mean_of({"accuracy": accuracy, "top5_accuracy": top5_accuracy, "mae": mae}[name])
+
+
+def mae(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute error over all numbers of the targets."""
+    return nn.functional.l1_loss(like_targets(outputs, targets), targets)
 
 
 def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -14,3 +66,19 @@ def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """
     best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
     return (best == targets[:, None]).any(dim=1).float().mean()
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (like_targets(outputs, targets).double() - targets.double()).square().mean()
+
+
+def _r2_parts(outputs: Tensor, targets: Tensor) -> Tensor:
+    exact = targets.double()
+    return torch.stack([_squared_error(outputs, targets), exact.mean(), exact.square().mean()])
+
+
+def _r2(means: Tensor) -> float:
+    """1 - (squared error) / (variance of the targets), over all numbers of the targets; nan where these are equal."""
+    error, mean, square = means.tolist()
+    variance = square - mean**2
+    return 1 - error / variance if variance > 0 else float("nan")

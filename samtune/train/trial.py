@@ -22,7 +22,8 @@ from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
-from samtune.train.loss import evaluation_measures, training_loss
+from samtune.train.loss import training_loss
+from samtune.train.metrics import evaluation_metrics
 from samtune.train.optimizers import base_optimizer, learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
@@ -82,7 +83,7 @@ class TrialRun(Resumable):
         )
         if training.compile:
             compile_model(self.model, self.train_step.num_forwards)
-        self._measures = evaluation_measures(training)
+        self._measures = evaluation_metrics(training, classes=self.dataset.traits.classes)
         self._evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,7 +236,10 @@ class TrialRun(Resumable):
                 self.average.update(self.train_step.num_steps)
             if after_step is not None and self._steps_done < self.steps_per_epoch:
                 after_step()
-        return self.train_step.epoch_metrics(), lr
+        metrics = self.train_step.epoch_metrics()
+        if not self.dataset.traits.classes:  # outputs in the shape of the targets look like those of a classification
+            metrics = {name: v for name, v in metrics.items() if name not in ("train_accuracy", "error_sharpness")}
+        return metrics, lr
 
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.
@@ -264,15 +268,18 @@ class TrialRun(Resumable):
                     torch.cuda.empty_cache()
         if self.num_workers > 1:
             dist.all_reduce(totals)
-        *sums, examples = totals.tolist()
-        return {name: total / examples for name, total in zip(self._measures, sums, strict=True)}
+        sizes = [metric.num_parts for metric in self._measures.values()]
+        parts = torch.split((totals[:-1] / totals[-1]).cpu(), sizes)
+        return {name: metric.value(means) for (name, metric), means in zip(self._measures.items(), parts, strict=True)}
 
     @torch.no_grad()
     def _totals(self, split: Split) -> Tensor:
         """Sums of the measures over this worker's share of a split, and its examples; float64."""
         model = self.evaluated_model
         model.eval()
-        totals = torch.zeros(len(self._measures) + 1, dtype=torch.float64, device=self.device)
+        totals = torch.zeros(
+            sum(metric.num_parts for metric in self._measures.values()) + 1, dtype=torch.float64, device=self.device
+        )
         batches = eval_batches(
             self.dataset,
             split,
@@ -286,8 +293,8 @@ class TrialRun(Resumable):
             with nullcontext() if self.device.type == "cpu" else self.train_step.autocast():
                 outputs = model(self._laid_out(inputs))
             outputs = outputs.float()
-            means = [measure(outputs, targets).double() for measure in self._measures.values()]
-            totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+            means = [metric.parts(outputs, targets) for metric in self._measures.values()]
+            totals += len(targets) * torch.cat([*means, torch.ones_like(means[0])])
         return totals
 
     def _laid_out(self, inputs: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -58,3 +60,29 @@ def twice_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def share_of_zeros(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) == 0).float().mean()
+
+
+class Measured(Dataset[tuple[Tensor, float]]):
+    """Inputs and a number each."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        self.inputs, self.numbers = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        return self.inputs[index], float(self.numbers[index])
+
+
+def linear(width: int = 0, dataset: bool = False, binary: bool = False) -> tuple[Any, Any]:
+    """Linear functions of normal inputs, with noise; `width` 0: one number as [N], else [N, width]."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(300, 4, generator=generator)
+    weights = torch.randn(4, max(width, 1), generator=generator)
+    targets = inputs @ weights + 0.1 * torch.randn(300, max(width, 1), generator=generator)
+    targets = (targets > 0).float() if binary else targets
+    targets = targets if width else targets[:, 0]
+    pairs = [(inputs[:200], targets[:200]), (inputs[200:], targets[200:])]
+    first, second = [Measured(*pair) for pair in pairs] if dataset else pairs
+    return first, second

@@ -29,6 +29,12 @@ class OwnSource(DataSource):
             resolve_function(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True)
         )
         labels = self.labels("train")
+        if not _are_classes(labels):
+            _refuse_class_options(config)
+            self.traits = Traits(
+                config.num_classes or labels[0].numel(), tuple(self.first("train").shape), classes=False
+            )
+            return
         largest = int(labels.max()) + 1
         num_classes = config.num_classes or largest
         if config.num_classes is not None and largest > num_classes:
@@ -57,7 +63,7 @@ class OwnSource(DataSource):
         return inputs
 
     def labels(self, split: SplitName) -> Tensor:
-        """int64 [N]."""
+        """int64 [N]; targets that are not classes: [N, ...], floats or whole numbers."""
         labels: Tensor = self._splits[split].labels
         return labels
 
@@ -87,7 +93,10 @@ class _Split:
         elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
             self.dataset = given
             targets = next((getattr(given, name) for name in ("targets", "labels") if hasattr(given, name)), None)
-            labels = torch.as_tensor([int(given[i][1]) for i in range(len(given))] if targets is None else targets)
+            if targets is None:
+                labels = torch.stack([torch.as_tensor(given[i][1]) for i in range(len(given))])
+            else:
+                labels = torch.as_tensor(targets)
             if len(labels) != len(given):
                 raise DatasetError(f"{where}: {len(given)} examples and {len(labels)} classes")
         else:
@@ -96,7 +105,12 @@ class _Split:
             )
         if len(labels) == 0:
             raise DatasetError(f"{where}: no example in it")
-        if labels.ndim != 1 or labels.is_floating_point() or int(labels.min()) < 0:
+        if labels.is_floating_point():
+            if not bool(labels.isfinite().all()):
+                raise DatasetError(f"{where}: targets must be finite")
+            self.labels = labels.float()
+            return
+        if labels.ndim == 0 or labels.is_complex() or (labels.ndim == 1 and int(labels.min()) < 0):
             raise DatasetError(f"{where}: classes must be integers from 0, one of each example")
         self.labels = labels.long()
 
@@ -104,6 +118,16 @@ class _Split:
         import torch
 
         return self.inputs[0] if self.dataset is None else torch.as_tensor(self.dataset[0][0])
+
+
+def _are_classes(targets: Tensor) -> bool:
+    return targets.ndim == 1 and not targets.is_floating_point()
+
+
+def _refuse_class_options(config: OwnDataConfig) -> None:
+    for key in ("label_noise", "relabel", "mixup", "cutmix"):
+        if value := getattr(config, key):
+            raise DatasetError(f"data.{key}: needs targets that are classes (got {value}; {config.name} has others)")
 
 
 @lru_cache(maxsize=4)
@@ -120,5 +144,11 @@ def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, 
             raise DatasetError(
                 f"{_KEY}: {path}: inputs of test are {tuple(splits['test'].first().shape)}, those of train "
                 f"{tuple(splits['train'].first().shape)}"
+            )
+        train, test = splits["train"].labels, splits["test"].labels
+        if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+            raise DatasetError(
+                f"{_KEY}: {path}: targets of test are {test.dtype} {tuple(test.shape[1:])}, those of train "
+                f"{train.dtype} {tuple(train.shape[1:])}"
             )
     return splits

@@ -20,6 +20,8 @@ class Traits:
     """Whether the mirror image of an example is of the same class."""
     policy: str = "imagenet"
     """The data set whose learned AutoAugment policy suits this one: cifar10, svhn or imagenet."""
+    classes: bool = True
+    """Whether the targets are classes. If not, `num_classes` counts the numbers of a target."""
 
 
 DIGITS = Traits(10, (1, 8, 8), (0.3053,), (0.3760,), mirror=False, policy="svhn")

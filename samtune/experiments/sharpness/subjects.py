@@ -23,7 +23,7 @@ from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder,
 from samtune.study import Study, Trial
 from samtune.tracking.runs import TrackedRun, is_run_id
 from samtune.train.checkpoint import CheckpointFolder
-from samtune.train.loss import Measure, evaluation_measures
+from samtune.train.loss import Measure, evaluation_loss
 from samtune.user_source import named_functions
 
 SplitName = Literal["train", "val", "test"]
@@ -49,7 +49,7 @@ class Subject:
     @property
     def loss(self) -> Measure:
         """What the network was trained to minimise, without label smoothing."""
-        return evaluation_measures(self.spec.training)["loss"]
+        return evaluation_loss(self.spec.training)
 
     def sample(self, split: SplitName, num_examples: int, *, seed: int = 0) -> Sample:
         """Examples without augmentation: a random subset of the split, or all of it.
