@@ -37,8 +37,8 @@ def _place(error: BaseException) -> str | None:
 
 def _is_users(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
-    # What torch.compile writes has no name that a reader could look up.
-    return not file.startswith("<") and "torchinductor_" not in file and not is_installed(file)
+    # What torch.compile writes has no name that a reader could look up; Cython's frames (.pxi) have a library's.
+    return file.endswith(".py") and "torchinductor_" not in file and not is_installed(file)
 
 
 def _ended(error: BaseException) -> str | None:

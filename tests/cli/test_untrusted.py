@@ -134,7 +134,8 @@ def test_one_s_own_study_resumes_unasked_and_libraries_keep_out_of_the_working_d
     assert again.returncode == 0, again.stderr
     assert not (hostile / "trap").exists()
     journal = hostile / "samtune-results" / "mine" / FILE_NAME
-    changed_by_somebody = journal.read_text().replace("num_train: 128", "num_train: 64").replace("32", "16")
+    changed_by_somebody, count = re.subn(r"(batch_size\W+)32", r"\g<1>16", journal.read_text())
+    assert count > 0
     journal.write_text(re.sub(r', "crc": "\w+"', "", changed_by_somebody))  # which anybody can make again
     changed = run_samtune("search", "--resume", "mine", "--num-trials", "3", cwd=hostile)
     assert changed.returncode == 2

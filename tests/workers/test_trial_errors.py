@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import pytest
 import torch
 
@@ -158,3 +159,10 @@ def test_on_a_gpu_the_peak_is_the_trial_s():
     with pytest.raises(torch.OutOfMemoryError) as error:
         torch.empty(2**50, dtype=torch.uint8, device="cuda")
     assert "the trial's peak was " in failure_of(error.value).error
+
+
+def test_a_frame_of_cython_is_no_line_of_the_users(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as caught:
+        pyarrow.fs.LocalFileSystem().open_input_file(str(tmp_path / "nothing"))
+    failure = failure_of(caught.value)
+    assert ".pxi" not in failure.error
