@@ -12,7 +12,6 @@ import random
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,11 +27,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from samtune.config.method import MethodConfig, SAMConfig
 from samtune.config.method_base import BaseOptimizerConfig
+from samtune.gpucheck.card import synchronize
+from samtune.gpucheck.peers import Problem, installed_peers, limit_step, peer_step
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 
 SGD_OPTIONS: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}
-KNOWN_PEERS = {"pytorch_optimizer": "pytorch_optimizer:SAM"}
 LIMIT = "limit: 2 x (forward + backward) + SGD step"
 
 
@@ -51,6 +51,10 @@ class Setting:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def problem(self) -> Problem:
+        """What `build` gives, with the precision."""
+        return Problem(*self.build(), self.autocast)
 
     def build(self) -> tuple[nn.Module, Tensor, Tensor]:
         """A model, and a batch for it."""
@@ -98,18 +102,8 @@ MODELS = {"many_small": many_small, "few_large": few_large, "convolutional": con
 
 def limit(setting: Setting, passes: int = 2) -> Callable[[], None]:
     """Forwards and backwards of the batch, then one step of SGD."""
-    model, inputs, targets = setting.build()
-    optimizer = torch.optim.SGD(model.parameters(), **SGD_OPTIONS)
-
-    def step() -> None:
-        for _ in range(passes):
-            optimizer.zero_grad()
-            with setting.autocast():
-                loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    problem = setting.problem()
+    return limit_step(problem, torch.optim.SGD(problem.model.parameters(), **SGD_OPTIONS), passes)
 
 
 def train_step(setting: Setting, method: MethodConfig) -> Callable[[], None]:
@@ -125,32 +119,14 @@ def train_step(setting: Setting, method: MethodConfig) -> Callable[[], None]:
 
 def closure_step(setting: Setting) -> Callable[[], None]:
     """samtune's SAM optimizer with a closure."""
-    model, inputs, targets = setting.build()
-    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.05, **SGD_OPTIONS)
+    problem = setting.problem()
+    optimizer = SAM(problem.model.parameters(), torch.optim.SGD, rho=0.05, **SGD_OPTIONS)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        with setting.autocast():
-            loss = nn.functional.cross_entropy(model(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        return problem.backward()
 
     return lambda: optimizer.step(closure)
-
-
-def peer_step(setting: Setting, path: str) -> Callable[[], None]:
-    """Another SAM with the face of davda54/sam: Class(params, base_optimizer, rho=..., **options), first_step, …"""
-    model, inputs, targets = setting.build()
-    optimizer = resolve_name(path)(model.parameters(), torch.optim.SGD, rho=0.05, **SGD_OPTIONS)
-
-    def step() -> None:
-        for finish in (optimizer.first_step, optimizer.second_step):
-            with setting.autocast():
-                loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            finish(zero_grad=True)
-
-    return step
 
 
 def contestants(setting: Setting, groups: Sequence[int], peers: Sequence[str]) -> dict[str, Callable[[], None]]:
@@ -162,7 +138,7 @@ def contestants(setting: Setting, groups: Sequence[int], peers: Sequence[str]) -
         steps[name] = train_step(setting, SAMConfig(m=m))
     steps["samtune SAM.step(closure), m = b"] = closure_step(setting)
     for path in peers:
-        steps[f"{path}, m = b"] = peer_step(setting, path)
+        steps[f"{path}, m = b"] = peer_step(setting.problem(), path, SGD_OPTIONS)
     return steps
 
 
@@ -180,18 +156,13 @@ def measure(
     for index in range(warm_up + rounds):
         shuffle(order)
         for name in order:
-            _synchronise(device)
+            synchronize(device)
             started = clock()
             steps[name]()
-            _synchronise(device)
+            synchronize(device)
             if index >= warm_up:
                 seconds[name].append(clock() - started)
     return seconds
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def format_table(seconds: dict[str, list[float]]) -> str:
@@ -266,21 +237,6 @@ def collectives_per_step(rank: int, num_ranks: int, setting: Setting) -> dict[st
 # -- command -----------------------------------------------------------------------------------------------------------
 
 
-def installed_peers() -> list[str]:
-    """Import paths of the known other implementations that are installed here."""
-    found = []
-    for package, path in KNOWN_PEERS.items():
-        try:
-            with warnings.catch_warnings():
-                for category in (UserWarning, DeprecationWarning, FutureWarning, SyntaxWarning):
-                    warnings.simplefilter("ignore", category)
-                resolve_name(path)
-            found.append(path)
-        except (ImportError, AttributeError) as error:
-            print(f"{package} left out: {error}")
-    return found
-
-
 def main(arguments: Sequence[str]) -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m samtune.benchmarks sam", description=__doc__)
@@ -300,7 +256,7 @@ def main(arguments: Sequence[str]) -> None:
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
     print(f"torch {torch.__version__}, {hardware}, batch {options.batch_size}, {options.precision}")
-    peers = installed_peers() + options.peer
+    peers = installed_peers(print) + options.peer
     for name in options.models:
         setting = Setting(name, options.batch_size, device, options.precision, options.channels_last)
         model, _, _ = setting.build()

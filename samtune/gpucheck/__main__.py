@@ -15,7 +15,8 @@ from samtune.errors import UsageError
 from samtune.gpucheck.card import NO_GPU, PRECISIONS, Card, describe, measured_peak
 from samtune.gpucheck.correctness import check_methods, format_outcomes
 from samtune.gpucheck.networks import FULL, SMALL
-from samtune.gpucheck.steps import Setting, installed_peers
+from samtune.gpucheck.peers import installed_peers
+from samtune.gpucheck.steps import Setting
 from samtune.gpucheck.timing import HEAD, Budget, Timed, peaks, time_compiled, time_graphs, time_setting
 from samtune.gpucheck.training import train
 

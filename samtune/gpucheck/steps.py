@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
@@ -14,6 +12,7 @@ from torch import nn
 
 from samtune.accelerator import use_tf32
 from samtune.gpucheck.networks import Network
+from samtune.gpucheck.peers import Problem, limit_step, peer_step
 from samtune.sam.method import Method
 from samtune.sam.rules.base import Rule
 from samtune.sam.rules.sam import SAMRule
@@ -21,8 +20,6 @@ from samtune.sam.train_step import TrainStep
 
 Step = Callable[[], object]
 LIMIT = "limit (2 passes + step)"
-PEERS = {"pytorch_optimizer": "pytorch_optimizer:SAM"}
-"""Other implementations with the face of davda54/sam, looked for where they are installed; `--peer` names more."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,11 @@ class Setting:
         """The precision of a forward."""
         is_bf16 = self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if is_bf16 else nullcontext()
+
+    def problem(self) -> Problem:
+        """A fresh network, and a batch for it."""
+        model = self.network.build(self.device)
+        return Problem(model, *self.network.batch(self.batch_size, self.device), self.autocast)
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -85,19 +87,8 @@ class Still:
 
 def limit(setting: Setting, passes: int = 2) -> Step:
     """Forwards and backwards of the batch, then one step of SGD, and nothing else."""
-    model = setting.network.build(setting.device)
-    inputs, targets = setting.network.batch(setting.batch_size, setting.device)
-    optimizer = setting.optimizer(model)
-
-    def step() -> None:
-        for _ in range(passes):
-            optimizer.zero_grad()
-            with setting.autocast():
-                loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    problem = setting.problem()
+    return limit_step(problem, setting.optimizer(problem.model), passes)
 
 
 def train_step(setting: Setting, rule: type[Rule] = SAMRule, groups: int = 1, *, compiled: bool = False) -> Step:
@@ -146,33 +137,8 @@ def _make_step(setting: Setting, rule: type[Rule], groups: int, *, compiled: boo
 
 
 def peer(setting: Setting, path: str) -> Step:
-    """Another SAM: Class(params, base_optimizer, rho=…, **options) with first_step and second_step."""
-    model = setting.network.build(setting.device)
-    inputs, targets = setting.network.batch(setting.batch_size, setting.device)
-    optimizer = resolve_name(path)(model.parameters(), torch.optim.SGD, rho=0.05, **setting.sgd_options)
-
-    def step() -> None:
-        for finish in (optimizer.first_step, optimizer.second_step):
-            with setting.autocast():
-                loss = nn.functional.cross_entropy(model(inputs), targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            finish(zero_grad=True)
-
-    return step
-
-
-def installed_peers() -> list[str]:
-    """Import paths of the known other implementations that are installed here."""
-    found = []
-    for path in PEERS.values():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                resolve_name(path)
-            found.append(path)
-        except (ImportError, AttributeError):
-            continue
-    return found
+    """Another SAM, by its import path."""
+    return peer_step(setting.problem(), path, setting.sgd_options)
 
 
 def contestants(setting: Setting, peers: list[str]) -> dict[str, Callable[[], Step]]:
