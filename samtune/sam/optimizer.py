@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -168,21 +167,8 @@ class SAM(Optimizer):
             self._check_gradients()
             self._take_step(before, passes=1)
             return loss
-        noise = ModelNoise(self._device())
-        random = noise.state()
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
-            with ascent_run(modules, local=self._ascent.m == "worker"):
-                loss = self._run_from_zero(run)
-            after = state.save()
-            self._check_gradients()
-            self._perturb([p.grad for p in self._weights.parameters])
-            try:
-                noise.set_state(random)
-                with descent_run(modules):
-                    run()
-            finally:
-                self._weights.restore()
-                after.restore()
+            loss = self._run_twice(lambda: self._run_from_zero(run), run, modules, state)
         self._check_gradients()
         self._take_step(before, passes=2)
         return loss
@@ -212,35 +198,28 @@ class SAM(Optimizer):
         modules, scalers = self._scope(closure)
         state = RunningState(modules)
         before = state.save()
-        is_sam = self._occasions.hold(self._count("sam_steps"))
         earlier = [p.grad for p in self._weights.parameters]
+
+        def from_nothing() -> Any:
+            self._set_gradients([None] * len(earlier))
+            return self._run_adding(run)
+
+        def onto_earlier() -> Any:
+            self._set_gradients(earlier)
+            return self._run_adding(run)
+
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
-            if is_sam:
-                noise = ModelNoise(self._device())
-                random = noise.state()
-                self._set_gradients([None] * len(earlier))
+            if self._occasions.hold(self._count("sam_steps")):
                 try:
-                    with ascent_run(modules, local=self._ascent.m == "worker"):
-                        loss = run()
-                    after = state.save()
-                    self._check_gradients()
-                    self._perturb([p.grad for p in self._weights.parameters])
-                finally:  # whoever catches an error of the closure, for want of memory say, still has them
+                    loss = self._run_twice(from_nothing, onto_earlier, modules, state)
+                except BaseException:  # whoever catches it, for want of memory say, still has those of before
                     self._set_gradients(earlier)
-                noise.set_state(random)
-            try:
-                self._zeroed = False
-                with descent_run(modules) if is_sam else nullcontext():
-                    last = run()
-            finally:
-                if is_sam:
-                    self._weights.restore()
-                    after.restore()
-        if self._zeroed:
-            raise ValueError("the closure of accumulate must not zero the gradients: it adds to them")
+                    raise
+            else:
+                loss = self._run_adding(run)
         if self._accumulated is None:
             self._accumulated = before
-        return loss if is_sam else last
+        return loss
 
     def first_step(self, zero_grad: bool = False) -> None:
         """After a backward at w: moves to w + ε̂. For loops written for davda54/sam.
@@ -396,6 +375,48 @@ class SAM(Optimizer):
     def _set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         for parameter, gradient in zip(self._weights.parameters, gradients, strict=True):
             parameter.grad = gradient
+
+    def _run_twice(
+        self,
+        at_w: Callable[[], Any],
+        at_perturbed: Callable[[], Any],
+        modules: Sequence[nn.Module],
+        state: RunningState,
+    ) -> Any:
+        """Runs a closure at w and, with the same random numbers, at w + ε̂; then the weights are at w again.
+
+        Layers keep what the first run has made of their running state.
+
+        Returns:
+            What the first run returns.
+        """
+        noise = ModelNoise(self._device())
+        random = noise.state()
+        with ascent_run(modules, local=self._ascent.m == "worker"):
+            loss = at_w()
+        after = state.save()
+        self._check_gradients()
+        self._perturb([p.grad for p in self._weights.parameters])
+        try:
+            noise.set_state(random)
+            with descent_run(modules):
+                at_perturbed()
+        finally:
+            self._weights.restore()
+            after.restore()
+        return loss
+
+    def _run_adding(self, run: Callable[[], Any]) -> Any:
+        """Runs the closure of `accumulate`.
+
+        Raises:
+            ValueError: it has zeroed the gradients.
+        """
+        self._zeroed = False
+        loss = run()
+        if self._zeroed:
+            raise ValueError("the closure of accumulate must not zero the gradients: it adds to them")
+        return loss
 
     def _run_from_zero(self, run: Callable[[], Any]) -> Any:
         """Runs the closure at w.
