@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samtune.cli.options import OUTPUT, SEARCH, Debug, StoragePath, new_file, option
+from samtune.cli.options import OUTPUT, SEARCH, Debug, StoragePath, option, print_or_write
 
 
 def best(
@@ -24,8 +24,4 @@ def best(
     from samtune.experiments.best import best_yaml
 
     text = best_yaml(name, storage_path, trial=trial)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    new_file(output, text)
-    typer.echo(f"{output}: `samtune train {output}` trains it, `samtune confirm {output}` tests it", err=True)
+    print_or_write(text, output, f"`samtune train {output}` trains it, `samtune confirm {output}` tests it")

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from samtune.cli.options import OUTPUT, WHERE, Debug, Space, SpaceFile, StoragePath, chosen_space, new_file, option
-from samtune.errors import UsageError
+from samtune.cli.options import (
+    OUTPUT,
+    WHERE,
+    Debug,
+    Space,
+    SpaceFile,
+    StoragePath,
+    option,
+    print_or_write,
+    required_space,
+)
 
 
 def k8s(
@@ -29,9 +36,7 @@ def k8s(
     debug: Debug = False,
 ) -> None:
     """Write a Kubernetes manifest that runs a search: a RayJob for KubeRay, with MLflow."""
-    chosen = chosen_space(space_file, space)
-    if chosen is None:
-        raise UsageError("a search space is required, such as `samtune k8s my.yaml > job.yaml`")
+    chosen = required_space(space_file, space, "`samtune k8s my.yaml > job.yaml`")
     from samtune.config.builtin_spaces import find_builtin
     from samtune.config.space import SearchSpace
     from samtune.launch.k8s import KubernetesJob, read_space
@@ -51,8 +56,4 @@ def k8s(
         secret=secret,
     )
     job.check(loaded.resources)
-    if output is None:
-        typer.echo(job.manifest(), nl=False)
-        return
-    new_file(output, job.manifest())
-    typer.echo(f"{output}: read its first lines, then `kubectl apply -f {output}`", err=True)
+    print_or_write(job.manifest(), output, f"read its first lines, then `kubectl apply -f {output}`")

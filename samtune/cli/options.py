@@ -40,6 +40,23 @@ def chosen_space(argument: str | None, option: str | None) -> str | None:
     return argument or option
 
 
+def required_space(argument: str | None, option: str | None, example: str) -> str:
+    """The space that a command was given. Raises UsageError, with the example, where there is none."""
+    chosen = chosen_space(argument, option)
+    if chosen is None:
+        raise UsageError(f"a search space is required, such as {example}")
+    return chosen
+
+
+def print_or_write(text: str, output: Path | None, next_step: str) -> None:
+    """Prints a text, or writes it to a file that is not there yet, and then says what is done with it."""
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    new_file(output, text)
+    typer.echo(f"{output}: {next_step}", err=True)
+
+
 def new_file(path: Path, text: str) -> None:
     """Writes a file that is not there yet.
 

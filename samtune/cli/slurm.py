@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from samtune.cli.options import OUTPUT, WHERE, Debug, Space, SpaceFile, StoragePath, chosen_space, new_file, option
-from samtune.errors import UsageError
+from samtune.cli.options import (
+    OUTPUT,
+    WHERE,
+    Debug,
+    Space,
+    SpaceFile,
+    StoragePath,
+    option,
+    print_or_write,
+    required_space,
+)
 
 
 def slurm(
@@ -27,9 +34,7 @@ def slurm(
     debug: Debug = False,
 ) -> None:
     """Write a Slurm batch script that runs a search, saves it when Slurm ends the job, and resumes it."""
-    chosen = chosen_space(space_file, space)
-    if chosen is None:
-        raise UsageError("a search space is required, such as `samtune slurm my.yaml --nodes 4 > job.sh`")
+    chosen = required_space(space_file, space, "`samtune slurm my.yaml --nodes 4 > job.sh`")
     from samtune.config.space import SearchSpace
     from samtune.launch.slurm import SlurmJob
 
@@ -47,8 +52,4 @@ def slurm(
         tracking_uri=tracking_uri,
     )
     job.check(loaded.resources)
-    if output is None:
-        typer.echo(job.script(), nl=False)
-        return
-    new_file(output, job.script())
-    typer.echo(f"{output}: `sbatch {output}` submits it", err=True)
+    print_or_write(job.script(), output, f"`sbatch {output}` submits it")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from samtune.cli.options import OUTPUT, Debug, new_file, option
+from samtune.cli.options import OUTPUT, Debug, option, print_or_write
 from samtune.errors import UsageError
 
 
@@ -23,11 +23,7 @@ def spaces(
 
     if name is not None:
         text = find_builtin(name).read_text(encoding="utf-8")
-        if output is None:
-            typer.echo(text, nl=False)
-        else:
-            new_file(output, text)
-            typer.echo(f"{output}: `samtune search {output}` searches it", err=True)
+        print_or_write(text, output, f"`samtune search {output}` searches it")
         return
     if output is not None:
         raise UsageError("-o: which space? e.g. `samtune spaces digits.yaml -o my.yaml`")

@@ -23,12 +23,11 @@ from samtune.cli.options import (
     StoragePath,
     TrackingUri,
     answer,
-    chosen_space,
     option,
+    required_space,
     stdout_for_json,
 )
 from samtune.cli.trust import say_imports
-from samtune.errors import UsageError
 
 
 def train(
@@ -73,9 +72,7 @@ def train(
     console = make_console(stderr=json_)
     given = {"resources.num_workers": num_workers, "seed": seed}
     changes = {key: value for key, value in given.items() if value is not None}
-    space = chosen_space(space_file, space)
-    if space is None:
-        raise UsageError("a search space is required, such as `samtune train my.yaml`: one that searches nothing")
+    space = required_space(space_file, space, "`samtune train my.yaml`: one that searches nothing")
     chosen = SearchSpace.from_yaml(space, set_ or []).replace(changes, OPTIONS)
     name = name or default_name(chosen)
 
