@@ -269,6 +269,12 @@ class Study:
         return (self.ended_at or time.time()) - self.started_at
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether trials are missing, other than those that a budget or a complete grid left out."""
+        in_budget = (self.stopped_by or "").startswith(("budget.", "grid:"))
+        return not in_budget and (self.count(TrialState.INTERRUPTED) > 0 or len(self.trials) < self.num_trials)
+
+    @property
     def objective(self) -> Objective:
         """The first objective, which decides what `best` is."""
         return self.objectives[0]

@@ -45,9 +45,9 @@ def print_summary(console: Console, study: Study, *, debug: bool = False) -> Non
         for line in verdict.lines():
             console.print(f"  {line}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
-    if study.best:
+    if commands := next_commands(study):
         console.print("what next:")
-        for command, what in next_commands(study):
+        for command, what in commands:
             console.print(f"  {command}  # {what}", soft_wrap=True)
     console.print("compare the trials in MLflow:", soft_wrap=True)
     for line in dict.fromkeys([ui_command(study), ui_page(study)]):

@@ -57,10 +57,7 @@ def study_status(study: Study) -> str:
     """
     if study.count(TrialState.FAILED) and not study.count(TrialState.COMPLETED, TrialState.PRUNED):
         return "FAILED"
-    in_budget = (study.stopped_by or "").startswith(("budget.", "grid:"))
-    if not in_budget and (study.count(TrialState.INTERRUPTED) or len(study.trials) < study.num_trials):
-        return "KILLED"
-    return "FINISHED"
+    return "KILLED" if study.is_cut_short else "FINISHED"
 
 
 def param(value: Scalar) -> str:

@@ -146,6 +146,33 @@ def test_the_state_of_a_study(search: Search, states: list[TrialState], stopped_
     assert study_state(search.study, running=True) == json_summary(search.study, running=True)["state"] == "running"
 
 
+RESUME, RETRY = "samtune search --resume digits-1", "--retry-failed"
+
+
+@pytest.mark.parametrize(
+    ("states", "stopped_by", "resumes", "retries"),
+    [
+        ([TrialState.COMPLETED] * 4, None, False, False),
+        ([TrialState.COMPLETED, TrialState.INTERRUPTED], "interrupted", True, False),
+        ([TrialState.COMPLETED], "interrupted", True, False),  # between two trials: none was cut
+        ([], "interrupted", True, False),  # before the first
+        ([TrialState.COMPLETED], "budget.seconds: 0:10 are over", False, False),
+        ([TrialState.COMPLETED], "grid: all 1 points are tried", False, False),
+        ([TrialState.FAILED] * 3, HOPELESS, True, True),
+    ],
+)
+def test_what_continues_a_study_is_the_first_command(
+    search: Search, states: list[TrialState], stopped_by: str | None, resumes: bool, retries: bool
+) -> None:
+    for state in states:
+        search.run(0.5, state)
+    search.study.stopped_by = stopped_by
+    lines = printed(search).splitlines()
+    after = next((lines[lines.index(line) + 1] for line in lines if line == "what next:"), "")
+    assert (after.startswith(f"  {RESUME}"), RETRY in after) == (resumes, retries)
+    assert ("samtune confirm" in printed(search)) == (TrialState.COMPLETED in states)
+
+
 def test_many_different_errors_are_cut(search: Search) -> None:
     for number in range(9):
         search.run(0.1, TrialState.FAILED, f"error {number}")
