@@ -14,13 +14,15 @@ import site
 import sys
 import sysconfig
 import threading
+import traceback
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import CodeType, FrameType, ModuleType
+from typing import Any
 
 _SAMTUNE = os.path.dirname(os.path.abspath(__file__))
 _folders: list[str] = []
@@ -117,6 +119,48 @@ def shown_path(path: str) -> str:
     """A file of the user's as a message names it: from the folder on that its modules are imported from."""
     folders = sorted((f for f in user_folders() if path.startswith(f + os.sep)), key=len)
     return os.path.relpath(path, folders[-1]) if folders else os.path.basename(path)
+
+
+def place_of(error: BaseException) -> str | None:
+    """Where in the user's own files an error was, `my_loss.py:5 in focal`: the innermost line of them that it passed.
+
+    Where it passed none itself, in its cause.
+    """
+    for cause in causes_of(error):
+        frames = [pair for pair in traceback.walk_tb(cause.__traceback__) if _is_users(pair[0])]
+        if frames:
+            frame, line = frames[-1]
+            return _named_place(frame.f_code, line)
+    return None
+
+
+def place_of_function(function: Any) -> str | None:
+    """Where a function of the user's begins, `my_loss.py:3 in focal`; None where it is in none of the user's files."""
+    code = getattr(function, "__code__", None)
+    if code is None or is_installed(code.co_filename) or not code.co_filename.endswith(".py"):
+        return None
+    return _named_place(code, code.co_firstlineno)
+
+
+def _named_place(code: CodeType, line: int) -> str:
+    inside = "" if code.co_name == "<module>" else f" in {code.co_name}"
+    return f"{shown_path(code.co_filename)}:{line}{inside}"
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from, one after another."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_users(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    # What torch.compile writes has no name that a reader could look up; Cython's frames (.pxi) have a library's.
+    return file.endswith(".py") and "torchinductor_" not in file and not is_installed(file)
 
 
 def find_module(name: str) -> ModuleSpec | None:

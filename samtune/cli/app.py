@@ -37,7 +37,7 @@ from samtune.cli.train import train
 from samtune.cli.ui import ui
 from samtune.cli.validate import validate
 from samtune.errors import SamtuneError, UsageError, one_line
-from samtune.user_path import add_user_folders
+from samtune.user_path import add_user_folders, place_of
 
 app = typer.Typer(
     name="samtune",
@@ -116,7 +116,8 @@ def main() -> None:
             raise
         if not _has_working_directory():
             _fail("the working directory was deleted: change to another, e.g. `cd ~`", 2)
-        text = one_line(f"{type(error).__name__}: {error}")
+        place = place_of(error)  # in the user's own code, which the driver calls for the data
+        text = one_line(f"{f'{place}: ' if place else ''}{type(error).__name__}: {error}")
         _fail(f"{text} (run again with --debug for the traceback)", 1)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the interpreter's own end is left, in milliseconds

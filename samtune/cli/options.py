@@ -130,6 +130,10 @@ Trust = Annotated[
         "--trust",
     ),
 ]
+NoCheck = Annotated[
+    bool,
+    option(SEARCH, "Do not try one batch of the parts that are yours before the workers start.", "--no-check"),
+]
 DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
 Estimate = Annotated[
     bool, option(OUTPUT, "With the plan, the seconds that a few timed steps on this machine make likely.", "--estimate")

@@ -20,6 +20,7 @@ from samtune.cli.options import (
     Json,
     MaxConcurrent,
     Name,
+    NoCheck,
     NumTrials,
     NumWorkers,
     Resume,
@@ -64,6 +65,7 @@ def search(
     address: Address = None,
     system_metrics: SystemMetrics = False,
     trust: Trust = False,
+    no_check: NoCheck = False,
     dry_run: DryRun = False,
     estimate: Estimate = False,
     json_: Json = False,
@@ -76,7 +78,7 @@ def search(
     if system_metrics:
         os.environ[SWITCH] = "true"
     changes: dict[str, Any] = {"num_trials": num_trials, "max_concurrent": max_concurrent}
-    where: dict[str, Any] = {"storage_path": storage_path, "address": address}
+    where: dict[str, Any] = {"storage_path": storage_path, "address": address, "check": not no_check}
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
     fixed |= {"experiment": experiment}
     where |= {"tracking_uri": tracking_uri}

@@ -16,6 +16,7 @@ from samtune.cli.options import (
     Experiment,
     Json,
     Name,
+    NoCheck,
     NumWorkers,
     Seed,
     Sets,
@@ -56,6 +57,7 @@ def train(
             min=0,
         ),
     ] = 0,
+    no_check: NoCheck = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -87,6 +89,7 @@ def train(
             experiment=experiment,
             address=address,
             callbacks=[make_display(console)],
+            check=not no_check,
         )
         trial = training.run(register=register)
         study = training.folder.read()

@@ -6,11 +6,9 @@ import itertools
 import statistics
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from samtune.config.space import SearchSpace
-from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan
 from samtune.experiments.trust import UntrustedError
@@ -64,28 +62,11 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
     """Times some steps of the space's first trial in this process; reads the data, starts no worker."""
     import torch
 
-    from samtune.data import load_dataset, train_batches, training_examples
-    from samtune.train.trial import TrialRun
+    from samtune.train.first_batch import begin_trial
 
     device = torch.device("cuda" if plan.gpus_per_worker and torch.cuda.is_available() else "cpu")
     spec = space.trial(next(space.tree.enumerate(lambda name, key, node: node.extremes()[:1])))
-    share = _share_of_a_worker(spec, space.resources.num_workers)
-    run = TrialRun(share, rank=0, num_workers=1, device=device)
-    dataset = load_dataset(share.examples)
-    run.model.train()
-    examples = partial(training_examples, dataset, device=device)
-    run.train_step.begin_epoch(0, share.num_epochs, steps_per_epoch=run.steps_per_epoch, examples=examples)
-    batches = train_batches(
-        dataset,
-        share.data,
-        batch_size=share.training.batch_size,
-        rank=0,
-        num_workers=1,
-        seed=share.seed,
-        epoch=0,
-        device=device,
-        accumulate=share.training.accumulate,
-    )
+    run, batches = begin_trial(spec, space.resources.num_workers, device)
     times: list[float] = []
     started = time.perf_counter()
     for inputs, targets in itertools.islice(batches, _MOST_STEPS):
@@ -102,14 +83,3 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
     assert plan.steps_per_epoch is not None  # a plan that was made by importing the user's functions
     steps = [total * each for total, each in zip(plan.total_passes, plan.steps_per_epoch, strict=True)]
     return Estimate(str(device), step, len(timed), (steps[0] * per_pass, steps[1] * per_pass))
-
-
-def _share_of_a_worker(spec: TrialSpec, num_workers: int) -> TrialSpec:
-    """The trial with the batch that one worker sees."""
-    data = spec.model_dump(exclude_unset=True)
-    batch = spec.training.batch_size // num_workers
-    data["training"] = {**data.get("training", {}), "batch_size": batch, "compile": False}
-    m = getattr(spec.method, "m", "worker")
-    if isinstance(m, int) and m > batch // spec.training.accumulate:
-        data["method"]["m"] = "worker"
-    return TrialSpec.model_validate(data)

@@ -67,6 +67,7 @@ class CandidateRun:
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
         trust: bool = False,
+        check: bool = True,
     ) -> None:
         folder = study_folder(storage_path, name)
         begun = folder.read() if candidates is None or folder.exists() else None
@@ -94,6 +95,7 @@ class CandidateRun:
             address=address,
             callbacks=callbacks,
             earlier=begun,
+            check=check and kind == "training",  # what is confirmed has been trained before
         )
 
     @property

@@ -19,6 +19,7 @@ from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import RunError, UsageError
 from samtune.experiments.aftermath import Watcher
+from samtune.experiments.first_batch import FirstBatch
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
@@ -103,6 +104,7 @@ class Runner:
         name: of the study.
         storage_path, tracking_uri, experiment, address, callbacks: as of `Tuner`.
         earlier: the study as it stands, where it is resumed; its MLflow address and experiment are kept.
+        check: whether one batch is tried before any worker starts, see `FirstBatch`.
 
     Attributes:
         ending: tells anyone whether the study is to end, and why.
@@ -120,6 +122,7 @@ class Runner:
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
         earlier: Study | None = None,
+        check: bool = True,
     ) -> None:
         self.trials, self.kind, self.name, self.earlier = trials, kind, name, earlier
         self.folder = study_folder(storage_path, name)
@@ -130,13 +133,14 @@ class Runner:
             if tracking_uri
             else default_tracking_uri(self.folder.storage)
         )
-        self.experiment, self.address = experiment, address
+        self.experiment, self.address, self.check = experiment, address, check
         if wrong := [callback for callback in callbacks if not isinstance(callback, Callback)]:
             raise UsageError(f"callbacks: must be instances of samtune.Callback (got {wrong[0]!r})")
         self.callbacks = list(callbacks)
         self.ending = Ending()
         self._study: Study | None = None
         self._started: list[Callback] = []
+        self._notes: list[str] = []
         self._pool: WorkerPool | None = None
         self._watcher = Watcher(self.folder.local)
 
@@ -172,9 +176,14 @@ class Runner:
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
         connecting = tracker.connect_in_background()
+        tried = self._variants if self.check else []
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
         # which takes seconds: a Ctrl-C in it must not lose the results.
-        with interrupts_to(self._on_interrupt) as take_signals_back, connected(self.address, self._runtime_env):
+        with (
+            FirstBatch(tried, self.trials.definition.resources) as first_batch,
+            interrupts_to(self._on_interrupt) as take_signals_back,
+            connected(self.address, self._runtime_env),
+        ):
             take_signals_back()  # Ray ends the process on SIGTERM
             nodes = look_at_cluster().nodes
             plan = self._make_plan(list(nodes.values()), addable_nodes())
@@ -183,6 +192,7 @@ class Runner:
             connecting.result()  # before any worker starts: a tracking server that does not answer is an error
             if self.earlier is None:
                 self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
+            self._notes = first_batch.result(lambda: self.ending.signal is not None)
             if self.ending.signal is not None:
                 raise Interrupted(self.ending.signal)
             keepers = self.folder.open(self._say, self.ending.stop)
@@ -230,7 +240,7 @@ class Runner:
             at_end.callback(loss.stop)
             loss.start()
             source, lines = self.trials.source(study, self.folder.local, plan.num_groups > 1)
-            for line in lines:
+            for line in [*self._notes, *lines]:
                 self._say(line)
             pool = self._start_pool(study, plan, at_end)
             most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)

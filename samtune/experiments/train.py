@@ -27,7 +27,7 @@ class Training(CandidatesOwner):
     Args:
         space: nothing in it is searched.
         name: of the study; one that has begun is resumed. Default: the space's name, `train` and the time.
-        storage_path, tracking_uri, experiment, address, callbacks: as of `Tuner`.
+        storage_path, tracking_uri, experiment, address, callbacks, check: as of `Tuner`.
 
     Raises:
         UsageError: something is searched, or another training has begun under this name.
@@ -45,6 +45,7 @@ class Training(CandidatesOwner):
         experiment: str | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        check: bool = True,
     ) -> None:
         spec = fixed_trial(space).trial({}).model_copy(update={"final": True, "repeats": 1})
         objective = None if spec.data.validation_fraction == 0 else space.objective
@@ -58,6 +59,7 @@ class Training(CandidatesOwner):
             experiment=experiment or space.name,
             address=address,
             callbacks=callbacks,
+            check=check,
         )
         self._own(run)
 

@@ -55,6 +55,8 @@ class Tuner(StudyOwner):
             (train, test) of torch Datasets or of tensors.
         train: a training function in place of samtune's own loop, called with a `TrialContext` on every worker; the
             space then has no `data` and `model`.
+        check: before any worker starts, one batch goes through the parts that are yours, in a process of its own; an
+            error in it is raised as a UsageError. A training function is not checked so.
 
     Example:
         >>> results = Tuner(SearchSpace.from_yaml("digits.yaml"), num_trials=8).fit()
@@ -80,6 +82,7 @@ class Tuner(StudyOwner):
         loss: Callable[..., Any] | None = None,
         metrics: Sequence[Callable[..., Any]] | None = None,
         train: Callable[[TrialContext], None] | None = None,
+        check: bool = True,
     ) -> None:
         changes = {
             "num_trials": num_trials,
@@ -104,6 +107,7 @@ class Tuner(StudyOwner):
             experiment=experiment or space.name,
             address=address,
             callbacks=callbacks,
+            check=check,
         )
 
     def _own(self, space: SearchSpace, *, earlier: Study | None = None, **options: Any) -> None:
@@ -151,6 +155,7 @@ class Tuner(StudyOwner):
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
         trust: bool = False,
+        check: bool = True,
     ) -> Self:
         """A tuner that resumes a study whose driver has ended, however it ended; call `fit` on it.
 
@@ -165,6 +170,7 @@ class Tuner(StudyOwner):
             tracking_uri: another MLflow store than before, to which all trials are written again.
             retry_failed: runs the failed trials again.
             trust: resume it although somebody else began it, or on another machine: what it names is imported.
+            check: as of `Tuner`.
 
         Raises:
             UsageError: there is no such study, it is not a search, the space is another, or it is not trusted.
@@ -200,6 +206,7 @@ class Tuner(StudyOwner):
             experiment=study.experiment,
             address=address,
             callbacks=callbacks,
+            check=check,
         )
         return tuner
 

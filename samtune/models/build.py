@@ -110,9 +110,14 @@ def _own_model(
         function: None: what the configuration names, which is imported.
 
     Raises:
-        UsageError: it cannot be imported, or does not return a module.
+        UsageError: it cannot be imported, is a module itself, or does not return one.
     """
     function = function or resolve_function(config.name, "model.name")
+    if isinstance(function, nn.Module):
+        raise UsageError(
+            f"model.name: {config.name} must be a function or class that makes a torch.nn.Module, a new one for each "
+            f"trial (got a {type(function).__name__}, made already)"
+        )
     model = function(num_classes=num_classes, input_shape=input_shape, **config.options)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model.name: {config.name} must return a torch.nn.Module (got {type(model).__name__})")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
-from types import FrameType
 
 from samtune.errors import is_machine_fault, safe_text
-from samtune.user_path import is_installed, shown_path
+from samtune.user_path import causes_of, place_of
 from samtune.workers.protocol import Failure
 
 
@@ -18,27 +16,9 @@ def failure_of(error: BaseException) -> Failure:
     Where code of the user's raised it, or called what did, the line begins with the place: `my_loss.py:5 in focal`.
     """
     line = _ended(error) or _out_of_memory(error) or f"{type(error).__name__}: {safe_text(error)}"
-    if (place := _place(error)) is not None:
+    if (place := place_of(error)) is not None:
         line = f"{place}: {line}"
     return Failure(line, "".join(traceback.format_exception(error)), fault=is_fault(error))
-
-
-def _place(error: BaseException) -> str | None:
-    """The innermost line of the user's own files that an error passed; in its cause where it passed none itself."""
-    for cause in _causes(error):
-        frames = [pair for pair in traceback.walk_tb(cause.__traceback__) if _is_users(pair[0])]
-        if frames:
-            frame, line = frames[-1]
-            name = frame.f_code.co_name
-            inside = "" if name == "<module>" else f" in {name}"
-            return f"{shown_path(frame.f_code.co_filename)}:{line}{inside}"
-    return None
-
-
-def _is_users(frame: FrameType) -> bool:
-    file = frame.f_code.co_filename
-    # What torch.compile writes has no name that a reader could look up; Cython's frames (.pxi) have a library's.
-    return file.endswith(".py") and "torchinductor_" not in file and not is_installed(file)
 
 
 def _ended(error: BaseException) -> str | None:
@@ -53,7 +33,7 @@ def _ended(error: BaseException) -> str | None:
 def _out_of_memory(error: BaseException) -> str | None:
     """What to say of a device whose memory does not suffice: how much the trial took, and what takes less."""
     torch = sys.modules.get("torch")
-    if torch is None or not any(isinstance(cause, torch.OutOfMemoryError) for cause in _causes(error)):
+    if torch is None or not any(isinstance(cause, torch.OutOfMemoryError) for cause in causes_of(error)):
         return None
     peak = ""
     if torch.cuda.is_initialized():
@@ -84,19 +64,10 @@ def is_fault(error: BaseException) -> bool:
     """
     from samtune.train.checkpoint import CheckpointError
 
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     if any(isinstance(cause, CheckpointError) for cause in causes):
         return False
     return any(is_machine_fault(cause) for cause in causes)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def is_about_a_peer(error: BaseException) -> bool:

@@ -288,11 +288,15 @@ def test_a_trial_that_fails_harms_no_other_under_a_scheduler(tmp_path: Path) -> 
 
 def test_a_search_whose_trials_all_fail_ends_early_with_the_first_error_and_can_run_them_again(tmp_path: Path) -> None:
     (tmp_path / "my_loss.py").write_text("def focal(outputs, targets):\n    return outputs.sum() * (1 / 0)\n")
-    done = run_samtune(
+    command = (
         *("search", "--space", "digits.yaml", "--num-trials", "50", "--num-workers", "1", "--max-concurrent", "2"),
         *("--set", "training.loss=my_loss:focal", "--set", "data.num_train=200", "--name", "bad"),
-        cwd=tmp_path,
     )
+    refused = run_samtune(*command, cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.strip().splitlines()
+    assert "one batch of a trial fails in the loss: my_loss.py:2 in focal: ZeroDivisionError: division by zero" in line
+    done = run_samtune(*command, "--no-check", cwd=tmp_path)
     assert done.returncode == 1
     (failed,) = re.findall(r"(\d+) failed.* of 50 trials", done.stdout)  # the summary is shown all the same
     assert 3 <= int(failed) <= 8  # stopped early

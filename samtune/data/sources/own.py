@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from samtune.config.data import OwnDataConfig
 from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
 from samtune.data.sources.traits import Traits
-from samtune.errors import DatasetError
+from samtune.errors import DatasetError, one_line
 from samtune.user_code import check_function, resolve_function
 
 if TYPE_CHECKING:
@@ -83,20 +83,21 @@ class _Split:
     def __init__(self, given: Any, where: str) -> None:
         import torch
 
+        self._where = where
         self.dataset: Any | None = None
         self.inputs: Any = None
         if isinstance(given, tuple | list) and len(given) == 2:
-            self.inputs = torch.as_tensor(given[0])
-            labels = torch.as_tensor(given[1])
+            self.inputs = _as_tensor(given[0], f"{where}: inputs")
+            labels = _as_tensor(given[1], f"{where}: classes")
             if len(self.inputs) != len(labels):
                 raise DatasetError(f"{where}: {len(self.inputs)} inputs and {len(labels)} classes")
         elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
             self.dataset = given
             targets = next((getattr(given, name) for name in ("targets", "labels") if hasattr(given, name)), None)
             if targets is None:
-                labels = torch.stack([torch.as_tensor(given[i][1]) for i in range(len(given))])
+                labels = torch.stack([_as_tensor(given[i][1], f"{where}: a class") for i in range(len(given))])
             else:
-                labels = torch.as_tensor(targets)
+                labels = _as_tensor(targets, f"{where}: classes")
             if len(labels) != len(given):
                 raise DatasetError(f"{where}: {len(given)} examples and {len(labels)} classes")
         else:
@@ -115,9 +116,20 @@ class _Split:
         self.labels = labels.long()
 
     def first(self) -> Any:
-        import torch
+        if self.dataset is None:
+            return self.inputs[0]
+        return _as_tensor(self.dataset[0][0], f"{self._where}: the input of an example")
 
-        return self.inputs[0] if self.dataset is None else torch.as_tensor(self.dataset[0][0])
+
+def _as_tensor(value: Any, what: str) -> Any:
+    import torch
+
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DatasetError(
+            f"{what} must be a tensor, an array or numbers (got {type(value).__name__}: {one_line(error, 200)})"
+        ) from error
 
 
 def _are_classes(targets: Tensor) -> bool:

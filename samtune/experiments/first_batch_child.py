@@ -1,0 +1,59 @@
+"""Run as a script by `samtune.experiments.first_batch`: sends one batch through the trials it is given on stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import sys
+from typing import Any
+
+
+def main(root: str, cpu_seconds: str, seconds: str) -> None:
+    """Writes one JSON object to stdout: what went wrong, if anything did.
+
+    Args:
+        root: the folder that samtune is in.
+        cpu_seconds, seconds: of work and of time, after which this process is of no use to anybody.
+    """
+    signal.setitimer(signal.ITIMER_PROF, float(cpu_seconds))  # its signal ends the process
+    signal.alarm(int(seconds))
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # what the user's code prints, it prints again on the workers
+    os.dup2(nowhere, 2)
+    sys.path.append(root)  # it may not be installed
+    from samtune.user_path import add_user_folders, importing_user_code
+
+    request = pickle.loads(sys.stdin.buffer.read())
+    add_user_folders(request["folders"])
+    if request["parts"] is not None:
+        from samtune.user_code import accept_functions
+
+        with importing_user_code():  # to unpickle them
+            accept_functions(pickle.loads(request["parts"]))
+    json.dump(_answer(**pickle.loads(request["trials"])), answer)
+    answer.flush()
+    os._exit(0)  # processes that read examples, and threads of the user's, are not waited for
+
+
+def _answer(specs: list[Any], num_workers: int, device: str, threads: int) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from samtune.train.first_batch import FirstBatchError, try_first_batch
+
+    torch.set_num_threads(threads)
+    # As workers have one.
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    for spec in specs:
+        try:
+            try_first_batch(spec, num_workers, torch.device(device))
+        except FirstBatchError as error:
+            return {"line": str(error), "traceback": error.traceback, "certain": error.certain}
+    return {"line": None}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
