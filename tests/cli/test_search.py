@@ -208,7 +208,7 @@ def interrupt(
             start_new_session=True,
         )
     try:
-        deadline = time.time() + 120
+        deadline = time.time() + 400
         for index, (file, text, count) in enumerate(moments):
             path = folder / file
             while (path.read_text() if path.exists() else "").count(text) < count and process.poll() is None:
@@ -219,7 +219,7 @@ def interrupt(
                 (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
             else:  # it may have ended after the first, before it was seen that the second is due
                 assert index > 0, log.read_text()
-        stdout, _ = process.communicate(timeout=90)
+        stdout, _ = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -54,7 +54,7 @@ def test_every_port_of_a_search_is_on_loopback(tmp_path: Path) -> None:
             if journal.exists() and journal.read_text().count('"epoch"') > 20:
                 search.terminate()
                 break
-        output, _ = search.communicate(timeout=120)
+        output, _ = search.communicate(timeout=300)
     finally:
         search.kill()
     names = " ".join(seen.values())

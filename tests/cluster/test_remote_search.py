@@ -50,7 +50,7 @@ def test_a_killed_search_goes_on_from_another_machine_with_what_is_in_s3(
             command, cwd=here, env=clean_environment(here / "cache"), stdout=log, stderr=log, start_new_session=True
         )
     journal = join(s3, "study", JOURNAL)
-    deadline = time.time() + 120
+    deadline = time.time() + 400
     while (read_bytes(journal) or b"").count(b'"event": "epoch"') < 6 + 2:
         assert driver.poll() is None, (tmp_path / "log").read_text()
         assert time.time() < deadline

@@ -69,7 +69,7 @@ class Driver:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

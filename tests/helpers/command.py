@@ -48,7 +48,7 @@ def ray_processes() -> set[int]:
 
 def wait_for_no_ray_process() -> None:
     """Ray's processes end on their own when their raylet does; they need a moment to notice."""
-    deadline = time.time() + 60
+    deadline = time.time() + 180
     while left := ray_processes():
         assert time.time() < deadline, f"Ray processes were left behind: {left}"
         time.sleep(0.2)

@@ -47,7 +47,7 @@ class Client:
                 assert progress.outcome is not Outcome.FAILED, progress
         return records
 
-    def finish(self, trial_id: str, seconds: float = 120) -> Progress:
+    def finish(self, trial_id: str, seconds: float = 400) -> Progress:
         """Waits for the end of a trial; all its records, without the wall times."""
         records: list[dict[str, float]] = []
         deadline = time.time() + seconds

@@ -132,7 +132,7 @@ def test_a_job_that_slurm_ends_is_queued_again_and_resumes(tmp_path):
             return subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
 
     first = submit()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while "trial 0 completed" not in log.read_text(encoding="utf-8"):
         assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
         assert first.poll() is None, log.read_text(encoding="utf-8")

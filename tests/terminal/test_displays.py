@@ -244,7 +244,7 @@ def test_on_a_real_terminal(terminal: str) -> None:
     reader.start()
     run_script(TERM=terminal, stdout=slave)
     os.close(slave)
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     os.close(master)
     text = output.decode()
     assert "best val_accuracy 0.9500 (trial 1)" in text

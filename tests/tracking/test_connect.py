@@ -22,7 +22,7 @@ from samtune.tracking import MlflowTracker, resolve_tracking_uri
 def refused(uri: str, *, experiment: str = "digits") -> str:
     """The message with which a store is refused, well before MLflow's own minutes of attempts."""
     with pytest.raises(TrackingError) as caught:
-        MlflowTracker(uri, experiment).connect_in_background().result(timeout=30)
+        MlflowTracker(uri, experiment).connect_in_background().result(timeout=120)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -148,7 +148,7 @@ def test_two_searches_may_create_the_experiment_at_once(tmp_path: Path) -> None:
     MlflowTracker(uri, "other").connect()
     trackers = [MlflowTracker(uri, "same") for _ in range(4)]
     for future in [tracker.connect_in_background() for tracker in trackers]:
-        future.result(timeout=30)
+        future.result(timeout=120)
     assert len({tracker.experiment_id for tracker in trackers}) == 1
 
 
@@ -162,7 +162,7 @@ def test_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    answers = [process.communicate(timeout=120) for process in processes]
+    answers = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], answers
     assert len({out for out, _ in answers}) == 1
 

@@ -52,9 +52,9 @@ def without_waits(messages: list[str]) -> list[str]:
 
 
 def wait_until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not happened():
-        assert time.monotonic() < deadline, f"not within a minute: {what}"
+        assert time.monotonic() < deadline, f"not within four minutes: {what}"
         time.sleep(0.1)
 
 
@@ -65,7 +65,7 @@ def wait_until_written(study: Study, server_port: int, name: str) -> None:
 def test_a_search_on_a_server(
     study: Study, tracker: MlflowTracker, server_port: int, messages: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracker.connect_in_background().result(timeout=30)
+    tracker.connect_in_background().result(timeout=120)
     start(tracker, study)
     run_trial(study, [tracker], [0.5, float("nan"), 0.7])
     trial = start_trial(study, [tracker])

@@ -307,7 +307,7 @@ def test_a_new_store_is_made_in_silence(
 ) -> None:
     logging.getLogger("mlflow").setLevel(logging.INFO)
     uri = f"sqlite:///{tmp_path}/new folder/mlflow.db"
-    MlflowTracker(uri, "digits").connect_in_background().result(timeout=30)
+    MlflowTracker(uri, "digits").connect_in_background().result(timeout=120)
     assert capfd.readouterr() == ("", "")
     experiment = MlflowClient(uri).get_experiment_by_name("digits")
     assert experiment is not None
@@ -322,7 +322,7 @@ def test_a_trial_is_in_the_store_while_the_search_runs(
     start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.5)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not ((runs := children(client, study)) and runs[0].data.metrics):
         assert time.monotonic() < deadline
         time.sleep(0.1)

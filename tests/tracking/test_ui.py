@@ -63,7 +63,7 @@ def test_the_comparison_page_shows_the_best_trials_and_ctrl_c_leaves_nothing(tmp
             process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert children
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert not psutil.wait_procs(children, timeout=60)[1]
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", urlsplit(address).port or 0)) != 0
 
