@@ -18,7 +18,10 @@ def plot(
     kind: Annotated[
         str,
         option(
-            OUTPUT, "rho, history, importances, slices, contour, parallel, pareto, diagnostics or timeline.", "--kind"
+            OUTPUT,
+            "rho, history, importances, slices, contour, parallel, pareto, diagnostics or timeline; of a confirmation "
+            "candidates, diagnostics or timeline.",
+            "--kind",
         ),
     ],
     output: Annotated[Path, option(OUTPUT, "What to write: .png, .svg or .pdf.", "-o", "--output")],

@@ -20,6 +20,7 @@ from samtune.config.search import (
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
+from samtune.store.moved import new_place
 from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
 
 BASELINES = ("sgd", "none")
@@ -142,6 +143,17 @@ def list_candidates(
         first_seed=space.seed + space.repeats if first_seed is None else first_seed,
         baselines=list(baselines),
     )
+
+
+def stored_candidates(study: Study) -> CandidateList:
+    """The list of candidates that a study was started with.
+
+    Raises:
+        UsageError: it is a search.
+    """
+    if "candidates" not in yaml.safe_load(study.space_yaml):
+        raise UsageError(f"study {study.name} is a search: choose another --name")
+    return CandidateList.from_yaml_text(study.space_yaml).relocated(lambda path: new_place(path, study))
 
 
 def candidates_of(study: Study, space: SearchSpace, top: int) -> Chosen:

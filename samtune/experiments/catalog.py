@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from samtune.errors import UsageError, one_line
-from samtune.experiments.confirmation import confirmation_of
-from samtune.experiments.fixed_trials import stored_candidates
+from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.statistics import Estimate
 from samtune.experiments.summary import StudyState, study_state
 from samtune.experiments.verdict import verdict_of
@@ -141,10 +140,8 @@ def _entry(storage: str, name: str) -> StudyEntry:
 
 
 def _confirmed(study: Study) -> Estimate | None:
-    if study.kind != "confirmation":
-        return None
-    best = confirmation_of(study, stored_candidates(study)).best
-    return best.estimate if best else None
+    confirmation = confirmation_in(study)
+    return confirmation.best.estimate if confirmation and confirmation.best else None
 
 
 def _size(uri: str) -> int | None:

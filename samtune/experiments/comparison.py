@@ -12,8 +12,8 @@ import yaml
 from samtune.config.foreign import flow
 from samtune.config.trial import flatten
 from samtune.errors import UsageError
+from samtune.experiments.candidates import stored_candidates
 from samtune.experiments.confirmation import confirmation_of
-from samtune.experiments.fixed_trials import stored_candidates
 from samtune.experiments.statistics import compare, compare_unpaired
 from samtune.experiments.verdict import bootstrap_lead, num_validation, standard_error
 from samtune.store.study_folder import study_folder

@@ -9,10 +9,10 @@ from pathlib import Path
 from samtune.config.space import SearchSpace
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
-from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates
+from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates, stored_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import Confirmation, confirmation_of
-from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner, stored_candidates
+from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner
 from samtune.experiments.runner import all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import parent

@@ -6,18 +6,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-import yaml
-
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
-from samtune.experiments.candidates import CandidateList
+from samtune.experiments.candidates import CandidateList, stored_candidates
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
 from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
 from samtune.storage import delete_folder, join, read_bytes, write_bytes
-from samtune.store.moved import new_place
 from samtune.store.study_files import check_links
 from samtune.store.study_folder import StudyFolder, study_folder, weights_file
 from samtune.study import Callback, Study, StudyKind, Trial
@@ -195,14 +192,3 @@ class CandidatesOwner(StudyOwner):
             )
         )
         return owner
-
-
-def stored_candidates(study: Study) -> CandidateList:
-    """The list of candidates that a study was started with.
-
-    Raises:
-        UsageError: it is a search.
-    """
-    if "candidates" not in yaml.safe_load(study.space_yaml):
-        raise UsageError(f"study {study.name} is a search: choose another --name")
-    return CandidateList.from_yaml_text(study.space_yaml).relocated(lambda path: new_place(path, study))

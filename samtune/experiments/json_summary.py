@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from samtune.experiments.confirm import confirmation_so_far
+from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.summary import study_state
 from samtune.experiments.verdict import verdict_of
 from samtune.study import Scalar, Study, TrialState
@@ -14,6 +15,7 @@ from samtune.study import Scalar, Study, TrialState
 def json_summary(study: Study, *, running: bool = False) -> dict[str, Any]:
     """The result for programs: JSON types only; what is not a finite number is null."""
     best, verdict = study.best, verdict_of(study, confirmation_so_far(study))
+    confirmation = confirmation_in(study)
     return {
         "study": study.name,
         "state": study_state(study, running=running),
@@ -24,6 +26,7 @@ def json_summary(study: Study, *, running: bool = False) -> dict[str, Any]:
         "best": best
         and {"trial": best.number, "config": _finite(dict(best.config)), "metrics": _finite(dict(best.metrics))},
         "verdict": verdict and verdict.to_dict(),
+        **({"confirmation": confirmation.to_dict()} if confirmation else {}),
         **({"pareto": [trial.number for trial in study.pareto]} if len(study.objectives) > 1 else {}),
         "stopped_by": study.stopped_by,
         "seconds": round(study.seconds, 3),

@@ -13,9 +13,8 @@ import yaml
 
 from samtune.config.builtin_spaces import PAPERS, builtin_spaces, summary
 from samtune.errors import SamtuneError
-from samtune.experiments.candidates import CandidateList
+from samtune.experiments.candidates import CandidateList, stored_candidates
 from samtune.experiments.confirmation import confirmation_of, format_estimate
-from samtune.experiments.fixed_trials import stored_candidates
 from samtune.experiments.statistics import Estimate
 from samtune.storage import join
 from samtune.store.study_folder import DEFAULT_STORAGE, absolute_storage, study_folder, study_names

@@ -19,6 +19,7 @@ from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import RunError, UsageError
 from samtune.experiments.aftermath import Watcher
+from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines
 from samtune.experiments.first_batch import FirstBatch
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
@@ -403,8 +404,8 @@ def all_done(study: Study, num_trials: int | None = None) -> bool:
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
     """Tells all callbacks that the study has ended, in their order, whatever one of them raises."""
     study.ended_at = study.ended_at or time.time()
-    verdict = verdict_of(study)
-    study.verdict = verdict.lines() if verdict else []
+    verdict, confirmation = verdict_of(study), confirmation_in(study)
+    study.verdict = confirmation_lines(confirmation) if confirmation else verdict.lines() if verdict else []
     with ExitStack() as stack:  # unwinds from the last to the first
         for callback in reversed(callbacks):
             stack.callback(callback.on_study_end, study)

@@ -10,15 +10,21 @@ TRIALS_PER_KEY = 10
 """Of completed trials. With fewer, importances and maps show what the few draws happened to be."""
 
 
+_OF_A_SEARCH = ("rho", "history", "importances", "slices", "contour", "parallel", "pareto")
+
+
+def check_kind(study: Study, kind: str) -> None:
+    """Raises RunError where a figure is of what was searched, and the study is a confirmation."""
+    if study.kind == "confirmation" and kind in _OF_A_SEARCH:
+        raise RunError("a confirmation repeats its candidates; nothing was searched")
+
+
 def check_enough(study: Study) -> None:
     """For importances and for a map of two keys.
 
     Raises:
-        RunError: too few trials were completed for as many keys as were searched, or nothing was: a confirmation
-            repeats its candidates.
+        RunError: too few trials were completed for as many keys as were searched.
     """
-    if study.kind == "confirmation":
-        raise RunError("a confirmation repeats its candidates; nothing was searched")
     completed = [trial for trial in study if trial.state is TrialState.COMPLETED]
     num_keys = len(searched_keys(completed))
     if len(completed) < (needed := TRIALS_PER_KEY * num_keys):

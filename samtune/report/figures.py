@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samtune.errors import RunError
+from samtune.experiments.confirmation import Confirmation
+from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.results import Results
 from samtune.formatting import short_names
-from samtune.report import sam, timeline
+from samtune.report import candidates, sam, timeline
 from samtune.report.enough import check_enough
 from samtune.report.history import history
 from samtune.report.style import colour_at, dress
@@ -50,7 +52,38 @@ def figures(results: Results) -> Iterator[Figure | str]:
             yield Figure(key, title, caption, tuple(dress(part) for part in parts))
 
 
-def _builders(results: Results) -> Iterator[tuple[str, str, str, Callable[[], list[go.Figure]]]]:
+_Builder = tuple[str, str, str, "Callable[[], list[go.Figure]]"]
+
+
+def _builders(results: Results) -> Iterator[_Builder]:
+    confirmation = confirmation_in(results.study)
+    yield from _of_search(results) if confirmation is None else _of_candidates(confirmation)
+    yield (
+        "timeline",
+        "Where the time went",
+        "One bar per worker group: start-up, trials, and what lies between them idle.",
+        lambda: [timeline.timeline(results.study)],
+    )
+
+
+def _of_candidates(confirmation: Confirmation) -> Iterator[_Builder]:
+    yield (
+        "candidates",
+        f"{confirmation.metric} of each candidate",
+        "Each pale point is a replica, each diamond the mean of the candidate with its 95% confidence interval. "
+        "* marks the baseline.",
+        lambda: [candidates.intervals(confirmation)],
+    )
+    yield (
+        "diagnostics",
+        "Training of each candidate",
+        "The mean of its completed replicas, epoch by epoch. Sharpness is the mean of L(w + ε̂) − L(w); the cosine is "
+        "between the perturbation and the descent gradient.",
+        lambda: candidates.curves(confirmation),
+    )
+
+
+def _of_search(results: Results) -> Iterator[_Builder]:
     study, plots = results.study, _OptunaPlots(results)
     metric = study.objective.metric
     count = study.count(TrialState.COMPLETED)
@@ -105,12 +138,6 @@ def _builders(results: Results) -> Iterator[tuple[str, str, str, Callable[[], li
         "SAM over training, best and worst",
         "Sharpness is the mean of L(w + ε̂) − L(w); the cosine is between the perturbation and the descent gradient.",
         lambda: sam.diagnostics(study),
-    )
-    yield (
-        "timeline",
-        "Where the time went",
-        "One bar per worker group: start-up, trials, and what lies between them idle.",
-        lambda: [timeline.timeline(study)],
     )
 
 

@@ -8,6 +8,14 @@ import time
 from importlib.resources import files
 from typing import Any
 
+from samtune.experiments.confirm import load_confirmation
+from samtune.experiments.confirmation import CAPTION, Confirmation, format_estimate, table
+from samtune.experiments.confirmed_study import (
+    confirmation_commands,
+    confirmation_in,
+    confirmation_lines,
+    format_best_candidate,
+)
 from samtune.experiments.results import Results
 from samtune.experiments.summary import format_best, format_failures, format_outcome, next_commands
 from samtune.formatting import (
@@ -21,7 +29,7 @@ from samtune.formatting import (
     short_names,
 )
 from samtune.report.figures import Figure, figures
-from samtune.study import Study, Trial, TrialState
+from samtune.study import CANDIDATE, REPLICA, Study, Trial, TrialState
 from samtune.tracking.credentials import shown_command
 
 LEADERBOARD = 50
@@ -37,19 +45,20 @@ def render(results: Results) -> str:
     from plotly.offline import get_plotlyjs
 
     study, drawn = results.study, list(figures(results))
+    confirmation = confirmation_in(study)
     templates = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
     page = templates.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
     return page.render(
         study=study,
         outcome=format_outcome(study),
-        best=format_best(study),
-        verdict=_verdict(study),
-        confirmed=_confirmed(study),
-        set_arguments=set_arguments(study.best.config) if study.best else "",
+        best=format_best_candidate(confirmation) if confirmation else format_best(study),
+        verdict=confirmation_lines(confirmation) if confirmation else _verdict(study),
+        confirmed=_confirmed(confirmation or load_confirmation(study)),
+        set_arguments=set_arguments(study.best.config) if study.best and study.kind == "search" else "",
         failures=format_failures(study),
         subject=_subject(study),
-        facts=_facts(study),
-        leaderboard=_leaderboard(study),
+        facts=_facts(study, confirmation),
+        leaderboard=_replicas(confirmation) if confirmation else _leaderboard(study),
         figures=[figure for figure in drawn if isinstance(figure, Figure)],
         missing=[reason for reason in drawn if isinstance(reason, str)],
         json_of=_json,
@@ -78,12 +87,8 @@ def _verdict(study: Study) -> list[str]:
     return verdict.lines() if verdict else []
 
 
-def _confirmed(study: Study) -> dict[str, Any] | None:
-    """The table of the search's confirmation, as far as it has come; None where there is none."""
-    from samtune.experiments.confirm import load_confirmation
-    from samtune.experiments.confirmation import CAPTION, table
-
-    confirmation = load_confirmation(study)
+def _confirmed(confirmation: Confirmation | None) -> dict[str, Any] | None:
+    """The table of a confirmation, as far as it has come; None where there is none."""
     if confirmation is None:
         return None
     header, rows = table(confirmation)
@@ -102,12 +107,17 @@ def _subject(study: Study) -> str:
     return " · ".join([*parts, time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started_at))])
 
 
-def _facts(study: Study) -> list[tuple[str, str]]:
+def _facts(study: Study, confirmation: Confirmation | None) -> list[tuple[str, str]]:
     """The head of the page: name and value."""
     best, passes = study.best, sum(trial.metrics.get("num_passes", 0.0) for trial in study)
     facts = [(f"best {study.objective}", format_metric(study.objective.value(best)))] if best else []
+    if confirmation and confirmation.best:
+        facts = [(f"{confirmation.metric}, best mean", format_estimate(confirmation.best.estimate))]
     facts += [
-        ("trials", f"{study.count(TrialState.COMPLETED)} of {study.num_trials} completed"),
+        (
+            "replicas" if confirmation else "trials",
+            f"{study.count(TrialState.COMPLETED)} of {study.num_trials} completed",
+        ),
         ("wall time", format_seconds(study.seconds)),
         ("passes over the data", format_number(passes)),
     ]
@@ -125,6 +135,22 @@ def _leaderboard(study: Study) -> dict[str, Any]:
     return {"header": header, "rows": [_row(study, trial, list(names)) for trial in trials], "of": len(study.trials)}
 
 
+def _replicas(confirmation: Confirmation) -> dict[str, Any]:
+    """Header and rows as text: every replica, by candidate, the best first."""
+    study = confirmation.study
+    order = {row.label: index for index, row in enumerate(confirmation.rows)}
+    trials = sorted(study, key=lambda t: (order.get(str(t.config[CANDIDATE]), len(order)), t.config[REPLICA] or 0))
+    header = ["trial", study.objective.metric, "replica", "seed", "candidate", "passes", "time", "state"]
+    rows = []
+    for trial in trials[: 2 * LEADERBOARD]:
+        number, value, *rest = _row(study, trial, [])
+        seed = format_value(trial.params.get("seed"))
+        rows.append(
+            [number, value, format_value(trial.config[REPLICA]), seed, str(trial.config[CANDIDATE]), *rest[-3:]]
+        )
+    return {"header": header, "rows": rows, "of": len(trials)}
+
+
 def _row(study: Study, trial: Trial, keys: list[str]) -> list[str]:
     passes = trial.metrics.get("num_passes")
     return [
@@ -139,5 +165,7 @@ def _row(study: Study, trial: Trial, keys: list[str]) -> list[str]:
 
 def _commands(study: Study) -> list[tuple[str, str]]:
     """What to run: (what it does, the command)."""
+    if study.kind != "search":
+        return [(what, shown_command(command)) for command, what in confirmation_commands(study)]
     again = ("the same search again, from the YAML below", "samtune search --space space.yaml")
     return [again, *((what, command) for command, what in next_commands(study))]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import RunError, UsageError
+from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.results import Results
 from samtune.formatting import format_number
 from samtune.report import sam
-from samtune.report.enough import check_enough
+from samtune.report.candidates import intervals_drawn
+from samtune.report.enough import check_enough, check_kind
 from samtune.report.style import BLUE, GREY, ORANGE, STATE_COLOURS, log_ticks
 from samtune.report.timeline import spans
 from samtune.study import Study
@@ -22,7 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-KINDS = ("rho", "history", "importances", "slices", "contour", "parallel", "pareto", "diagnostics", "timeline")
+KINDS = (
+    "rho",
+    "candidates",
+    "history",
+    "importances",
+    "slices",
+    "contour",
+    "parallel",
+    "pareto",
+    "diagnostics",
+    "timeline",
+)
 
 _OPTUNA = {
     "history": "plot_optimization_history",
@@ -54,6 +67,8 @@ def save_plot(results: Results, kind: str, target: Path | BinaryIO, file_format:
 
     matplotlib.use("Agg")
     own: dict[str, Callable[[Study], Figure]] = {"rho": _rho, "diagnostics": _diagnostics, "timeline": _timeline}
+    own["candidates"] = _candidates
+    check_kind(results.study, kind)
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # as Optuna calls its matplotlib plots
         figure = own[kind](results.study) if kind in own else _optuna(results, kind)
@@ -69,6 +84,13 @@ def all_plots(results: Results) -> Iterator[tuple[str, str]]:
         except (RunError, UsageError):
             continue
         yield kind, drawing.getvalue().decode()
+
+
+def _candidates(study: Study) -> Figure:
+    confirmation = confirmation_in(study)
+    if confirmation is None:
+        raise UsageError(f"study {study.name} is a {study.kind}: candidates are of a confirmation")
+    return intervals_drawn(confirmation)
 
 
 def _optuna(results: Results, kind: str) -> Figure:

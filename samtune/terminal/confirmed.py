@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from samtune.experiments.confirmed_study import confirmation_commands, confirmation_lines, format_best_candidate
 from samtune.experiments.summary import format_outcome
 from samtune.terminal.failures import print_failures
 
@@ -46,6 +47,10 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
     console.print(Text(format_outcome(study), style="bold"), soft_wrap=True)
     print_confirmed_table(console, confirmation)
     print_failures(console, study, debug=debug)
+    if confirmation.best is not None:
+        console.print(Text(format_best_candidate(confirmation), style="bold green"), soft_wrap=True)
+    for line in confirmation_lines(confirmation)[1:]:  # the first says the same
+        console.print(f"  {line}", soft_wrap=True)
     if confirmation.num_missing:
         missing = f"{confirmation.missing}; `{again}` resumes what was interrupted"
         console.print(Text(missing, style="yellow"), soft_wrap=True)
@@ -53,6 +58,10 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         console.print(f"the best weights ({confirmation.best.label}), in Python:")
         print_loading(console, study)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
+    if commands := confirmation_commands(study):
+        console.print("what next:")
+        for command, what in commands:
+            console.print(f"  {command}  # {what}", soft_wrap=True)
 
 
 def print_confirmed_table(console: Console, confirmation: Confirmation) -> None:

@@ -7,11 +7,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from samtune.experiments.confirm import confirmation_so_far
+from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.summary import format_best, format_outcome, next_commands, resume_command, study_state
 from samtune.experiments.verdict import verdict_of
 from samtune.formatting import counted, set_arguments
 from samtune.study import Study, TrialState
-from samtune.terminal.confirmed import print_confirmed_table
+from samtune.terminal.confirmed import print_confirmation, print_confirmed_table
 from samtune.terminal.failures import print_failures
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
@@ -73,4 +74,7 @@ def format_state(study: Study, *, running: bool) -> str:
 def print_status(console: Console, study: Study, *, running: bool, debug: bool = False) -> None:
     """The state in a line, then what `print_summary` shows of an ended search."""
     console.print(Text(f"{study.name}: {format_state(study, running=running)}"), soft_wrap=True)
+    if confirmation := confirmation_in(study):
+        print_confirmation(console, confirmation, resume_command(study), debug=debug)
+        return
     print_summary(console, study, debug=debug)

@@ -226,7 +226,7 @@ def to_json(data: Mapping[str, Any]) -> str:
 def description(study: Study) -> str:
     """Markdown for the top of the search's page."""
     lines = [f"**{study.name}**: {_progress(study)}", ""]
-    if best := study.best:
+    if (best := study.best) and study.kind != "confirmation":  # whose lines below name the best by its mean
         lines += [
             f"Best: `{study.objective.metric}` **{format_metric(study.objective.value(best))}** (trial {best.number})",
             "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from samtune.config.space import SearchSpace
+from samtune.experiments.candidates import final, list_candidates
 from samtune.experiments.results import Results
 from samtune.store.checksums import to_line
 from samtune.store.journal import FILE_NAME, Journal
-from samtune.study import EpochRecord, Objective, Scalar, Study, Trial, TrialState
+from samtune.study import CANDIDATE, REPLICA, EpochRecord, Objective, Scalar, Study, Trial, TrialState
 
 METHODS = ("sam", "asam", "sgd")
 
@@ -105,6 +107,69 @@ def make_study(
             told.tell(asked, state=optuna.trial.TrialState[{"pruned": "PRUNED", "failed": "FAIL"}[state]])
     study.ended_at = max(clock)
     journal.on_study_end(study)
+    return study
+
+
+def make_confirmation(
+    storage: Path,
+    values: Mapping[str, Sequence[float]],
+    *,
+    replicas: int,
+    baselines: Sequence[str] = (),
+    searched: float | None = None,
+    name: str = "digits-1-confirm",
+) -> Study:
+    """A confirmation with these test accuracies by candidate and replica; replicas without a value are missing."""
+    space = SearchSpace.from_dict(
+        {"name": "d", "data": {"name": "digits"}, "model": {"name": "digits_cnn"}, "method": {"name": "sam"}}
+    )
+    spec = final(space.trial({}))
+    chosen = {label: (spec, None if label in baselines else searched) for label in values}
+    listed = list_candidates(space, chosen, replicas=replicas, baselines=baselines)
+    folder = storage / name
+    folder.mkdir(parents=True)
+    study = Study(
+        name=name,
+        objectives=(Objective("test_accuracy"),),
+        num_trials=listed.num_trials,
+        space_yaml=listed.to_yaml(),
+        plan={"name": "d"},
+        storage_path=str(folder),
+        tracking_uri=f"sqlite:///{storage}/mlflow.db",
+        experiment="d",
+        command="samtune confirm digits-1",
+        versions={"samtune": "0.1.0"},
+        kind="confirmation",
+        started_at=1_790_000_000.0,
+    )
+    journal = Journal(folder)
+    journal.on_study_start(study)
+    clock = study.started_at
+    for number, config in enumerate(listed.configs()):
+        label, replica = str(config[CANDIDATE]), int(config[REPLICA] or 0)
+        if replica >= len(values[label]):
+            continue
+        params = {"method.name": "sam", "seed": listed.first_seed + replica}
+        trial = Trial(number, f"c{number}", config, params, 2, TrialState.RUNNING, started_at=clock)
+        study.trials.append(trial)
+        journal.on_trial_start(study, trial)
+        for epoch in (1, 2):
+            clock += 1.0
+            measured = {
+                "epoch": float(epoch),
+                "train_loss": 1.0 / epoch,
+                "epoch_seconds": 1.0,
+                "num_passes": 2.0 * epoch,
+            }
+            if epoch == 2:
+                measured["test_accuracy"] = values[label][replica]
+            trial.history.append(EpochRecord(measured, 0, clock))
+            journal.on_epoch(study, trial, trial.history[-1])
+        trial.state, trial.ended_at = TrialState.COMPLETED, clock
+        journal.on_trial_end(study, trial)
+    study.ended_at = clock
+    journal.on_study_end(study)
+    journal.close()
     return study
 
 

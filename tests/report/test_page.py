@@ -8,24 +8,22 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import open_page
-from helpers.studies import METHODS, make_large_study, make_study
+from helpers.studies import METHODS, make_confirmation, make_large_study, make_study
 from rich.console import Console
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
-from samtune.config.space import SearchSpace
 from samtune.errors import RunError, UsageError
-from samtune.experiments.candidates import final, list_candidates
 from samtune.experiments.json_summary import json_summary
 from samtune.experiments.results import Results
+from samtune.report.candidates import mean_curve
 from samtune.report.figures import Figure, figures
 from samtune.report.page import render
-from samtune.report.plots import KINDS, save_plot
+from samtune.report.plots import KINDS, all_plots, save_plot
 from samtune.report.style import log_ticks
 from samtune.report.thinning import thinned
 from samtune.report.timeline import Span, put_together, spans
-from samtune.store.journal import Journal
-from samtune.study import EpochLog, EpochRecord, Objective, Scalar, Trial, TrialState
+from samtune.study import EpochLog, EpochRecord, Objective, TrialState
 from samtune.terminal import print_status
 
 SAM = {"method": {"name": "sam"}}
@@ -166,7 +164,7 @@ def test_the_yaml_is_on_the_page_as_text(storage: Path, tmp_path: Path) -> None:
     assert "<b>not bold</b>" not in text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "candidates"])
 def test_plot_writes_each_kind(storage: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "plot.svg"
     name = "two" if kind == "pareto" else "digits-1"
@@ -212,23 +210,7 @@ def test_ticks_of_a_log_axis_are_round(low: float, high: float, ticks: list[floa
 def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
     """Of three replicas, one is still missing."""
     search = make_study(tmp_path)
-    space = SearchSpace.from_dict({"name": "d", "data": {"name": "digits"}, "model": {"name": "digits_cnn"}, **SAM})
-    spec = final(space.trial({}))
-    listed = list_candidates(space, {"trial 3 (sam)": (spec, 0.97)}, replicas=3, baselines=[])
-    confirmed = make_study(tmp_path, name="digits-1-confirm", num_trials=0, objectives=(Objective("test_accuracy"),))
-    folder = tmp_path / "digits-1-confirm"
-    (folder / "journal.jsonl").unlink()
-    confirmed.space_yaml, confirmed.num_trials = listed.to_yaml(), 3
-    journal = Journal(folder)
-    journal.on_study_start(confirmed)
-    for replica, accuracy in enumerate((0.95, 0.96)):
-        config: dict[str, Scalar] = {"candidate": "trial 3 (sam)", "replica": replica}
-        trial = Trial(replica, f"c{replica}", config, {}, 1, TrialState.COMPLETED, started_at=1.0, ended_at=2.0)
-        journal.on_trial_start(confirmed, trial)
-        trial.history.append({"epoch": 1.0, "test_accuracy": accuracy})
-        journal.on_epoch(confirmed, trial, trial.metrics)
-        journal.on_trial_end(confirmed, trial)
-    journal.close()
+    make_confirmation(tmp_path, {"trial 3 (sam)": (0.95, 0.96)}, replicas=3, searched=0.97)
     text = _report(tmp_path, search.name, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<td>trial 3 (sam)</td>" in text
     assert "<td>0.9550 ± 0.0635</td>" in text  # t(0.975, 1) = 12.706, s/sqrt(2) = 0.005
@@ -247,3 +229,70 @@ def test_a_confirmation_is_on_the_page(tmp_path: Path) -> None:
     summary = json_summary(search)["verdict"]
     assert summary["lines"][0] == line
     assert summary["confirmation"]["candidates"][0]["mean"] == pytest.approx(0.955)
+
+
+CANDIDATES = {
+    "sgd (4 epochs)": (0.94, 0.95, 0.96),
+    "trial 3 (sam)": (0.90, 0.99, 0.91),
+    "trial 5 (sam)": (0.95, 0.96, 0.97),
+}
+
+
+@pytest.mark.browser
+def test_the_page_of_a_confirmation_is_about_candidates(tmp_path: Path) -> None:
+    """The best replica is of trial 3, the best candidate is trial 5."""
+    make_confirmation(tmp_path, CANDIDATES, replicas=3, baselines=["sgd (4 epochs)"])
+    page_file = _report(tmp_path, "digits-1-confirm", tmp_path / "report.html")
+    with open_page(page_file.as_uri(), width=400, dark=True) as (page, problems):
+        page.wait_for_function("document.documentElement.dataset.drawn")
+        drawn = page.evaluate('[...document.querySelectorAll(".plot")].map((n) => [n.id, n.data.length])')
+        labels = page.evaluate('[...document.querySelectorAll("#candidates-1 .ytick text")].map((n) => n.textContent)')
+        points = page.evaluate(
+            '[...document.getElementById("candidates-1").data].filter((d) => !d.error_x).map((d) => [...d.x])'
+        )
+        text = page.inner_text("body")
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert problems == []
+    assert labels == ["trial 5 (sam)", "sgd (4 epochs) *", "trial 3 (sam)"]
+    assert points == [list(CANDIDATES[label.removesuffix(" *")]) for label in labels]
+    assert ["candidates-1", 6] in drawn
+    assert {name.rpartition("-")[0] for name, _ in drawn} == {"candidates", "diagnostics", "timeline"}
+    assert "best test_accuracy by mean 0.9600 ± 0.0248 (trial 5 (sam), 3 replicas)" in text  # t(0.975, 2) = 4.303
+    assert "9 of 9 completed" in text
+    assert "The confirmation was started with" in text
+    assert "samtune confirm digits-1-confirm" not in text
+    assert "--set" not in text
+    assert overflow <= 0
+
+
+def test_a_confirmation_has_figures_of_its_own(tmp_path: Path) -> None:
+    make_confirmation(tmp_path, CANDIDATES, replicas=3, baselines=["sgd (4 epochs)"])
+    results = Results.load("digits-1-confirm", tmp_path)
+    assert [kind for kind, _ in all_plots(results)] == ["candidates", "diagnostics", "timeline"]
+    for kind in ("history", "slices", "rho"):
+        with pytest.raises(RunError, match=r"^a confirmation repeats its candidates; nothing was searched$"):
+            save_plot(results, kind, io.BytesIO(), "svg")
+    make_study(tmp_path)
+    with pytest.raises(UsageError, match=r"^study digits-1 is a search: candidates are of a confirmation$"):
+        save_plot(Results.load("digits-1", tmp_path), "candidates", io.BytesIO(), "svg")
+
+
+def test_the_curve_of_a_candidate_is_the_mean_of_its_replicas(tmp_path: Path) -> None:
+    study = make_confirmation(tmp_path, {"a": (0.5, 0.5)}, replicas=2)
+    for trial, losses in zip(study, ([4.0, 2.0], [2.0, 1.0, 0.5]), strict=True):
+        trial.history = EpochLog({"epoch": float(n), "train_loss": loss} for n, loss in enumerate(losses, 1))
+    assert mean_curve(list(study), "train_loss") == [(1.0, 3.0), (2.0, 1.5)]  # the third epoch has one replica
+
+
+def test_the_status_of_a_confirmation_is_about_candidates(tmp_path: Path) -> None:
+    study = make_confirmation(tmp_path, CANDIDATES, replicas=3, baselines=["sgd (4 epochs)"])
+    output = io.StringIO()
+    print_status(Console(file=output, width=100), study, running=False)
+    shown = output.getvalue()
+    assert shown.index("0.9600 ± 0.0248") < shown.index("0.9500 ± 0.0248")  # in the order of the means
+    assert "the best weights (trial 5 (sam)), in Python:" in shown
+    assert f"samtune report digits-1-confirm --storage-path {tmp_path}" in shown
+    assert "samtune confirm" not in shown.partition("what next")[2]
+    assert "samtune best" not in shown
+    found = json_summary(study)["confirmation"]["candidates"]
+    assert [each["label"] for each in found] == ["trial 5 (sam)", "sgd (4 epochs)", "trial 3 (sam)"]
