@@ -45,7 +45,7 @@ def run_documented(space: SearchSpace, num_trials: int, num_epochs: int, folder:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    num_workers = space.resources.num_workers
+    num_workers = space.resources.least_workers
     timeline = Timeline()
 
     def train_driver_fn(config: dict[str, Any]) -> None:

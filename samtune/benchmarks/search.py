@@ -29,7 +29,7 @@ def compare(title: str, space: SearchSpace, num_trials: int, num_documented: int
     warm, usage = run_warm(space, num_trials, folder)
     documented = run_documented(space, num_documented, epochs, folder)
     how = "measured" if num_documented == num_trials else f"{num_documented} measured, the rest calculated"
-    print(f"\n{title} ({space.resources.num_workers} workers, {epochs} epoch{'s' * (epochs > 1)})")
+    print(f"\n{title} ({space.resources.least_workers} workers, {epochs} epoch{'s' * (epochs > 1)})")
     print(f"  {'':34}{'samtune':>10}{'documented':>12}{'ratio':>9}")
     rows: list[tuple[str, float, float]] = [
         ("one more trial, s", warm.per_trial, documented.per_trial),

@@ -76,6 +76,12 @@ def option(panel: str, help_text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
+def _workers(text: str) -> int | str:
+    if text == "auto" or text.lstrip("-").isdecimal():
+        return text if text == "auto" else int(text)
+    raise typer.BadParameter(f"{text!r} is neither a whole number nor auto.")
+
+
 SpaceFile = Annotated[
     str | None,
     typer.Argument(metavar="[SPACE]", help="A YAML file, or a built-in space by its file name; also as --space."),
@@ -97,7 +103,10 @@ TrainFunction = Annotated[
     ),
 ]
 NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try. With --resume: more, or fewer to end early.")]
-NumWorkers = Annotated[int | None, option(SEARCH, "Data-parallel workers of one trial.")]
+NumWorkers = Annotated[
+    Any,
+    option(SEARCH, "Data-parallel workers of one trial, or auto.", metavar="INTEGER|auto", parser=_workers),
+]
 MaxConcurrent = Annotated[int | None, option(SEARCH, "Most trials at once.")]
 Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial.")]
 Resume = Annotated[

@@ -70,7 +70,7 @@ def _build(cls: type[_Space], root: Located, before: _Space | None) -> _Space:
     names: dict[str, str] = {}
     trial = None
     if template is not None and not problems:
-        names, problems = resolve_names(template, constraints)
+        names, problems = resolve_names(template, constraints, root.at(("resources", "num_workers")))
     if template is not None and not problems:
         resolver = Resolver(template, _numbers(root), names, tuple(constraints.values()), {"train": _function(root)})
         trial, problems = _example(resolver, root)
@@ -79,12 +79,12 @@ def _build(cls: type[_Space], root: Located, before: _Space | None) -> _Space:
     except RefusedError as error:
         raise RefusedError([*problems, *error.problems]) from None
     _refuse(problems)
-    numbers = {"resources.num_workers": space.resources.num_workers, "seed": space.seed}
+    numbers = {"resources.num_workers": space.resources.least_workers, "seed": space.seed}
     fixed = {"train": space.train, "seed": space.seed, "repeats": space.repeats}
     assert template is not None
     space._resolver = Resolver(template, numbers, names, tuple(constraints.values()), fixed)
     _refuse(check_search(space, root))
-    validation = Validation(space._resolver, root, space.resources.num_workers)
+    validation = Validation(space._resolver, root, space.resources.least_workers)
     _refuse(validation.initial(space.initial))
     _refuse(validation.layouts())
     _refuse(validation.draws())

@@ -12,6 +12,15 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1)]
 
 
+def treats_examples_apart(config: ModelConfig) -> bool:
+    """Whether an output is known to depend on its own example alone, in training too: no batch statistics, no noise."""
+    if isinstance(config, WideResNetConfig):
+        return config.norm == "none" and config.dropout == 0
+    if isinstance(config, TorchvisionConfig):
+        return config.architecture.startswith("vit_")
+    return isinstance(config, MlpConfig)
+
+
 def _check_depth(depth: int, factor: int, offset: int) -> int:
     if depth % factor != offset % factor or depth < factor + offset:
         nearest = factor * max(1, round((depth - offset) / factor)) + offset

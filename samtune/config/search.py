@@ -182,8 +182,9 @@ class BudgetConfig(Config):
 class ResourcesConfig(Config):
     """What one trial runs on."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 1
-    """Data-parallel workers of one trial."""
+    num_workers: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Data-parallel workers of one trial; auto: more than one where trials are fewer than the cluster has places, and
+    where the result stays that of one worker."""
     cpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """CPU cores of one worker."""
     gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
@@ -196,12 +197,17 @@ class ResourcesConfig(Config):
             return self
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
             raise ValueError(f"gpus_per_worker must be whole above 1 (got {self.gpus_per_worker:g})")
-        if 0 < self.gpus_per_worker < 1 and self.num_workers > 1:
+        if 0 < self.gpus_per_worker < 1 and self.least_workers > 1:
             raise ValueError(
                 f"gpus_per_worker {self.gpus_per_worker:g} needs num_workers 1 (got {self.num_workers}): two workers "
                 "of one trial on the same card only share its speed, and NCCL refuses them"
             )
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """Workers that a trial has at least; with auto, one worker's result is that of any number."""
+        return 1 if self.num_workers == "auto" else self.num_workers
 
 
 class CheckpointConfig(Config):

@@ -228,7 +228,7 @@ class SearchSpace(Config):
         where = f"{self.source_name}: trial {dict(config)}"
         try:
             trial = self._resolve.first_trial(self._tree.completions(config))
-            trial.layout(self.resources.num_workers)
+            trial.layout(self.resources.least_workers)
         except RefusedError as error:
             problems = "; ".join(f"{problem.place.label}: {problem.text}" for problem in error.problems)
             raise SpaceError(f"{where}: {problems}") from error

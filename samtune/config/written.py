@@ -163,8 +163,14 @@ def parse_constraints(root: Located) -> tuple[dict[Place, Expression], list[Prob
     return constraints, problems
 
 
-def resolve_names(template: Template, constraints: Mapping[Place, Expression]) -> tuple[dict[str, str], list[Problem]]:
-    """The dotted key that every name in an expression or constraint means, and the names that mean none."""
+def resolve_names(
+    template: Template, constraints: Mapping[Place, Expression], workers: Located | None
+) -> tuple[dict[str, str], list[Problem]]:
+    """The dotted key that every name in an expression or constraint means, and the names that mean none.
+
+    Args:
+        workers: resources.num_workers as written. No expression can use `auto`: what it is depends on the cluster.
+    """
     keys = [f"{section}.{field}" for section in SECTIONS for field in template.fields(section)]
     keys += ["resources.num_workers", "seed"]
     keys += [".".join(map(str, path)) for path, _ in leaves(template.sections[OPEN_SECTION], (OPEN_SECTION,))]
@@ -179,4 +185,8 @@ def resolve_names(template: Template, constraints: Mapping[Place, Expression]) -
                 names[name] = resolve_name(name, keys)
             except ValueError as error:
                 problems.append(Problem(place, str(error)))
+                continue
+            if names[name] == "resources.num_workers" and workers is not None and workers.value == "auto":
+                problem = "needs resources.num_workers as a number (it is auto, which depends on the cluster)"
+                problems.append(Problem(place, f"{expression.text}: {problem}"))
     return names, problems

@@ -66,7 +66,7 @@ def estimate(space: SearchSpace, plan: Plan) -> Estimate:
 
     device = torch.device("cuda" if plan.gpus_per_worker and torch.cuda.is_available() else "cpu")
     spec = space.trial(next(space.tree.enumerate(lambda name, key, node: node.extremes()[:1])))
-    run, batches = begin_trial(spec, space.resources.num_workers, device)
+    run, batches = begin_trial(spec, plan.num_workers, device)
     times: list[float] = []
     started = time.perf_counter()
     for inputs, targets in itertools.islice(batches, _MOST_STEPS):

@@ -138,7 +138,7 @@ class FirstBatch:
         has_card = self._resources.gpus_per_worker != 0 and local_node().gpus > 0
         trials = {
             "specs": self._specs,
-            "num_workers": self._resources.num_workers,
+            "num_workers": self._resources.least_workers,
             "device": "cuda" if has_card else "cpu",
             "threads": max(1, int(local_node().cpus) // 2),  # Ray starts meanwhile
         }

@@ -30,6 +30,9 @@ class CandidateTrials:
     def variants(self) -> Iterable[TrialSpec]:
         return self.definition.candidates.values()
 
+    def layouts(self) -> Sequence[TrialSpec]:
+        return list(self.definition.candidates.values())
+
     def summary(self) -> Summary:
         return Summary(sampler="fixed list")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from samtune.config.data import DataConfig, OwnDataConfig
@@ -12,10 +12,11 @@ from samtune.config.model import OwnModelConfig
 from samtune.config.notes import notes_on
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.space import SearchSpace
-from samtune.config.trial import OPEN_SECTION, TrialSpec, flatten
-from samtune.config.validate import left_out as value_left_out
+from samtune.config.trial import TrialSpec, flatten
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
+from samtune.experiments.variants import search_layouts, search_variants
+from samtune.experiments.worker_choice import choose_workers
 from samtune.formatting import counted
 from samtune.html_table import html_table
 from samtune.preflight import check_method, check_model, check_relabel, check_task, check_train, check_training
@@ -24,8 +25,6 @@ from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
 from samtune.user_code import PREFIX
 from samtune.user_source import look_up, named_functions
-
-_MAX_VARIANTS = 1000
 
 
 class Layout(Protocol):
@@ -74,6 +73,7 @@ class Plan:
 
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
+        worker_choice: with `num_workers: auto`, why as many as that.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
         train: the training function; it knows what the data and the network are.
         num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
@@ -113,6 +113,7 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    worker_choice: str = ""
     functions: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -125,7 +126,8 @@ class Plan:
         return f"Plan({self.name!r}, {counted(self.num_trials, 'trial')}, {groups}, {self.objective})"
 
     def _repr_html_(self) -> str:
-        rows = [(key.replace("_", " "), _text(value)) for key, value in self.to_dict().items() if value not in ([], {})]
+        shown = {key: value for key, value in self.to_dict().items() if value not in ([], {}, "")}
+        rows = [(key.replace("_", " "), _text(value)) for key, value in shown.items()]
         return html_table(repr(self), (), rows)
 
 
@@ -145,12 +147,16 @@ def make_plan(
     nodes: list[Node],
     addable: Sequence[Node] = (),
     *,
+    layouts: Callable[[], Sequence[TrialSpec] | None],
+    num_left: int | None = None,
     import_code: bool = True,
 ) -> Plan:
     """Resolves a study against a cluster's nodes.
 
     Args:
         variants: trials at the ends of all that decides about the shape or the cost of one.
+        layouts: a trial for each way in which a batch may be split; None where these cannot be listed.
+        num_left: trials that have not ended yet; None: all.
         addable: nodes that the cluster does not have yet and starts when they are asked for.
         import_code: whether the user's functions may be imported, and that of the data be called.
 
@@ -168,11 +174,14 @@ def make_plan(
     info = next((infos.get(key) for key in datasets), None)
     every = [*nodes, *addable]
     gpus = gpus_per_worker(layout.resources, every)
-    capacity = group_capacity(layout.resources, every)
-    groups = min(capacity, layout.num_trials, layout.max_concurrent or capacity)
-    placed = count_workers(layout.resources.cpus_per_worker, gpus, nodes) // layout.resources.num_workers
+    group_capacity(layout.resources, every)
+    slots = count_workers(layout.resources.cpus_per_worker, gpus, every)
+    at_once = min(layout.num_trials if num_left is None else max(1, num_left), layout.max_concurrent or slots)
+    choice = choose_workers(layout.resources, gpus, every, at_once=at_once, layouts=layouts)
+    workers = choice.num_workers
+    groups = min(slots // workers, at_once)
+    placed = count_workers(layout.resources.cpus_per_worker, gpus, nodes) // workers
     passes = _range(v.num_passes for v in variants)
-    workers = layout.resources.num_workers
     return Plan(
         name=layout.name,
         num_trials=layout.num_trials,
@@ -203,6 +212,7 @@ def make_plan(
         searched=summary.searched,
         initial=summary.initial,
         seed=layout.seed,
+        worker_choice=choice.reason,
         functions=[str(function) for function in named_functions(layout.model_dump())],
         notes=summary.notes,
         files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
@@ -245,7 +255,8 @@ def check_space(space: SearchSpace) -> list[str]:
 
 def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
     """The plan of a search; see `make_plan`."""
-    return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable)
+    layouts = partial(search_layouts, space)
+    return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable, layouts=layouts)
 
 
 def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
@@ -313,35 +324,6 @@ def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -
 def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
     """Those that differ, by their settings as text; none where a training function loads its own."""
     return {variant.data.model_dump_json(): variant.data for variant in variants if variant.train is None}
-
-
-def search_variants(space: SearchSpace) -> Iterator[TrialSpec]:
-    """Trials of a search at the ends of every searched key that can change the shape or the cost of a trial.
-
-    Raises:
-        SpaceError: a combination breaks a rule, or there are too many to look at.
-    """
-    drawn = space.tree.enumerate(lambda name, key, node: node.extremes() if _counts(key) else value_left_out(key, node))
-    configs = list(itertools.islice(drawn, _MAX_VARIANTS + 1))
-    if len(configs) > _MAX_VARIANTS:
-        keys = ", ".join(key for key, _ in space.distributions() if _counts(key))
-        raise SpaceError(
-            f"{space.source_name}: search: more than {_MAX_VARIANTS} combinations of {keys} "
-            "would have to be checked; search fewer of these keys at once"
-        )
-    feasible = [config for config in configs if not any(space.violations(config))]
-    for config in feasible or configs:
-        yield space.trial(config)
-
-
-def _counts(key: str) -> bool:
-    """Whether a key decides about shape or cost: what the data, the network and the method are, and how long."""
-    section, _, field = key.partition(".")
-    if section == OPEN_SECTION:
-        return False
-    if section == "training":
-        return field in ("epochs", "batch_size", "warmup_epochs", "schedule", "nesterov", "optimizer")
-    return field not in ("rho_final", "step_size", "eta")
 
 
 def _range(values: Any) -> tuple[Any, Any]:

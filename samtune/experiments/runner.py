@@ -77,6 +77,9 @@ class Trials(Protocol):
     def variants(self) -> Iterable[TrialSpec]:
         """Trials at the ends of everything that decides about the shape or the cost of one."""
 
+    def layouts(self) -> Sequence[TrialSpec] | None:
+        """A trial for each way in which a batch may be split; None where these cannot be listed."""
+
     def summary(self) -> Summary:
         """How the trials are found, for the plan."""
 
@@ -304,7 +307,17 @@ class Runner:
 
     def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), *, import_code: bool = True) -> Plan:
         trials = self.trials
-        return make_plan(trials.definition, self._variants, trials.summary(), nodes, addable, import_code=import_code)
+        ended = 0 if self.earlier is None else sum(is_over(trial) for trial in self.earlier)
+        return make_plan(
+            trials.definition,
+            self._variants,
+            trials.summary(),
+            nodes,
+            addable,
+            layouts=trials.layouts,
+            num_left=trials.definition.num_trials - ended,
+            import_code=import_code,
+        )
 
     @cached_property
     def _variants(self) -> list[TrialSpec]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from samtune.config.notes import notes_on
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
-from samtune.experiments.plan import Plan, Summary, search_summary, search_variants
+from samtune.experiments.plan import Plan, Summary, search_summary
 from samtune.experiments.progress import Progress, display_for
 from samtune.experiments.results import Results, raise_if_failed
 from samtune.experiments.runner import Runner
 from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
+from samtune.experiments.variants import search_layouts, search_variants
 from samtune.formatting import counted
 from samtune.store.study_folder import located, stored_space, study_folder
 from samtune.study import Callback, Study, TrialState
@@ -68,7 +69,7 @@ class Tuner(StudyOwner):
         space: SearchSpace | Mapping[str, Any] | str | Path,
         *,
         num_trials: int | None = None,
-        num_workers: int | None = None,
+        num_workers: int | Literal["auto"] | None = None,
         max_concurrent: int | None = None,
         seed: int | None = None,
         name: str | None = None,
@@ -239,6 +240,9 @@ class SearchTrials:
 
     def variants(self) -> Iterable[TrialSpec]:
         return search_variants(self.definition)
+
+    def layouts(self) -> Sequence[TrialSpec] | None:
+        return search_layouts(self.definition)
 
     def summary(self) -> Summary:
         return search_summary(self.definition)

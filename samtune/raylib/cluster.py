@@ -103,15 +103,15 @@ def group_capacity(resources: ResourcesConfig, nodes: list[Node]) -> int:
     """
     gpus = gpus_per_worker(resources, nodes)
     slots = count_workers(resources.cpus_per_worker, gpus, nodes)
-    if slots < resources.num_workers:
-        count = counted(resources.num_workers, "worker")
+    if slots < resources.least_workers:
+        count = counted(resources.least_workers, "worker")
         each = f"{resources.cpus_per_worker:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         has = " + ".join(f"{n.cpus:g} CPU" + (f" and {n.gpus:g} GPU" if gpus else "") for n in nodes) or "no node"
         raise ResourceError(
             f"resources.num_workers: {count} of {each} each can never be placed: the cluster "
             f"has {has}, room for {slots}; lower {_too_much(gpus, nodes)}"
         )
-    return slots // resources.num_workers
+    return slots // resources.least_workers
 
 
 def count_workers(cpus: float, gpus: float, nodes: Iterable[Node]) -> int:

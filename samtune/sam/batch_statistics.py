@@ -13,6 +13,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from samtune.sam import vectors
 
 
+def averaged(ranks: list[Tensor | None]) -> Tensor | None:
+    """The mean of `RunningStatistics.flat` of several workers; None where there are none.
+
+    They are linear in what each worker has seen, so that the mean may be taken before the end of an epoch too.
+    """
+    flats = [flat for flat in ranks if flat is not None]
+    return torch.stack(flats).mean(dim=0) if flats else None
+
+
 class RunningStatistics:
     """Lets the running statistics of a model see every m-group of a step exactly once and with equal weight.
 

@@ -187,9 +187,7 @@ class Diagnostics:
     def _flush(self, name: str) -> None:
         pending = self._pending.pop(name, [])
         if pending:
-            values = torch.stack([value.to(self._device) for value in pending]).double()
-            finite = torch.isfinite(values)
-            entry = torch.stack([torch.where(finite, values, 0.0).sum(), finite.double().sum()])
+            entry = _sum_and_count(torch.stack([value.to(self._device) for value in pending]))
             self._sums[name] = self._sums[name] + entry if name in self._sums else entry
 
     def _warn(self, metrics: dict[str, float]) -> None:
@@ -201,6 +199,39 @@ class Diagnostics:
                 f"(w + ε̂ == w)",
                 stacklevel=3,
             )
+
+
+def merged_state(states: Sequence[dict[str, Any]], chosen: Sequence[int], weight: float) -> dict[str, Any]:
+    """The sums of some of the ranks as those of one; of no rank, nothing but the number of steps.
+
+    What a worker notes once a step, rather than once a forward, then weighs a little more or less than the epoch's
+    later steps: `gradient_cosine`, and what methods that perturb once a step note.
+
+    Args:
+        states: of `Diagnostics.state_dict`, of all ranks.
+        chosen: which of them.
+        weight: forwards of a step in the new layout, per forward in theirs.
+    """
+    sums: dict[str, Tensor] = {}
+    parts = [states[index] for index in chosen]
+    for part in parts:
+        pending = {name: _sum_and_count(values) for name, values in part["pending"].items()}
+        for name, entry in [*part["sums"].items(), *pending.items()]:
+            sums[name] = sums[name] + weight * entry if name in sums else weight * entry
+    directions = [part["directions"] for part in parts if part["directions"] is not None]
+    return {
+        "pending": {},
+        "sums": sums,
+        "num_steps": states[0]["num_steps"],
+        "directions": torch.stack(directions).sum(dim=0) if directions else None,
+    }
+
+
+def _sum_and_count(values: Tensor) -> Tensor:
+    """Of the finite ones; float64 [2]."""
+    values = values.double()
+    finite = torch.isfinite(values)
+    return torch.stack([torch.where(finite, values, 0.0).sum(), finite.double().sum()])
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor | None:

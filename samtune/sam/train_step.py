@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.sam import vectors
-from samtune.sam.batch_statistics import RunningStatistics
+from samtune.sam.batch_statistics import RunningStatistics, averaged
 from samtune.sam.conditional_step import step_if
-from samtune.sam.diagnostics import Diagnostics
+from samtune.sam.diagnostics import Diagnostics, merged_state
 from samtune.sam.gradients import depends_on_all
 from samtune.sam.layout import GroupLayout
 from samtune.sam.m_group import MGroup
@@ -228,6 +228,16 @@ class TrainStep:
         """Goes on from `rank_state_dict`, after `load_state_dict`."""
         self.statistics.load(state["statistics"])
         self.diagnostics.load_state_dict(state["diagnostics"])
+
+    def share_of(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """For `load_rank_state_dict`, this rank's part of the `rank_state_dict` of all ranks of another layout."""
+        layout = self._method_layout
+        rank, workers, groups = layout.rank, layout.num_workers, layout.num_groups
+        diagnostics, chosen = [state["diagnostics"] for state in states], range(rank, len(states), workers)
+        return {
+            "statistics": averaged([state["statistics"] for state in states]),
+            "diagnostics": merged_state(diagnostics, chosen, max(groups, workers) / max(groups, len(states))),
+        }
 
     # -- what m-groups ask -------------------------------------------------------------------------------------------
 

@@ -169,6 +169,10 @@ class Resumable(ABC):
     def load_rank_state_dict(self, state: dict[str, Any]) -> None: ...
 
     @abstractmethod
+    def share_of(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """This rank's part of the states of all ranks of a run that had another number of workers."""
+
+    @abstractmethod
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated. Raises OSError where the store does not take them."""
 
@@ -189,6 +193,8 @@ class Resumable(ABC):
     def restore(self, checkpoints: CheckpointFolder) -> None:
         """Goes on from the newest checkpoint that verifies, if there is one; then `history` holds its epochs.
 
+        It may be of another number of workers.
+
         Raises:
             RuntimeError: the workers do not see the same checkpoint.
         """
@@ -199,7 +205,9 @@ class Resumable(ABC):
         if state is not None:
             self.load_state_dict(state)
             if self.steps_done:
-                self.load_rank_state_dict(state["ranks"][self.rank])
+                states = state["ranks"]
+                own = states[self.rank] if len(states) == self.num_workers else self.share_of(states)
+                self.load_rank_state_dict(own)
 
     def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
         """Of all ranks, on every rank; on the host, since a rank may not see another's device."""

@@ -89,6 +89,15 @@ class RepeatedRun(Resumable):
             if own is not None:
                 run.load_rank_state_dict(own)
 
+    def share_of(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        each = zip(*(state["runs"] for state in states), strict=True)
+        return {
+            "runs": [
+                None if parts[0] is None else run.share_of(list(parts))
+                for run, parts in zip(self.runs, each, strict=True)
+            ]
+        }
+
 
 def build_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | RepeatedRun:
     """What trains the trial: one run, or several with different seeds."""

@@ -17,6 +17,7 @@ from samtune.config.trial import TrialSpec
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
 from samtune.sam import TrainStep
+from samtune.sam.batch_statistics import averaged
 from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
@@ -144,6 +145,14 @@ class TrialRun(Resumable):
         if self.average is not None:
             self.average.statistics.load(state["average"])
         self._seconds_before = state["seconds"]
+
+    def share_of(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """As of `Resumable`. The seconds are those of the slowest rank."""
+        return {
+            "train_step": self.train_step.share_of([state["train_step"] for state in states]),
+            "average": averaged([state["average"] for state in states]),
+            "seconds": max(state["seconds"] for state in states),
+        }
 
     def train_epoch(self, epoch: int, after_step: Callable[[], None] | None = None) -> dict[str, float]:
         """Trains one epoch, counted from 1, or after a restore in its middle the rest of it, and evaluates.

@@ -120,6 +120,10 @@ class FunctionRun(Resumable):
     def load_rank_state_dict(self, state: dict[str, Any]) -> None:
         """See `rank_state_dict`."""
 
+    def share_of(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """See `rank_state_dict`."""
+        return {}
+
     def save_weights(self, uri: str) -> None:
         """Those of the first network."""
         from samtune.models.saved import save_tensors

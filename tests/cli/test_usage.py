@@ -103,7 +103,10 @@ def test_a_dry_run_as_json_is_one_object(samtune: Run) -> None:
         ((*DIGITS, "--set", "training.batch_size=4096"), "must not exceed the training examples (4096 > "),
         ((*DIGITS, "--set", "resources.cpus_per_worker=100000"), "can never be placed"),
         ((*DIGITS, "--num-trials", "0"), "digits.yaml with --num-trials: must be greater than or equal to 1 (got 0)"),
-        ((*DIGITS, "--num-workers", "0"), "digits.yaml with --num-workers: must be greater than or equal to 1 (got 0)"),
+        (
+            (*DIGITS, "--num-workers", "0"),
+            "digits.yaml with --num-workers: must be greater than or equal to 1, or 'auto' (got 0)",
+        ),
         ((*DIGITS, "--set", "seed=-1"), "digits.yaml with --set seed: must be greater than or equal to 0 (got -1)"),
         ((*DIGITS, "--storage-path", "s3://bucket/x"), "--storage-path s3://bucket/x"),
         (("search", "--space", "cifar.yaml"), "data"),
