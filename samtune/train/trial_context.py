@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samtune.config.trial import TrialSpec
-from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
@@ -147,8 +146,8 @@ class TrialContext:
         return run
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The configured precision of a forward."""
-        precision = Arithmetic.chosen(self.spec.training, Capabilities.of(self.device)).precision
+        """The configured precision of a forward; `auto` stays what it was when the trial began."""
+        precision = self._run.arithmetic.precision
         if precision == "fp32":
             return nullcontext()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float16

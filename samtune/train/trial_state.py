@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from samtune.config.trial import TrialSpec
+from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
 from samtune.train.checkpoint import Resumable
 from samtune.train.session import Place
 
@@ -39,6 +40,13 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any) -> Any: ...
 
 
+@runtime_checkable
+class HasPrecision(Protocol):
+    """A part whose forwards have the trial's precision."""
+
+    def set_precision(self, precision: Precision) -> None: ...
+
+
 class FunctionRun(Resumable):
     """The state of a trial that a training function trains; saved and resumed between epochs.
 
@@ -48,6 +56,7 @@ class FunctionRun(Resumable):
     Attributes:
         parts: by name: everything with a state.
         has_begun: whether it is restored, after which nothing can be added to it.
+        arithmetic: as the trial began; of it, a training function has the precision.
     """
 
     def __init__(self, spec: TrialSpec, place: Place, state: dict[str, Any]) -> None:
@@ -55,6 +64,7 @@ class FunctionRun(Resumable):
         self.history: list[dict[str, float]] = []
         self.parts: dict[str, Stateful] = {}
         self.has_begun = False
+        self.arithmetic = Arithmetic.chosen(spec.training, Capabilities.of(place.device))
         self._state = state
 
     def add(self, name: str, part: Any) -> None:
@@ -101,17 +111,27 @@ class FunctionRun(Resumable):
         for name, state in parts.items():
             self._check(state, name)
         self._check(self._state, "trial.state")
-        return {"history": self.history, "parts": parts, "state": self._state}
+        arithmetic = self.arithmetic.state()
+        return {"history": self.history, "parts": parts, "state": self._state, "arithmetic": arithmetic}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["parts"].keys() != self.parts.keys():
             before, now = ", ".join(state["parts"]), ", ".join(self.parts)
             raise TrainFunctionError(f"{self.spec.train} has saved {before}, and now has {now}: the code has changed")
+        if "arithmetic" in state:
+            self._go_on_with(self.arithmetic.resumed(self.spec.training, state["arithmetic"]))
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         self._state.clear()
         self._state.update(state["state"])
         self.history = state["history"]
+
+    def _go_on_with(self, arithmetic: Arithmetic) -> None:
+        if arithmetic.precision != self.arithmetic.precision:
+            for part in self.parts.values():
+                if isinstance(part, HasPrecision):
+                    part.set_precision(arithmetic.precision)
+        self.arithmetic = arithmetic
 
     def rank_state_dict(self) -> dict[str, Any]:
         """Between epochs no rank has a state of its own."""

@@ -14,7 +14,7 @@ from samtune.config.method_base import BaseOptimizerConfig, PerturbedConfig
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.sam import SAM, TrainStep
-from samtune.train.arithmetic import Arithmetic, Capabilities
+from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
 from samtune.train.optimizers import base_optimizer, learning_rate, sam_optimizer
 from samtune.train.session import Place
 from samtune.train.trial_loader import TrialLoader, moved
@@ -80,6 +80,10 @@ class TrialStep:
 
     def state_dict(self) -> dict[str, Any]:
         return self._step.state_dict()
+
+    def set_precision(self, precision: Precision) -> None:
+        """Of the following steps; call it before `load_state_dict`."""
+        self._step.set_precision(precision)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""

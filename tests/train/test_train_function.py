@@ -16,6 +16,7 @@ from safetensors import safe_open
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.models.saved import load_model
+from samtune.train.arithmetic import Capabilities
 from samtune.train.loops import train_trial
 from samtune.train.session import Place
 from samtune.train.trial import DivergedError
@@ -42,6 +43,20 @@ def test_a_resumed_trial_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path, fu
     assert [record["epoch"] for record in whole[0]] == [1, 2, 3]
     assert all(math.isfinite(record[name]) for record in whole[0] for name in METRICS)
     assert same(interrupt_and_resume(0, 1, spec, str(tmp_path / "resumed"), after=2), whole)
+
+
+@pytest.mark.parametrize("function", METHODS)
+def test_a_trial_that_resumes_elsewhere_goes_on_in_the_precision_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    spec = make_spec(function, method=METHODS[function])
+    on_a_cpu = train(0, 1, spec, str(tmp_path / "cpu"))
+    with monkeypatch.context() as card:
+        card.setattr(Capabilities, "of", lambda device: Capabilities("cuda", (8, 0)))
+        whole = train(0, 1, spec, str(tmp_path / "whole"))
+        train(0, 1, spec, str(tmp_path / "moved"), until=1)
+    assert same(train(0, 1, spec, str(tmp_path / "moved")), whole)  # bf16, though a CPU would have chosen fp32
+    assert not same(on_a_cpu, whole)
 
 
 @pytest.mark.parametrize(
