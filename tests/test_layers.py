@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sam",),
     ("formatting", "user_source"),
     ("study", "user_code"),
-    ("errors", "storage", "undocumented", "lazy", "user_path", "html_table", "accelerator"),
+    ("errors", "storage", "undocumented", "lazy", "user_path", "html_table", "notebook", "accelerator"),
 )
 """From the top down. Packages of one layer do not import each other."""
 

@@ -215,11 +215,13 @@ class Tuner(StudyOwner):
         """Runs the search.
 
         Args:
-            progress: `auto` shows a live table where stdout is a terminal; `lines` prints a line per trial; `none`
-                shows nothing. A display among the callbacks replaces it.
+            progress: `auto` shows a live table where stdout is a terminal, and in a notebook a table below what the
+                cell has shown; `lines` prints a line per trial; `none` shows nothing. A display among the callbacks
+                replaces it.
 
         Returns:
-            The results. After Ctrl-C they hold what was finished, and `results.interrupted` is true.
+            The results. After Ctrl-C, or an interrupt of the kernel, they hold what was finished, and
+            `results.interrupted` is true.
 
         Raises:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.

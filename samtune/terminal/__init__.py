@@ -10,6 +10,7 @@ from samtune.terminal.compared import print_comparison
 from samtune.terminal.confirmed import print_confirmation, print_loading
 from samtune.terminal.console import make_console, make_display
 from samtune.terminal.live import LiveDisplay
+from samtune.terminal.notebook import NotebookDisplay
 from samtune.terminal.plain import PlainDisplay
 from samtune.terminal.plan import format_plan, print_plan
 from samtune.terminal.studies import print_studies
@@ -18,6 +19,7 @@ from samtune.terminal.tables import leaderboard
 
 __all__ = [
     "LiveDisplay",
+    "NotebookDisplay",
     "PlainDisplay",
     "format_plan",
     "format_state",

@@ -9,6 +9,7 @@ import ray
 from ray import tune
 
 from samtune.raylib.environment import HEAD_NODE
+from samtune.raylib.silent_reporter import progress_reporter
 from samtune.storage import join
 from samtune.study import Callback, Study, is_over
 from samtune.tune.budget import Budget
@@ -103,6 +104,7 @@ def run_trials(
             name=f"tune-{len(study.trials):06d}",
             storage_path=join(study.storage_path, "ray"),
             verbose=0,
+            progress_reporter=progress_reporter(),
             callbacks=[recorder],
             stop=StopWhen(should_stop),
             failure_config=tune.FailureConfig(max_failures=_TRAINABLE_FAILURES),

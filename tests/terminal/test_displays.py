@@ -14,7 +14,8 @@ from rich.console import Console
 
 import samtune.terminal.plain
 from samtune.study import TrialState
-from samtune.terminal import LiveDisplay, PlainDisplay, make_console, make_display
+from samtune.terminal import LiveDisplay, NotebookDisplay, PlainDisplay, make_console, make_display
+from samtune.terminal.tally import Tally
 
 
 def plain(search: Search, width: int = 80) -> tuple[PlainDisplay, io.StringIO]:
@@ -42,6 +43,46 @@ def live(search: Search) -> LiveDisplay:
     display._live.stop()
     search.displays.append(display)
     return display
+
+
+class TestNotebook:
+    def page(self, search: Search) -> str:
+        """What a notebook shows, without its tags and in lines."""
+        tally = Tally(search.study)
+        for trial in search.study:
+            if trial.state is TrialState.RUNNING:
+                tally.start(trial)
+        return re.sub("<[^>]+>+", "\n", re.sub("</t[dh]><t[dh][^>]*>", " | ", NotebookDisplay().html(tally)))
+
+    def test_trials_the_best_and_the_progress(self, search: Search) -> None:
+        search.run(0.5, rho=0.2)
+        search.run(0.9778)
+        search.epoch(search.start(), 0.7)
+        lines = [line for line in self.page(search).splitlines() if line]
+        assert lines == [
+            "digits-1: max val_accuracy",
+            "trial | state | val_accuracy | rho | lr | epoch | time",
+            "0 | completed | 0.5000 | 0.2 | 1.2e-03 | 1/10 | 0.0s",
+            "1 (best) | completed | 0.9778 | 0.0512 | 1.2e-03 | 1/10 | 0.0s",
+            lines[4],
+            "best val_accuracy 0.9778 (trial 1: rho=0.0512 lr=1.2e-03)",
+            "2 of 4 trials in 0:00",
+        ]
+        assert lines[4].startswith("2 | running | 0.7000 | 0.0512 | 1.2e-03 | 1/10 | ")
+
+    def test_of_many_trials_those_that_run_and_the_best(self, search: Search) -> None:
+        for number in range(30):
+            search.run(0.5 + number / 100)
+        search.start()
+        rows = re.findall(r"^(\d+)(?: \(best\))? \|", self.page(search), re.MULTILINE)
+        assert rows == [*map(str, range(11, 30)), "30"]
+        assert "… and 11 other trials" in self.page(search)
+
+    def test_what_a_trial_says_is_no_html(self, search: Search) -> None:
+        display = NotebookDisplay()
+        display.on_status(search.study, "warning: <script>alert(1)</script>")
+        assert "&lt;script&gt;" in display.html(Tally(search.study))
+        assert "<script" not in display.html(Tally(search.study))
 
 
 class TestPlain:
