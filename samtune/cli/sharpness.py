@@ -132,6 +132,7 @@ def sharpness(
 def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: bool) -> None:
     from dataclasses import asdict
 
+    from rich.markup import escape
     from rich.table import Table
 
     from samtune.experiments.sharpness.gap import Interval, relations, write_plot
@@ -150,11 +151,21 @@ def _study_of_m(names: list[str], storage_path: str | None, file: Path, json_: b
     def cell(interval: Interval) -> str:
         return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
-    table = Table("measure", "Kendall's tau with the gap", "bits about its order", "trials", box=None, pad_edge=False)
+    columns = ("measure", "Kendall's tau with the gap", "bits about its order", "share left", "given", "trials")
+    table = Table(*columns, box=None, pad_edge=False)
     for relation in found:
-        table.add_row(relation.measure, cell(relation.tau), cell(relation.information), str(relation.num_trials))
+        cells = (
+            cell(relation.tau),
+            cell(relation.information),
+            f"{relation.least:.2f}",
+            escape(", ".join(relation.given)),
+        )
+        table.add_row(relation.measure, *cells, str(relation.num_trials))
     make_console().print(table)
     typer.echo("in brackets: 95% bootstrap intervals over the trials; the gap is train_accuracy - val_accuracy")
+    typer.echo(
+        "share left: of what the given keys, at most two of the searched, leave to tell; the least (Jiang et al. 2020)"
+    )
     typer.echo(str(file))
 
 

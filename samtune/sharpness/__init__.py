@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from samtune.sharpness.landscape import Curve, Surface, loss_along, loss_surface
     from samtune.sharpness.loss import MeanLoss, NotTwiceDifferentiableError
     from samtune.sharpness.neighbourhood import adaptive_sharpness, m_sharpness
+    from samtune.sharpness.prediction import OrderInformation, least_order_information, order_information
     from samtune.sharpness.spectrum import Eigenvalues, SpectralDensity, lambda_max, spectral_density, top_eigenvalues
     from samtune.sharpness.universal import named_universal_measure, universal_measure
 
@@ -42,15 +43,18 @@ __all__ = [
     "Estimate",
     "MeanLoss",
     "NotTwiceDifferentiableError",
+    "OrderInformation",
     "SpectralDensity",
     "Surface",
     "adaptive_sharpness",
     "frobenius_squared",
     "lambda_max",
+    "least_order_information",
     "loss_along",
     "loss_surface",
     "m_sharpness",
     "named_universal_measure",
+    "order_information",
     "pac_bayes_bound",
     "spectral_density",
     "top_eigenvalues",
@@ -66,6 +70,7 @@ _MODULES = {
     "landscape": ("Curve", "Surface", "loss_along", "loss_surface"),
     "loss": ("MeanLoss", "NotTwiceDifferentiableError"),
     "neighbourhood": ("adaptive_sharpness", "m_sharpness"),
+    "prediction": ("OrderInformation", "least_order_information", "order_information"),
     "spectrum": ("Eigenvalues", "SpectralDensity", "lambda_max", "spectral_density", "top_eigenvalues"),
     "hutchinson": ("frobenius_squared", "trace", "trace_and_frobenius_squared"),
     "universal": ("named_universal_measure", "universal_measure"),

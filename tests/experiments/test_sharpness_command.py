@@ -225,7 +225,7 @@ def test_the_interval_covers_what_is_true():
     """Independent: tau 0. Correlation 0.8 of normals: tau = 2/π·asin 0.8 = 0.590."""
     generator = np.random.default_rng(0)
     x, z = generator.normal(size=(2, 80))
-    noise, related = relate("x", x, z), relate("x", x, 0.8 * x + 0.6 * z)
+    noise, related = relate("x", x, z, {}), relate("x", x, 0.8 * x + 0.6 * z, {})
     assert noise.tau.low < 0 < noise.tau.high
     assert related.tau.low < 0.590 < related.tau.high
     assert related.tau.low > noise.tau.high
@@ -242,13 +242,18 @@ def test_the_study_of_m(tmp_path):
     for number in range(9):
         metrics = {"epoch": 1.0, "train_accuracy": 0.9, "val_accuracy": 0.9 - 0.01 * number}
         sharpness = {"m_sharpness": 0.1 * number, "m_sharpness_4": 0.1 * number, "m_sharpness_16": unrelated[number]}
-        add_trial(study, journal, 0.1, [metrics | sharpness])
+        rho = (0.1, 0.2)[number > 3]
+        trial = add_trial(study, journal, rho, [metrics | sharpness])
+        trial.config["training.lr"] = 0.01 * number  # of each trial its own: nothing to condition on
     journal.on_study_end(study)
     four, sixteen = relations(study)
     assert (four.measure, sixteen.measure) == ("m_sharpness_4", "m_sharpness_16")
     assert four.tau.value == pytest.approx(1)
     assert four.information.value == pytest.approx(1)
     assert abs(sixteen.tau.value) < 0.4
+    assert four.least == pytest.approx(1)
+    assert set(four.given) <= {"method.rho"}
+    assert sixteen.least < 0.1
     plots = str(tmp_path / "plots")
     text = samtune("m", "--study-of-m", "--storage-path", str(tmp_path), "--plots", plots, "--json")
     assert json.loads(text)["relations"][0]["tau"]["value"] == pytest.approx(1)

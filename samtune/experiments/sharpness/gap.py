@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from samtune.errors import UsageError
-from samtune.study import Study, TrialState
+from samtune.sharpness import least_order_information, order_information
+from samtune.study import Scalar, Study, Trial, TrialState
 
 Values = NDArray[np.float64]
 MIN_TRIALS = 5
@@ -35,12 +38,15 @@ class Relation:
         measure: metric of the trials.
         tau: Kendall's rank correlation (τ_b), -1 to 1.
         information: of the order of two trials by the measure about their order by the gap, 0 to 1 bit.
+        least: the share of it that is left, 0 to 1, given the hyperparameters that leave least of it (`given`).
     """
 
     measure: str
     num_trials: int
     tau: Interval
     information: Interval
+    least: float
+    given: tuple[str, ...]
 
 
 def relations(study: Study, *, seed: int = 0) -> list[Relation]:
@@ -51,20 +57,18 @@ def relations(study: Study, *, seed: int = 0) -> list[Relation]:
     Raises:
         UsageError: too few completed trials have measured any.
     """
-    ended = [trial.metrics for trial in study if trial.state is TrialState.COMPLETED]
-    names = {name for metrics in ended for name in metrics if name.startswith("m_sharpness")}
+    ended = [trial for trial in study if trial.state is TrialState.COMPLETED]
+    names = {name for trial in ended for name in trial.metrics if name.startswith("m_sharpness")}
     if len(names) > 1:
         names.discard("m_sharpness")  # is one of the others
     found = []
     for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]) if name[-1].isdigit() else 0):
-        rows = [
-            (metrics[name], metrics["train_accuracy"] - metrics["val_accuracy"])
-            for metrics in ended
-            if all(math.isfinite(metrics.get(key, math.nan)) for key in (name, "train_accuracy", "val_accuracy"))
-        ]
-        if len(rows) >= MIN_TRIALS:
-            measure, gap = (np.array(column) for column in zip(*rows, strict=True))
-            found.append(relate(name, measure, gap, seed=seed))
+        needed = (name, "train_accuracy", "val_accuracy")
+        trials = [t for t in ended if all(math.isfinite(t.metrics.get(key, math.nan)) for key in needed)]
+        if len(trials) >= MIN_TRIALS:
+            measure = np.array([trial.metrics[name] for trial in trials])
+            gap = np.array([trial.metrics["train_accuracy"] - trial.metrics["val_accuracy"] for trial in trials])
+            found.append(relate(name, measure, gap, _hyperparameters(trials), seed=seed))
     if not found:
         raise UsageError(
             f"study {study.name}: needs at least {MIN_TRIALS} completed trials that have measured m_sharpness, "
@@ -73,17 +77,33 @@ def relations(study: Study, *, seed: int = 0) -> list[Relation]:
     return found
 
 
-def relate(name: str, measure: Values, gap: Values, *, seed: int = 0) -> Relation:
-    """Both statistics with their bootstrap intervals.
+def _hyperparameters(trials: Sequence[Trial]) -> dict[str, list[Scalar]]:
+    """Of each searched key with at least two values, each of two trials at least, the trials' values.
+
+    Others, a learning rate drawn from an interval, say, leave no two pairs to compare.
+    """
+    columns = {key: [trial.config.get(key) for trial in trials] for key in trials[0].config}
+    counts = {key: Counter(values) for key, values in columns.items()}
+    return {key: columns[key] for key, count in counts.items() if len(count) > 1 and min(count.values()) > 1}
+
+
+def relate(
+    name: str, measure: Values, gap: Values, hyperparameters: Mapping[str, Sequence[Scalar]], *, seed: int = 0
+) -> Relation:
+    """The statistics, the first two with their bootstrap intervals.
 
     Args:
         measure, gap: [n], of the same trials.
+        hyperparameters: by name, of each trial its value.
     """
+    least, given = least_order_information(torch.from_numpy(measure), torch.from_numpy(gap), hyperparameters)
     return Relation(
         name,
         len(measure),
         _bootstrap(kendall_tau, measure, gap, seed),
         _bootstrap(pair_information, measure, gap, seed),
+        least,
+        given,
     )
 
 
@@ -95,19 +115,8 @@ def kendall_tau(a: Values, b: Values) -> float:
 
 
 def pair_information(a: Values, b: Values) -> float:
-    """Mutual information, in bits, between the signs of a_i - a_j and b_i - b_j over pairs of different trials.
-
-    The measure of Jiang et al. 2020 ("Fantastic generalization measures"), section 2.2.3, without conditioning.
-    Pairs that tie in either are left out.
-    """
-    i, j = np.triu_indices(len(a), k=1)
-    signs = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
-    untied = (signs[0] != 0) & (signs[1] != 0)
-    if not untied.any():
-        return math.nan
-    # Each pair counts in both orders, which makes either sign as likely as the other.
-    agree = float((signs[0][untied] == signs[1][untied]).mean())
-    return 1.0 + sum(share * math.log2(share) for share in (agree, 1 - agree) if share > 0)
+    """`samtune.sharpness.order_information` in bits, without conditioning."""
+    return order_information(torch.from_numpy(a), torch.from_numpy(b)).bits
 
 
 def _bootstrap(statistic: Callable[[Values, Values], float], a: Values, b: Values, seed: int) -> Interval:
