@@ -28,17 +28,31 @@ from samtune.errors import UsageError
 
 
 def confirm(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
             help="Name of a study, the id of an MLflow run (a search's, or one trial's), or a YAML that searches "
-            "nothing, or whose searched keys are --set."
+            "nothing, or whose searched keys are --set. Several are confirmed together, with the same seeds.",
+            metavar="STUDY...",
         ),
     ],
-    top: Annotated[int, option(SEARCH, "How many of the best trials to retrain.", "--top", min=1)] = 3,
-    replicas: Annotated[int, option(SEARCH, "Seeds of each.", "--replicas", min=1)] = 5,
+    top: Annotated[int, option(SEARCH, "How many of the best trials to retrain, of each study.", "--top", min=1)] = 3,
+    replicas: Annotated[
+        int | None,
+        option(
+            SEARCH,
+            "Seeds of each; more than it has are added to a confirmation. Default: 5, or as many as it has.",
+            "--replicas",
+            min=1,
+        ),
+    ] = None,
     baseline: Annotated[
-        str, option(SEARCH, "sgd: plain SGD for as many epochs and as many passes; or none.", "--baseline")
+        str,
+        option(
+            SEARCH,
+            "sgd: plain SGD for as many epochs and as many passes; none; or a STUDY, whose best trial it is.",
+            "--baseline",
+        ),
     ] = "sgd",
     set_: Sets = None,
     storage_path: StoragePath = None,
@@ -53,7 +67,7 @@ def confirm(
 ) -> None:
     """Retrain the best trials on the whole training set with new seeds, and test each once.
 
-    Run it again to resume what was interrupted, or to see the result again.
+    Run it again to resume what was interrupted, or to see the result again; with more --replicas, to add to it.
     """
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer
@@ -61,10 +75,10 @@ def confirm(
     from samtune.tracking import redact_command
 
     console = make_console(stderr=json_)
-    is_space = source.endswith((".yaml", ".yml"))
-    if set_ and not is_space:
-        raise UsageError(f"--set {set_[0]}: changes a space, and {source} is a study or a run")
-    chosen = SearchSpace.from_yaml(source, set_ or []) if is_space else source
+    other = next((source for source in sources if not source.endswith((".yaml", ".yml"))), None)
+    if set_ and other is not None:
+        raise UsageError(f"--set {set_[0]}: changes a space, and {other} is a study or a run")
+    chosen = [s if not s.endswith((".yaml", ".yml")) else SearchSpace.from_yaml(s, set_ or []) for s in sources]
 
     def make(trust: bool) -> Confirmer:
         return Confirmer(

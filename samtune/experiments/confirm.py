@@ -7,19 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from samtune.config.space import SearchSpace
-from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
-from samtune.experiments.candidates import BASELINES, CandidateList, add_baseline, list_candidates, stored_candidates
-from samtune.experiments.confirm_source import find_source
+from samtune.experiments.candidates import CandidateList, list_candidates, stored_candidates
+from samtune.experiments.confirm_candidates import add_baselines, find_sources, first_seed, joined
 from samtune.experiments.confirmation import Confirmation, confirmation_of
 from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner
 from samtune.experiments.runner import all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import parent
-from samtune.store.study_folder import study_folder
+from samtune.store.study_folder import StudyFolder, study_folder
 from samtune.study import Callback, Study
 
 SUFFIX = "-confirm"
+NEW_REPLICAS = 5
 
 
 class Confirmer(CandidatesOwner):
@@ -29,14 +29,17 @@ class Confirmer(CandidatesOwner):
 
     Args:
         source: a study's name; the id of an MLflow run, of a search or of one trial; or a `SearchSpace` (or the path
-            of its YAML) of which nothing is searched.
+            of its YAML) of which nothing is searched. A list of them is confirmed together, as `A-B-confirm`: the
+            same seeds and the same baseline for the best of each.
         storage_path: folder or URI of all studies; default ./samtune-results.
         tracking_uri: where to look for a run, and where a space's confirmation is tracked; a search's confirmation
             is tracked where the search was.
-        top: how many of a search's best trials.
-        replicas: seeds of each; two at least give an interval.
+        top: how many of a search's best trials; of several searches, of each.
+        replicas: seeds of each; two at least give an interval. More than the confirmation was begun with are added to
+            it. Default: as many as it has, and 5 of a new one.
         baseline: `sgd` adds plain SGD for as many epochs and for as many passes as the best trial (see
-            `add_baseline`), `none` nothing.
+            `add_baseline`), `none` nothing. The name of a study adds its best trial as it was found: a baseline that
+            was tuned as well.
         address, callbacks: as of `Tuner`.
         trust: confirm trials of a study although somebody else began it: what it names is imported.
 
@@ -53,27 +56,36 @@ class Confirmer(CandidatesOwner):
 
     def __init__(
         self,
-        source: str | SearchSpace,
+        source: str | SearchSpace | Sequence[str | SearchSpace],
         *,
         storage_path: str | Path | None = None,
         tracking_uri: str | None = None,
         top: int = 3,
-        replicas: int = 5,
+        replicas: int | None = None,
         baseline: str = "sgd",
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
         trust: bool = False,
     ) -> None:
-        if baseline not in BASELINES:
-            raise UsageError(f"unknown{did_you_mean(baseline, BASELINES)}", argument="baseline", value=baseline)
-        found = find_source(source, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
-        if found.study is not None:
-            check_trust(found.study, found.space.model_dump(), trust=trust)
-        baselines = add_baseline(found.chosen, found.study, found.space) if baseline != "none" else []
+        texts = [source] if isinstance(source, str | SearchSpace) else list(source)
+        sources = find_sources(texts, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
+        found = joined(sources)
+        baselines, tuned = add_baselines(found, baseline, found.storage)
+        sources += [tuned] if tuned else []
+        for each in sources:
+            if each.study is not None:
+                check_trust(each.study, each.space.model_dump(), trust=trust)
+        name = found.name + SUFFIX
         run = CandidateRun(
-            list_candidates(found.space, found.chosen, replicas=replicas, baselines=baselines),
+            list_candidates(
+                found.space,
+                found.chosen,
+                replicas=_num_replicas(study_folder(found.storage, name), replicas),
+                baselines=baselines,
+                first_seed=first_seed(sources),
+            ),
             kind=self._kind,
-            name=found.name + SUFFIX,
+            name=name,
             storage_path=found.storage,
             tracking_uri=found.study.tracking_uri if found.study else tracking_uri,
             experiment=found.study.experiment if found.study else found.name,
@@ -104,10 +116,26 @@ class Confirmer(CandidatesOwner):
         self._run.check_register(register)
         study = self._run.complete()
         confirmation = confirmation_of(study, self._run.candidates)
-        best = confirmation.best_trial() if all_done(study) else None
-        if best is not None:
+        best = confirmation.best_trials() if all_done(study) else []
+        if best:
             self._run.keep_weights(study, best, register)
         return confirmation
+
+
+def _num_replicas(folder: StudyFolder, asked: int | None) -> int:
+    """How many replicas a confirmation shall have.
+
+    Raises:
+        UsageError: fewer than it was begun with.
+    """
+    if not folder.exists():
+        return NEW_REPLICAS if asked is None else asked
+    study = folder.read()
+    begun = stored_candidates(study).replicas
+    if asked is not None and asked < begun:
+        problem = f"study {study.name} was begun with {begun}: give as many, more, or none to resume or see it"
+        raise UsageError(problem, argument="replicas", value=asked)
+    return begun if asked is None else asked
 
 
 def confirmation_so_far(study: Study) -> Confirmation | None:

@@ -62,13 +62,17 @@ class Confirmation:
         """How many replicas are missing, as a clause."""
         return f"{counted(self.num_missing, 'replica')} {'is' if self.num_missing == 1 else 'are'} missing"
 
-    def best_trial(self) -> Trial | None:
-        """The replica of the best candidate that did best, whose weights are kept."""
+    def best_trials(self) -> list[Trial]:
+        """The replicas of the candidate with the best mean, the best first: its weights are kept."""
         best = self.best
         if best is None:
-            return None
+            return []
         trials = [t for t in self.study if t.config[CANDIDATE] == best.label and t.config[REPLICA] in best.values]
-        return min(trials, key=self.study.objective.sort_key)
+        return sorted(trials, key=self.study.objective.sort_key)
+
+    def best_trial(self) -> Trial | None:
+        """The first of `best_trials`."""
+        return next(iter(self.best_trials()), None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""

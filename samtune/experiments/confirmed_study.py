@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from samtune.errors import UsageError
 from samtune.experiments.candidates import stored_candidates
 from samtune.experiments.confirmation import Confirmation, Confirmed, confirmation_of, format_estimate
@@ -58,10 +60,17 @@ def _unclear(best: Confirmed) -> str | None:
     )
 
 
+def _without_replicas(command: str) -> str:
+    return re.sub(r" --replicas[ =]\d+", "", command)
+
+
 def confirmation_commands(study: Study) -> list[tuple[str, str]]:
     """What to do with a confirmation: (command, what it does)."""
     name = named(study)
     commands = [(resume_command(study), "train the replicas that are missing")] if study.is_cut_short else []
+    if study.best and not commands and "samtune confirm" in study.command:
+        more = f"{_without_replicas(study.command)} --replicas {2 * stored_candidates(study).replicas}"
+        commands.append((more, "twice the replicas: what is there is kept, and the intervals narrow"))
     if study.best:
         commands += [
             (

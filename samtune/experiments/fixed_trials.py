@@ -14,7 +14,7 @@ from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
 from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
-from samtune.storage import delete_folder, join, read_bytes, write_bytes
+from samtune.storage import delete_folder, is_file, join, read_bytes, write_bytes
 from samtune.store.study_files import check_links
 from samtune.store.study_folder import StudyFolder, study_folder, weights_file
 from samtune.study import Callback, Study, StudyKind, Trial
@@ -71,9 +71,9 @@ class CandidateRun:
     ) -> None:
         folder = study_folder(storage_path, name)
         begun = folder.read() if candidates is None or folder.exists() else None
-        if begun is not None and candidates is not None and stored_candidates(begun) != candidates:
+        if begun is not None and candidates is not None and not _continues(stored_candidates(begun), candidates):
             raise UsageError(
-                f"study {name} has trained something else before (other trials, replicas or settings): "
+                f"study {name} has trained something else before (other trials or settings): "
                 f"delete {folder.uri} to start over"
             )
         if begun is not None and begun.kind != kind:
@@ -111,29 +111,45 @@ class CandidateRun:
             SearchFailedError: (a RunError) no trial succeeded; has the results.
         """
         begun = self.runner.earlier
-        if begun is not None and all_done(begun):
+        if begun is not None and all_done(begun, self.candidates.num_trials):
             check_links(self.folder.local)  # the best weights may still have to be moved
             return begun
         study = self.runner.run()
         raise_if_failed(study, self.runner.ending)
         return study
 
-    def keep_weights(self, study: Study, best: Trial, register: str | None) -> None:
+    def keep_weights(self, study: Study, best: Sequence[Trial], register: str | None) -> None:
         """Keeps the weights of one trial, and no others, and logs them to MLflow as a model. Safe to repeat.
 
         Args:
+            best: the first whose weights are there is kept: where replicas were added to a confirmation, the weights
+                of its earlier ones are gone, but for those in `best.safetensors`.
             register: also makes a new version of MLflow's registered model of this name.
 
         Raises:
             TrackingError: the tracking server does not take the model.
         """
         weights = join(study.storage_path, "weights")
-        content = read_bytes(join(weights, f"{best.id}.safetensors"))
+        content = None
+        if any(is_file(join(weights, f"{trial.id}.safetensors")) for trial in study):
+            for trial in best:
+                content = read_bytes(join(weights, f"{trial.id}.safetensors"))
+                if content is not None or self._is_kept(study, trial):
+                    break
         if content is not None:
             write_bytes(weights_file(study), content)
         if content is not None or register:
             self._log_model(study, register)
         delete_folder(weights)  # last: while they are there, this is not done
+
+    def _is_kept(self, study: Study, trial: Trial) -> bool:
+        """Whether `best.safetensors` holds the weights of this trial."""
+        from samtune.models.saved import read_saved
+
+        if not is_file(weights_file(study)):
+            return False
+        kept = read_saved(weights_file(study))[2]
+        return kept.params() == trial.params
 
     def check_register(self, register: str | None) -> None:
         """Raises UsageError where the network cannot be registered as a model."""
@@ -154,6 +170,14 @@ class CandidateRun:
         function = function_of(weights, (spec.model for spec in self.candidates.candidates.values()))
         model = load_model(weights, model=function)
         log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)
+
+
+def _continues(begun: CandidateList, candidates: CandidateList) -> bool:
+    """Whether a list is that of a study that has begun, or has more replicas of the same candidates."""
+    return (
+        begun.replicas <= candidates.replicas
+        and begun.model_copy(update={"replicas": candidates.replicas}) == candidates
+    )
 
 
 class CandidatesOwner(StudyOwner):

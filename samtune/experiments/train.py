@@ -76,5 +76,5 @@ class Training(CandidatesOwner):
         study = self._run.complete()
         trial = study.trials[0]
         if trial.state is TrialState.COMPLETED:
-            self._run.keep_weights(study, trial, register)
+            self._run.keep_weights(study, [trial], register)
         return trial

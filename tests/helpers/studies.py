@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from samtune.config.space import SearchSpace
-from samtune.experiments.candidates import final, list_candidates
+from samtune.experiments.candidates import CandidateList, final, list_candidates
 from samtune.experiments.results import Results
 from samtune.store.checksums import to_line
 from samtune.store.journal import FILE_NAME, Journal
@@ -118,14 +118,19 @@ def make_confirmation(
     baselines: Sequence[str] = (),
     searched: float | None = None,
     name: str = "digits-1-confirm",
+    listed: CandidateList | None = None,
 ) -> Study:
-    """A confirmation with these test accuracies by candidate and replica; replicas without a value are missing."""
+    """A confirmation with these test accuracies by candidate and replica; replicas without a value are missing.
+
+    Args:
+        listed: what was trained; default: the same for every label.
+    """
     space = SearchSpace.from_dict(
         {"name": "d", "data": {"name": "digits"}, "model": {"name": "digits_cnn"}, "method": {"name": "sam"}}
     )
     spec = final(space.trial({}))
     chosen = {label: (spec, None if label in baselines else searched) for label in values}
-    listed = list_candidates(space, chosen, replicas=replicas, baselines=baselines)
+    listed = listed or list_candidates(space, chosen, replicas=replicas, baselines=baselines)
     folder = storage / name
     folder.mkdir(parents=True)
     study = Study(
