@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from samtune.errors import RunError
 from samtune.experiments.summary import format_outcome, resume_command, traceback_file
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from samtune.experiments.importances import Importance
 
+_T = TypeVar("_T")
 _SHOWN = 10  # trials in a notebook
 
 
@@ -91,21 +92,23 @@ class Results:
         methods) are left out.
 
         Raises:
-            RunError: too few trials were completed, or they do not differ.
+            RunError: too few trials were completed, they do not differ, or the study is a confirmation.
         """
-        from optuna.exceptions import ExperimentalWarning
-        from optuna.importance import get_param_importances
+        from samtune.experiments.importances import importances_of
 
-        study, sign = self.optuna_study(), -1.0 if self.study.objective.mode == "max" else 1.0
-        # Optuna asks for a target that is better when less, where the study's own will not do.
-        target = (lambda trial: sign * float(trial.values[0])) if len(study.directions) > 1 else None
+        return self._importances(importances_of)
+
+    def estimated_importances(self) -> dict[str, Importance]:
+        """`importances` with their standard errors, by the bootstrap over the completed trials. Raises as it does."""
+        from samtune.experiments.importances import estimated_importances
+
+        return self._importances(estimated_importances)
+
+    def _importances(self, of: Callable[..., dict[str, _T]]) -> dict[str, _T]:
+        if self.study.kind == "confirmation":
+            raise RunError("a confirmation repeats its candidates; nothing was searched")
         try:
-            with warnings.catch_warnings():
-                for category in (UserWarning, ExperimentalWarning):
-                    warnings.simplefilter("ignore", category)
-                # What it returns then is the same for all keys: no answer.
-                warnings.filterwarnings("error", message="The number of trials is too small")
-                return dict(get_param_importances(study, target=target))
+            return of(self.optuna_study(), maximize=self.study.objective.mode == "max")
         except (ValueError, RuntimeError, UserWarning) as error:
             raise RunError(f"study {self.study.name}: no importances: {error}") from error
 

@@ -12,8 +12,7 @@ from samtune.errors import RunError
 from samtune.experiments.confirmation import Confirmation
 from samtune.experiments.confirmed_study import confirmation_in
 from samtune.experiments.results import Results
-from samtune.formatting import short_names
-from samtune.report import candidates, sam, timeline
+from samtune.report import candidates, importances, sam, timeline
 from samtune.report.enough import check_enough
 from samtune.report.history import history
 from samtune.report.style import colour_at, dress
@@ -111,8 +110,9 @@ def _of_search(results: Results) -> Iterator[_Builder]:
     yield (
         "importances",
         "What matters",
-        "How much each key decides whether a trial is among the best (PED-ANOVA).",
-        plots.importances,
+        "How much each key decides whether a trial is among the best (PED-ANOVA), with its standard error: the "
+        "bootstrap over the completed trials.",
+        lambda: [importances.importances(results)],
     )
     yield (
         "slices",
@@ -161,25 +161,6 @@ class _OptunaPlots:
     def _target(self) -> dict[str, Any]:
         target = (lambda trial: trial.values[0]) if len(self._study.objectives) > 1 else None
         return {"target": target, "target_name": self._study.objective.metric}
-
-    def importances(self) -> list[go.Figure]:
-        import plotly.graph_objects as go
-
-        check_enough(self._study)
-        importances = self._results.importances()
-        names = short_names(importances)
-        keys = sorted(importances, key=lambda key: importances[key])
-        values = [importances[key] for key in keys]
-        bars = go.Bar(
-            x=values,
-            y=[names[key] for key in keys],
-            orientation="h",
-            text=[f"{value:.2f}" for value in values],
-            textposition="outside",
-            cliponaxis=False,
-        )
-        figure = go.Figure(bars)
-        return [figure.update_xaxes(title="importance", range=[0, 1.1 * max(values)]).update_yaxes(ticklabelstandoff=6)]
 
     def slices(self) -> list[go.Figure]:
         from optuna.visualization import plot_slice

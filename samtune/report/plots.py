@@ -16,6 +16,7 @@ from samtune.formatting import format_number
 from samtune.report import sam
 from samtune.report.candidates import intervals_drawn
 from samtune.report.enough import check_enough, check_kind
+from samtune.report.importances import importances_drawn
 from samtune.report.style import BLUE, GREY, ORANGE, STATE_COLOURS, log_ticks
 from samtune.report.timeline import spans
 from samtune.study import Study
@@ -39,7 +40,6 @@ KINDS = (
 
 _OPTUNA = {
     "history": "plot_optimization_history",
-    "importances": "plot_param_importances",
     "slices": "plot_slice",
     "contour": "plot_contour",
     "parallel": "plot_parallel_coordinate",
@@ -71,7 +71,10 @@ def save_plot(results: Results, kind: str, target: Path | BinaryIO, file_format:
     check_kind(results.study, kind)
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # as Optuna calls its matplotlib plots
-        figure = own[kind](results.study) if kind in own else _optuna(results, kind)
+        if kind == "importances":
+            figure = importances_drawn(results)
+        else:
+            figure = own[kind](results.study) if kind in own else _optuna(results, kind)
         figure.savefig(target, format=file_format)
 
 
@@ -99,7 +102,7 @@ def _optuna(results: Results, kind: str) -> Figure:
 
     study, told = results.study, results.optuna_study()
     sam.best_and_worst(study)  # Optuna draws an empty picture where there are no two trials
-    if kind in ("importances", "contour"):
+    if kind == "contour":
         check_enough(study)
     options: dict[str, Any] = {}
     if kind == "pareto":
@@ -107,7 +110,7 @@ def _optuna(results: Results, kind: str) -> Figure:
             raise UsageError(f"study {study.name}: a Pareto front has two or three objectives")
         options["target_names"] = [objective.metric for objective in study.objectives]
     else:
-        options["target_name"] = study.objective.metric if kind != "importances" else "being among the best"
+        options["target_name"] = study.objective.metric
         if len(study.objectives) > 1:
             options["target"] = lambda trial: trial.values[0]
     if kind == "contour":

@@ -292,7 +292,8 @@ def test_the_status_of_a_confirmation_is_about_candidates(tmp_path: Path) -> Non
     assert shown.index("0.9600 ± 0.0248") < shown.index("0.9500 ± 0.0248")  # in the order of the means
     assert "the best weights (trial 5 (sam)), in Python:" in shown
     assert f"samtune report digits-1-confirm --storage-path {tmp_path}" in shown
-    assert "samtune confirm" not in shown.partition("what next")[2]
+    assert "samtune confirm digits-1 --replicas 6" in shown.partition("what next")[2]
+    assert "samtune confirm digits-1-confirm" not in shown
     assert "samtune best" not in shown
     found = json_summary(study)["confirmation"]["candidates"]
     assert [each["label"] for each in found] == ["trial 5 (sam)", "sgd (4 epochs)", "trial 3 (sam)"]

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from helpers.studies import METHODS, make_study
+from helpers.studies import METHODS, make_confirmation, make_large_study, make_study
 from pyarrow import csv, parquet
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
 from samtune.errors import RunError, UsageError
+from samtune.experiments.importances import estimated_importances
 from samtune.experiments.results import Results
 from samtune.study import EpochLog, Objective, TrialState
 
@@ -70,6 +71,40 @@ def test_importances_sum_to_one_and_name_the_key_that_matters(storage: Path) -> 
     importances = Results.load("digits-1", storage).importances()
     assert set(importances) == {"method.rho", "training.lr"}
     assert math.isclose(sum(importances.values()), 1.0)
+
+
+def test_importances_are_told_more_exactly_by_more_trials() -> None:
+    few, many = (make_large_study(number, num_keys=1).estimated_importances() for number in (30, 600))
+    assert few.keys() == many.keys()
+    for found in (few, many):
+        assert math.isclose(sum(each.value for each in found.values()), 1.0)
+    assert many["training.lr"].value > many["method.rho"].value > many["training.key_0"].value
+    for key, each in many.items():
+        assert 0 < each.standard_error < few[key].standard_error
+
+
+def test_the_errors_of_importances_are_those_of_trials_drawn_again() -> None:
+    """Trials that are all alike but for one key leave nothing to chance: every draw says the same."""
+    import optuna
+
+    told = optuna.create_study(direction="maximize")
+    kinds = {"a": optuna.distributions.FloatDistribution(0, 1), "b": optuna.distributions.FloatDistribution(0, 1)}
+    for index in range(20):
+        params = {"a": float(index % 2), "b": 0.5}
+        told.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=params["a"]))
+    found = estimated_importances(told, maximize=True)
+    assert found["b"].value < 0.01
+    assert found["a"].standard_error < 0.01
+    assert len(told.trials) == 20
+
+
+def test_a_confirmation_has_no_importances(tmp_path: Path) -> None:
+    """Its keys are `candidate` and `replica`: a seed is not what matters."""
+    make_confirmation(tmp_path, {"a": (0.9, 0.91), "b": (0.8, 0.81)}, replicas=2)
+    results = Results.load("digits-1-confirm", tmp_path)
+    for ask in (results.importances, results.estimated_importances):
+        with pytest.raises(RunError, match=r"^a confirmation repeats its candidates; nothing was searched$"):
+            ask()
 
 
 def test_a_damaged_file_of_optuna_is_named(tmp_path: Path) -> None:
