@@ -120,6 +120,9 @@ def _check_population(space: SearchSpace, scheduler: PBTConfig | PB2Config, root
         yield _problem(root, "sampler", rule)
     if space.repeats > 1:
         yield _problem(root, "repeats", f"must be 1 with {scheduler.name}, whose trials copy each other")
+    if space.training.bootstrap or any(leaf.key == "training.bootstrap" for leaf in space.tree.leaves()):
+        rule = f"must be 0 with {scheduler.name}: a trial that copies another has labels of its own"
+        yield _problem(root, "training.bootstrap", rule)
     if space.num_trials < 2:
         yield _problem(root, "num_trials", f"{scheduler.name} needs a population of at least 2 (got 1)")
     mutable = [key for key in MUTABLE if can_mutate(space, key)]

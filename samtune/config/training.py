@@ -49,6 +49,7 @@ OWN_LOOP_ONLY = (
     "tf32",
     "evaluation_batch",
     "diagnostics",
+    "bootstrap",
 )
 """Keys of `TrainingConfig` that samtune's own loop alone reads: a training function does these things itself."""
 
@@ -64,6 +65,10 @@ class TrainingConfig(Config):
     passes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Instead of `epochs`: forwards and backwards of the training set that a trial may cost, so that methods are
     compared at equal cost. SGD makes one in an epoch, SAM two, and so on; what is left of an epoch is not trained."""
+    bootstrap: Annotated[int, Field(ge=0)] = 0
+    """For noisy labels: trainings before the one that counts. After each, the training labels are replaced by what its
+    network predicts, and a new network is trained from scratch (Foret et al. 2021, section 3.3). Each takes `epochs`;
+    of `passes`, which are the whole trial's, each takes its share."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Examples per step over all workers (the global batch)."""
     accumulate: Annotated[int, Field(ge=1)] = 1
@@ -161,6 +166,8 @@ class TrainingConfig(Config):
             )
         if self.epochs is not None and self.passes is not None:
             raise ValueError(f"give epochs or passes, not both (epochs is {self.epochs}, passes {self.passes:g})")
+        if self.bootstrap and self.of_numbers:
+            raise ValueError(f"bootstrap needs targets that are classes (loss is {self.loss})")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError(f"label_smoothing needs loss cross_entropy (loss is {self.loss})")
         for metric in self.metrics:

@@ -103,19 +103,31 @@ class TrialSpec(Config):
         training = self.training
         if self.num_epochs < 1:
             problem = f"must hold an epoch of {self.method.name}, which costs {self.passes_per_epoch:g} passes"
-            raise broken_rule("training.passes", f"{problem} (got {training.passes:g})")
-        if training.warmup_epochs > self.num_epochs:
+            each = f", in each of {self.num_trainings} trainings" if training.bootstrap else ""
+            raise broken_rule("training.passes", f"{problem}{each} (got {training.passes:g})")
+        if training.warmup_epochs > self.epochs_per_training:
             problem = "warmup_epochs must not exceed epochs"
-            got = f"(warmup_epochs is {training.warmup_epochs}, epochs {self.num_epochs})"
+            got = f"(warmup_epochs is {training.warmup_epochs}, epochs {self.epochs_per_training})"
             raise broken_rule("training", f"{problem} {got}")
         return self
 
     @property
     def num_epochs(self) -> int:
-        """Epochs of the whole trial: as given, or as many whole ones as `training.passes` pays for."""
+        """Epochs of the whole trial, all its trainings together (`training.bootstrap`)."""
+        return self.epochs_per_training * self.num_trainings
+
+    @property
+    def num_trainings(self) -> int:
+        """From scratch, one after another: 1 without bootstrap."""
+        return self.training.bootstrap + 1
+
+    @property
+    def epochs_per_training(self) -> int:
+        """As given, or as many whole ones as each training's share of `training.passes` pays for."""
         if self.training.passes is None:
             return self.training.epochs or DEFAULT_EPOCHS
-        return math.floor(self.training.passes / self.passes_per_epoch + 1e-9)  # 12 / 1.2 passes are 10 epochs
+        passes = self.training.passes / self.num_trainings
+        return math.floor(passes / self.passes_per_epoch + 1e-9)  # 12 / 1.2 passes are 10 epochs
 
     @property
     def passes_per_step(self) -> float:
@@ -182,7 +194,7 @@ class TrialSpec(Config):
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
         unused = {"data", "model"} if self.train is not None else {"train", "config"}
-        params = flatten(self.model_dump(exclude=unused)) | {"training.epochs": self.num_epochs}
+        params = flatten(self.model_dump(exclude=unused)) | {"training.epochs": self.epochs_per_training}
         return params if self.train is None else {k: v for k, v in params.items() if not _is_of_own_loop(k)}
 
 

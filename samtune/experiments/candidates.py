@@ -218,11 +218,12 @@ def _plain(spec: TrialSpec, name: str) -> TrialSpec:
 
 
 def _with_epochs(spec: TrialSpec, epochs: int) -> TrialSpec:
-    """The same training over another number of epochs, its schedule stretched."""
-    stretch = epochs / spec.num_epochs
+    """The same over another number of epochs, all its trainings together, their schedule stretched."""
+    each = max(1, epochs // spec.num_trainings)
+    stretch = each / spec.epochs_per_training
     training = spec.training
     milestones = [max(1, round(milestone * stretch)) for milestone in training.milestones]
-    return _changed(spec, {"training": {"epochs": epochs, "passes": None, "milestones": milestones}})
+    return _changed(spec, {"training": {"epochs": each, "passes": None, "milestones": milestones}})
 
 
 def _changed(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:

@@ -15,6 +15,7 @@ from samtune.config.training import metric_name
 from samtune.config.trial import TrialSpec
 from samtune.data import Split, load_dataset, train_batches, training_examples
 from samtune.errors import DatasetError, SamtuneError, UsageError, is_machine_fault, one_line
+from samtune.train.bootstrap import check_classes
 from samtune.train.loss import training_loss
 from samtune.train.trial import EVAL_BATCH_SIZE, TrialRun
 from samtune.user_code import resolve_function
@@ -48,6 +49,8 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
         load_dataset(spec.examples)  # is kept
     with _within("the construction of its parts", network, device):
         run, batches = begin_trial(spec, num_workers, device)
+        if training.bootstrap:
+            check_classes(run.dataset)
     with _within("the data", data, device):
         inputs, targets = next(batches)
     with _within("the network", network, device):

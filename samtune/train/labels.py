@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -24,8 +25,7 @@ def relabelled(
 ) -> Dataset:
     """The data set with the classes that a trained network predicts for the training examples, as they are.
 
-    Every rank predicts its share. An image that cannot be read keeps its label. Foret et al. 2021, section 3.3
-    (bootstrap: train, relabel, train again).
+    Foret et al. 2021, section 3.3 (bootstrap: train, relabel, train again). See `predicted_labels`.
 
     Args:
         network: path or URI of what `samtune.models.saved.save_weights` wrote.
@@ -34,17 +34,45 @@ def relabelled(
     Raises:
         UsageError: there is no such network, it tells other classes apart, or another function made it.
     """
-    split = dataset.train
     model = load_model(network, device, model=function_of(network, [own]))
+    labels = predicted_labels(
+        dataset,
+        lambda inputs: _classes(model, inputs, dataset.num_classes),
+        batch_size=BATCH_SIZE,
+        rank=rank,
+        num_workers=num_workers,
+        device=device,
+    )
+    return dataset.with_labels(labels)
+
+
+def predicted_labels(
+    dataset: Dataset,
+    classify: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    rank: int,
+    num_workers: int,
+    device: torch.device,
+) -> Tensor:
+    """Classes for the training examples as they are, without augmentation: int64 [N], on the host.
+
+    Every rank predicts its share. An image that cannot be read keeps its label.
+
+    Args:
+        classify: the classes, int64 [n], of n inputs as the data set has them.
+        batch_size: examples of one call.
+    """
+    split = dataset.train
     labels = torch.full((len(split),), -1, device=device)
     start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
-    requests = [torch.arange(first, min(first + BATCH_SIZE, stop)) for first in range(start, stop, BATCH_SIZE)]
+    requests = [torch.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
     for inputs, positions in split.batches(requests, device, crop=None, replace=False):
-        labels[positions.to(device)] = _classes(model, inputs, dataset.num_classes)
+        labels[positions.to(device)] = classify(inputs)
     if num_workers > 1:
         dist.all_reduce(labels, dist.ReduceOp.MAX)
     found = labels.cpu()
-    return dataset.with_labels(torch.where(found < 0, split.labels, found))
+    return torch.where(found < 0, split.labels, found)
 
 
 def _classes(model: nn.Module, inputs: Tensor, num_classes: int) -> Tensor:

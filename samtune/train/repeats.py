@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from samtune.config.trial import TrialSpec
+from samtune.train.bootstrap import BootstrappedRun
 from samtune.train.checkpoint import Resumable
 from samtune.train.trial import TrialRun
 
@@ -20,7 +21,7 @@ _SUMS = ("num_passes", "train_seconds", "epoch_seconds")
 
 
 class RepeatedRun(Resumable):
-    """`spec.repeats` runs with the seeds `spec.seed`, `spec.seed + 1`, …; each is the `TrialRun` of its seed.
+    """`spec.repeats` runs with the seeds `spec.seed`, `spec.seed + 1`, …; each is the run of its seed.
 
     Args:
         spec, rank, num_workers, device: as of `TrialRun`. All runs are in memory together.
@@ -29,7 +30,7 @@ class RepeatedRun(Resumable):
     def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.runs = [
-            TrialRun(
+            _one_run(
                 spec.model_copy(update={"seed": spec.seed + index, "repeats": 1}),
                 rank=rank,
                 num_workers=num_workers,
@@ -99,7 +100,15 @@ class RepeatedRun(Resumable):
         }
 
 
-def build_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | RepeatedRun:
+def build_run(
+    spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device
+) -> TrialRun | BootstrappedRun | RepeatedRun:
     """What trains the trial: one run, or several with different seeds."""
-    kind = RepeatedRun if spec.repeats > 1 else TrialRun
+    kind = RepeatedRun if spec.repeats > 1 else _one_run
+    return kind(spec, rank=rank, num_workers=num_workers, device=device)
+
+
+def _one_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | BootstrappedRun:
+    """One training, or one after another on the labels that the one before predicts."""
+    kind = BootstrappedRun if spec.training.bootstrap else TrialRun
     return kind(spec, rank=rank, num_workers=num_workers, device=device)

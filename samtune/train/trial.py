@@ -43,9 +43,20 @@ class TrialRun(Resumable):
     Args:
         spec: what to train.
         rank, num_workers: this worker's place; with more than one, torch's default process group is initialised.
+        labels: int64 [num training examples]; instead of the data set's.
+        is_last: False where another training of the same trial follows: a final trial looks at the test set after that.
     """
 
-    def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        *,
+        rank: int,
+        num_workers: int,
+        device: torch.device,
+        labels: Tensor | None = None,
+        is_last: bool = True,
+    ) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.history: list[dict[str, float]] = []
         """The metrics of all finished epochs, those before a restore included."""
@@ -53,7 +64,10 @@ class TrialRun(Resumable):
         torch.manual_seed(spec.seed)
         training = spec.training
         self.dataset = load_dataset(spec.examples)
-        if spec.data.relabel is not None:
+        self._is_last = is_last
+        if labels is not None:
+            self.dataset = self.dataset.with_labels(labels)
+        elif spec.data.relabel is not None:
             self.dataset = relabelled(
                 self.dataset, spec.data.relabel, spec.model, rank=rank, num_workers=num_workers, device=device
             )
@@ -85,7 +99,7 @@ class TrialRun(Resumable):
         if training.compile:
             compile_model(self.model, self.train_step.num_forwards)
         self._measures = evaluation_metrics(training, classes=self.dataset.traits.classes)
-        self._evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
+        self.evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to resume the trial after its last finished epoch; the same on all ranks."""
@@ -180,7 +194,8 @@ class TrialRun(Resumable):
         if self.average is not None:
             self.average.average_over(self.num_workers)
         evaluation = {}
-        if not self.spec.final or self.evaluated == "val" or epoch == self.spec.num_epochs:
+        is_end = self._is_last and epoch == self.spec.num_epochs
+        if not self.spec.final or self.evaluated == "val" or is_end:
             split = self.dataset.validation if self.evaluated == "val" else self.dataset.load_test()
             evaluation = {f"{self.evaluated}_{name}": value for name, value in self.evaluate(split).items()}
         config = self.spec.training.diagnostics
@@ -270,9 +285,9 @@ class TrialRun(Resumable):
                 totals = self._totals(split)
                 break
             except torch.OutOfMemoryError:
-                if self.spec.training.evaluation_batch != "auto" or self._evaluation_batch == 1:
+                if self.spec.training.evaluation_batch != "auto" or self.evaluation_batch == 1:
                     raise
-                self._evaluation_batch //= 2
+                self.evaluation_batch //= 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
         if self.num_workers > 1:
@@ -292,7 +307,7 @@ class TrialRun(Resumable):
         batches = eval_batches(
             self.dataset,
             split,
-            batch_size=self._evaluation_batch,
+            batch_size=self.evaluation_batch,
             rank=self.rank,
             num_workers=self.num_workers,
             device=self.device,

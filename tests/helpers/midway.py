@@ -8,11 +8,13 @@ import torch
 
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
+from samtune.train.bootstrap import BootstrappedRun
 from samtune.train.checkpoint import CheckpointFolder
 from samtune.train.checkpoint_consensus import CheckpointConsensus, Request
 from samtune.train.repeats import RepeatedRun, build_run
 from samtune.train.trial import TrialRun
 
+Run = TrialRun | BootstrappedRun | RepeatedRun
 SMALL = ["data.num_train=300", "training.epochs=3", "training.batch_size=32", "search={}", "initial=[]"]
 SECONDS = ("epoch_seconds", "train_seconds")
 
@@ -25,11 +27,11 @@ def make_spec(*overrides: str) -> TrialSpec:
     return SearchSpace.from_yaml("digits.yaml", [*SMALL, *overrides]).trial({})
 
 
-def begin(spec: TrialSpec, rank: int = 0, num_workers: int = 1) -> TrialRun | RepeatedRun:
+def begin(spec: TrialSpec, rank: int = 0, num_workers: int = 1) -> Run:
     return build_run(spec, rank=rank, num_workers=num_workers, device=torch.device("cpu"))
 
 
-def train_to_end(run: TrialRun | RepeatedRun, spec: TrialSpec) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
+def train_to_end(run: Run, spec: TrialSpec) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
     """Its metrics, without times, and its tensors."""
     for epoch in range(len(run.history) + 1, spec.num_epochs + 1):
         run.train_epoch(epoch)
