@@ -1,4 +1,7 @@
-"""A search whose driver is killed, and what `--resume` and `status` make of it."""
+"""A search whose driver is killed, and what `--resume` and `status` make of it.
+
+`tests/cluster/test_random_faults.py` compares the results with those of a search that nobody disturbs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command import CLEAN, SAMTUNE, run_samtune
-from helpers.complete import check_complete, results_of
+from helpers.complete import check_complete
 from helpers.waiting import wait_after
 
 from samtune.store.journal import FILE_NAME, read_journal
@@ -41,13 +44,9 @@ def kill_after(folder: Path, arguments: tuple[str, ...], *, lines: int) -> None:
     process.wait()
 
 
-def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(tmp_path: Path) -> None:
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     gate, waiting = wait_after(tmp_path, epochs=3)
-    gate.unlink()
     space = ("--space", "digits.yaml", "--num-trials", "1", *SMALL, *waiting)
-    whole = run_samtune("search", *space, "--name", "whole", "--experiment", "other", "--json", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    gate.touch()
     kill_after(tmp_path, (*space, "--name", "study"), lines=4)  # study, trial, two epochs
     gate.unlink()
     folder = tmp_path / "samtune-results" / "study"
@@ -63,8 +62,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint_with_the_same_result(t
 
     done = run_samtune("search", "--resume", "study", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    study = check_complete(folder, json.loads(done.stdout), 1, epochs=6)
-    assert results_of(study) == results_of(read_journal(tmp_path / "samtune-results" / "whole"))
+    check_complete(folder, json.loads(done.stdout), 1, epochs=6)
     assert not (folder / "checkpoints" / trial.id).exists()  # of no use any more
     shown = run_samtune("status", "study", "--json", cwd=tmp_path)
     assert json.loads(shown.stdout)["running"] is False
