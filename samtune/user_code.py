@@ -1,7 +1,8 @@
 """The user's own networks, data, losses and metrics: functions named by import path, `package.module:function`.
 
 In Python the functions themselves may stand in a space, or be given to `Tuner`. They get a path too, `given:make_net`,
-and travel to the workers as Ray pickles them; a study that is resumed must be given them again.
+and travel to the workers as Ray pickles them; a study that is resumed must be given them again, or the script that
+they are in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from samtune.errors import UsageError
-from samtune.user_path import import_file, importing_user_code
+from samtune.user_path import import_file, importing_user_code, place_of
 
 IMPORT_PATH = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 """How a function is named, `package.module:function`, as a regular expression."""
@@ -25,6 +26,10 @@ FILE_PATH = r"(?:[^:,]*/)?[A-Za-z_]\w*\.py:[A-Za-z_]\w*"
 PREFIX = "given:"
 """Begins the path of an object that this process was given."""
 _given: dict[str, Callable[..., Any]] = {}
+_scripts: list[str] = []
+"""The files that were named for such objects, in this process."""
+_imported_script: str | None = None
+"""The one that is being imported."""
 
 
 def name_function(part: Any, kind: str) -> str:
@@ -127,6 +132,44 @@ def accept_functions(parts: Mapping[str, Callable[..., Any]]) -> None:
     _given.update(parts)
 
 
+def use_script(file: str) -> None:
+    """Remembers what a study may have been given by a script: imports it, under its own name, not as `__main__`.
+
+    What it puts into a `SearchSpace` at its top level goes by the same paths as before; else functions and classes at
+    its top level go by their names.
+
+    Raises:
+        UsageError: it is not there, or cannot be imported.
+    """
+    global _imported_script
+    if not os.path.isfile(file):
+        raise UsageError("is not there, or no file", argument="code", value=file)
+    before, _imported_script = _imported_script, file
+    try:
+        module = import_file(file)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever it raises
+        place = place_of(error) or file
+        raise UsageError(f"{place}: {type(error).__name__}: {error}", argument="code", value=file) from error
+    finally:
+        _imported_script = before
+    _scripts.append(file)
+    for name, part in vars(module).items():
+        if callable(part) and name.isidentifier() and not name.startswith("__"):
+            _given.setdefault(PREFIX + name, part)
+
+
+def refuse_within_script() -> None:
+    """Raises UsageError where a script that is imported for its functions starts a study of its own."""
+    if _imported_script is not None:
+        raise UsageError(
+            'it starts a study as it is imported: put that below `if __name__ == "__main__":`',
+            argument="code",
+            value=_imported_script,
+        )
+
+
 def resolve_function(path: str, key: str) -> Callable[..., Any]:
     """The function (or class) of an import path.
 
@@ -140,7 +183,12 @@ def resolve_function(path: str, key: str) -> Callable[..., Any]:
     if path in _given:
         return _given[path]
     if path.startswith(PREFIX):
-        raise UsageError(f"{key}: {path} is a Python object of the process that began the study; give it again")
+        if _scripts:
+            raise UsageError(f"{key}: {path} is neither at the top level of {_scripts[-1]} nor in a space there")
+        raise UsageError(
+            f"{key}: {path} is a Python object of the process that began the study; name the script that it is in, "
+            "--code my_script.py, or in Python give it again"
+        )
     try:
         if (file := file_of(path)) is not None:
             part = getattr(import_file(file), path.partition(":")[2])

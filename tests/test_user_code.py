@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from samtune import user_code
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
 from samtune.experiments.tuner import Tuner
-from samtune.user_code import functions_in, given_functions, given_in, name_function, resolve_function
+from samtune.user_code import (
+    functions_in,
+    given_functions,
+    given_in,
+    name_function,
+    resolve_function,
+    use_script,
+)
 
 
 def make_net(num_classes: int, input_shape: tuple[int, ...]) -> None: ...
@@ -89,3 +97,50 @@ def test_a_function_in_a_file_is_named_by_an_absolute_path_in_a_study(tmp_path: 
     space = {"name": "own", "train": "code/my.py:train", "method": "sam", "folder": str(tmp_path)}
     assert Tuner(space).space.train == f"{tmp_path}/code/my.py:train"
     assert functions_in(Tuner(space).space.model_dump()) == [("train", f"{tmp_path}/code/my.py:train")]
+
+
+SCRIPT = """
+from samtune import SearchSpace, Tuner
+
+def script_net(num_classes, input_shape):
+    return None
+
+space = SearchSpace.from_dict({"name": "x", "data": "digits", "model": script_net, "method": "sam",
+                               "training": {"loss": lambda outputs, targets: 0}})
+
+if __name__ == "__main__":
+    raise AssertionError("it was run")
+"""
+
+
+def test_a_script_has_what_it_puts_into_a_space_and_what_is_at_its_top_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_code, "_given", {})
+    monkeypatch.setattr(user_code, "_scripts", [])
+    script = tmp_path / "a_script_of_mine.py"
+    script.write_text(SCRIPT)
+    use_script(str(script))
+    assert resolve_function("given:script_net", "model.name").__module__ == "a_script_of_mine"
+    assert resolve_function("given:loss", "training.loss")(1, 2) == 0
+    with pytest.raises(UsageError, match=r"given:other is neither at the top level of .*a_script_of_mine.py nor in a"):
+        resolve_function("given:other", "model.name")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "code .*: is not there, or no file"),
+        ("x = 1 / 0\n", r"code .*: bad_script_\d.py:1: ZeroDivisionError: division by zero"),
+        (
+            f"{SCRIPT}\nTuner(space).fit()\n",
+            'code .*: it starts a study as it is imported: put that below `if __name__ == "__main__":`',
+        ),
+    ],
+)
+def test_a_script_that_cannot_be_imported_is_one_line(text: str | None, problem: str, tmp_path: Path) -> None:
+    script = tmp_path / f"bad_script_{len(problem) % 10}.py"
+    if text is not None:
+        script.write_text(text)
+    with pytest.raises(UsageError, match=problem):
+        use_script(str(script))

@@ -12,6 +12,7 @@ from samtune.cli.options import (
     OUTPUT,
     SEARCH,
     Address,
+    Code,
     Debug,
     Json,
     Sets,
@@ -25,6 +26,7 @@ from samtune.cli.options import (
 from samtune.cli.passwords import ask_for_secret
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
+from samtune.user_code import use_script
 
 
 def confirm(
@@ -61,6 +63,7 @@ def confirm(
     register: Annotated[
         str | None, option(OUTPUT, "Register the best model in MLflow under this name.", "--register", metavar="NAME")
     ] = None,
+    code: Code = None,
     trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
@@ -74,6 +77,8 @@ def confirm(
     from samtune.terminal import make_console, make_display, print_confirmation
     from samtune.tracking import redact_command
 
+    if code is not None:
+        use_script(code)
     console = make_console(stderr=json_)
     other = next((source for source in sources if not source.endswith((".yaml", ".yml"))), None)
     if set_ and other is not None:

@@ -139,6 +139,15 @@ Trust = Annotated[
         "--trust",
     ),
 ]
+Code = Annotated[
+    str | None,
+    option(
+        WHERE,
+        "The script whose functions a study was given that was begun in Python: it is imported, not run as `__main__`.",
+        "--code",
+        metavar="SCRIPT",
+    ),
+]
 NoCheck = Annotated[
     bool,
     option(SEARCH, "Do not try one batch of the parts that are yours before the workers start.", "--no-check"),

@@ -13,6 +13,7 @@ import typer
 
 from samtune.cli.options import (
     Address,
+    Code,
     Debug,
     DryRun,
     Estimate,
@@ -41,6 +42,7 @@ from samtune.cli.options import (
 from samtune.cli.passwords import ask_for_secret
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
+from samtune.user_code import use_script
 
 if TYPE_CHECKING:
     from samtune.config.space import SearchSpace
@@ -57,6 +59,7 @@ def search(
     max_concurrent: MaxConcurrent = None,
     seed: Seed = None,
     resume: Resume = None,
+    code: Code = None,
     retry_failed: RetryFailed = False,
     name: Name = None,
     storage_path: StoragePath = None,
@@ -86,6 +89,10 @@ def search(
     if resume is None and space is None and train is None:
         problem = "a search space is required, such as `samtune search digits.yaml`: a YAML file or a built-in one"
         raise UsageError(f"{problem} (`samtune spaces` lists them)")
+    if code is not None:
+        if resume is None:
+            raise UsageError(f"--code {code}: goes with --resume NAME")
+        use_script(code)
     loaded = _load(space, train, set_ or [], is_new=resume is None)
     if resume is not None:
         given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]

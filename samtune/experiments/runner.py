@@ -39,7 +39,7 @@ from samtune.tracking import MlflowTracker, default_tracking_uri, hide_credentia
 from samtune.tune.ending import Ending
 from samtune.tune.objectives import objectives_of
 from samtune.tune.trial_source import Definition, TrialSource
-from samtune.user_code import given_functions
+from samtune.user_code import given_functions, refuse_within_script
 from samtune.workers.elasticity import ElasticityThread
 from samtune.workers.events import EventThread
 
@@ -173,6 +173,7 @@ class Runner:
         Raises:
             UsageError: before anything is started: data, cluster, tracking server or name will not do.
         """
+        refuse_within_script()
         self._check_new()
         if self.earlier is not None and all_done(self.earlier, self.trials.definition.num_trials):
             return self._close_again(self.earlier)

@@ -12,6 +12,7 @@ from samtune.store.study_files import error_file
 from samtune.store.study_folder import DEFAULT_STORAGE
 from samtune.study import Study, Trial, TrialState
 from samtune.tune.ending import HOPELESS
+from samtune.user_code import PREFIX
 
 ERRORS_SHOWN = 5
 
@@ -100,7 +101,15 @@ def _trials(numbers: list[int]) -> str:
 
 def resume_command(study: Study) -> str:
     """What resumes the study: for a confirmation or a training, the command that started it."""
-    return f"samtune search --resume {named(study)}" if study.kind == "search" else study.command
+    return f"samtune search --resume {named(study)}{with_code(study)}" if study.kind == "search" else study.command
+
+
+def with_code(study: Study) -> str:
+    """` --code my_script.py`, with which commands find the Python objects that a study was given; else empty."""
+    if PREFIX not in study.space_yaml:
+        return ""
+    script = next(iter(shlex.split(study.command)), "")
+    return f" --code {shlex.quote(script) if script.endswith('.py') else 'SCRIPT.py'}"
 
 
 def named(study: Study) -> str:
@@ -120,7 +129,10 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
         commands.append((resume_command(study), "run the trials that are missing"))
     if study.best:
         commands += [
-            (f"samtune confirm {name}", "retrain the best and a baseline with new seeds, and test them"),
+            (
+                f"samtune confirm {name}{with_code(study)}",
+                "retrain the best and a baseline with new seeds, and test them",
+            ),
             (f"samtune best {name} -o best.yaml", "the best configuration as a space to train, confirm or search from"),
             (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
             (f"samtune ui {name}", "the best trials side by side in MLflow"),

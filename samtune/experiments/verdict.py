@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from samtune.experiments.summary import named
+from samtune.experiments.summary import named, with_code
 from samtune.formatting import counted, format_metric, format_number
 from samtune.study import Study, Trial, TrialState
 
@@ -127,7 +127,7 @@ def verdict_of(study: Study, confirmation: Confirmation | None = None) -> Verdic
         num_trials=len(values),
         num_tied=tied,
         lead=_lead(study, num_examples),
-        command=f"samtune confirm {named(study)}",
+        command=f"samtune confirm {named(study)}{with_code(study)}",
         confirmation=confirmation,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from helpers.command import CLEAN, Run
+from helpers.command import CLEAN, Run, run_samtune
 from torch import nn
 
 from samtune import SearchSpace
@@ -123,6 +124,20 @@ def test_the_program_with_the_users_own_functions_runs_and_is_short(tmp_path: Pa
     assert list(ast.literal_eval(config)) == ["method.rho", "training.lr"]
     assert 0.5 < float(accuracy) <= 1
     assert 0.5 <= float(confidence) <= 1
+
+    # The command line goes on with it.
+    (name,) = (journal.parent.name for journal in tmp_path.glob("samtune-results/*/journal.jsonl"))
+    more = ("search", "--resume", name, "--num-trials", "7")
+    refused = run_samtune(*more, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert re.search(r"data.name: given:make_data is a Python object .* --code my_script.py", refused.stderr)
+    code = ("--code", "mine.py")
+    resumed = json.loads(run_samtune(*more, *code, "--json", cwd=tmp_path).stdout)
+    assert resumed["num_completed"] == 7
+    options = ("--top", "1", "--replicas", "1", "--baseline", "none", "--json")
+    confirmed = json.loads(run_samtune("confirm", name, *options, *code, cwd=tmp_path).stdout)
+    assert confirmed["num_missing"] == 0
+    assert run_samtune("report", name, cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.slow
