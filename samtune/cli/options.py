@@ -119,6 +119,10 @@ StoragePath = Annotated[
 ]
 TrackingUri = Annotated[str | None, option(WHERE, "MLflow tracking URI. Default: sqlite in the storage path.")]
 Experiment = Annotated[str | None, option(WHERE, "MLflow experiment. Default: the space's name.")]
+LogTo = Annotated[
+    list[str] | None,
+    option(OUTPUT, "Another tracker beside MLflow: tensorboard or wandb. Repeatable.", "--log-to", metavar="TRACKER"),
+]
 SystemMetrics = Annotated[
     bool,
     option(

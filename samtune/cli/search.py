@@ -19,6 +19,7 @@ from samtune.cli.options import (
     Estimate,
     Experiment,
     Json,
+    LogTo,
     MaxConcurrent,
     Name,
     NoCheck,
@@ -66,6 +67,7 @@ def search(
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     address: Address = None,
+    log_to: LogTo = None,
     system_metrics: SystemMetrics = False,
     trust: Trust = False,
     no_check: NoCheck = False,
@@ -84,7 +86,7 @@ def search(
     where: dict[str, Any] = {"storage_path": storage_path, "address": address, "check": not no_check}
     fixed: dict[str, Any] = {"num_workers": num_workers, "seed": seed, "name": name}
     fixed |= {"experiment": experiment}
-    where |= {"tracking_uri": tracking_uri}
+    where |= {"tracking_uri": tracking_uri, "log_to": log_to or ()}
     space = chosen_space(space_file, space)
     if resume is None and space is None and train is None:
         problem = "a search space is required, such as `samtune search digits.yaml`: a YAML file or a built-in one"

@@ -35,7 +35,14 @@ from samtune.storage import parent
 from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
-from samtune.tracking import MlflowTracker, default_tracking_uri, hide_credentials, redact_command, resolve_tracking_uri
+from samtune.tracking import (
+    MlflowTracker,
+    default_tracking_uri,
+    hide_credentials,
+    loggers,
+    redact_command,
+    resolve_tracking_uri,
+)
 from samtune.tune.ending import Ending
 from samtune.tune.objectives import objectives_of
 from samtune.tune.trial_source import Definition, TrialSource
@@ -108,6 +115,7 @@ class Runner:
         name: of the study.
         storage_path, tracking_uri, experiment, address, callbacks: as of `Tuner`.
         earlier: the study as it stands, where it is resumed; its MLflow address and experiment are kept.
+        log_to: other trackers, see `samtune.tracking.loggers`.
         check: whether one batch is tried before any worker starts, see `FirstBatch`.
 
     Attributes:
@@ -127,6 +135,7 @@ class Runner:
         callbacks: Sequence[Callback] = (),
         earlier: Study | None = None,
         check: bool = True,
+        log_to: Sequence[str] = (),
     ) -> None:
         self.trials, self.kind, self.name, self.earlier = trials, kind, name, earlier
         self.folder = study_folder(storage_path, name)
@@ -140,7 +149,7 @@ class Runner:
         self.experiment, self.address, self.check = experiment, address, check
         if wrong := [callback for callback in callbacks if not isinstance(callback, Callback)]:
             raise UsageError(f"callbacks: must be instances of samtune.Callback (got {wrong[0]!r})")
-        self.callbacks = list(callbacks)
+        self.callbacks = [*loggers(log_to, self.folder.storage), *callbacks]
         self.ending = Ending()
         self._study: Study | None = None
         self._started: list[Callback] = []

@@ -51,6 +51,7 @@ class Tuner(StudyOwner):
         experiment: MLflow experiment; default: the space's name.
         address: of a running Ray cluster; default: the one that runs on this machine, else a new local one.
         callbacks: their hooks run on the driver for every trial and epoch.
+        log_to: other trackers beside MLflow, `tensorboard` or `wandb`, each through its own library.
         model, data, loss, metrics: your own functions in place of the space's: what the import paths of
             `model.name`, `data.name`, `training.loss` and `training.metrics` would name. `data` may also be a pair
             (train, test) of torch Datasets or of tensors.
@@ -78,6 +79,7 @@ class Tuner(StudyOwner):
         experiment: str | None = None,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        log_to: Sequence[str] = (),
         model: Callable[..., Any] | None = None,
         data: Callable[..., Any] | tuple[Any, Any] | None = None,
         loss: Callable[..., Any] | None = None,
@@ -108,12 +110,13 @@ class Tuner(StudyOwner):
             experiment=experiment or space.name,
             address=address,
             callbacks=callbacks,
+            log_to=log_to,
             check=check,
         )
 
-    def _own(self, space: SearchSpace, *, earlier: Study | None = None, **options: Any) -> None:
+    def _own(self, space: SearchSpace, **options: Any) -> None:
         self._trials = SearchTrials(space)
-        self._runner = Runner(self._trials, kind="search", earlier=earlier, **options)
+        self._runner = Runner(self._trials, kind="search", **options)
 
     @property
     def space(self) -> SearchSpace:
@@ -155,6 +158,7 @@ class Tuner(StudyOwner):
         retry_failed: bool = False,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
+        log_to: Sequence[str] = (),
         trust: bool = False,
         check: bool = True,
     ) -> Self:
@@ -171,7 +175,7 @@ class Tuner(StudyOwner):
             tracking_uri: another MLflow store than before, to which all trials are written again.
             retry_failed: runs the failed trials again.
             trust: resume it although somebody else began it, or on another machine: what it names is imported.
-            check: as of `Tuner`.
+            log_to, check: as of `Tuner`.
 
         Raises:
             UsageError: there is no such study, it is not a search, the space is another, or it is not trusted.
@@ -207,6 +211,7 @@ class Tuner(StudyOwner):
             experiment=study.experiment,
             address=address,
             callbacks=callbacks,
+            log_to=log_to,
             check=check,
         )
         return tuner

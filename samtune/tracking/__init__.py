@@ -13,6 +13,7 @@ from samtune.lazy import lazy_exports
 if TYPE_CHECKING:
     from samtune.tracking.credentials import hide_credentials, redact_command, redact_text, shown_command
     from samtune.tracking.history import check_experiment, finished_runs
+    from samtune.tracking.log_to import loggers
     from samtune.tracking.models import log_model
     from samtune.tracking.runs import TrackedRun, is_run_id
     from samtune.tracking.store import log_files
@@ -43,6 +44,7 @@ __all__ = [
     "is_server",
     "log_files",
     "log_model",
+    "loggers",
     "redact_command",
     "redact_text",
     "resolve_tracking_uri",
@@ -59,6 +61,7 @@ __getattr__ = lazy_exports(
     {
         "check_experiment": ".history",
         "finished_runs": ".history",
+        "loggers": ".log_to",
         "log_model": ".models",
         "TrackedRun": ".runs",
         "is_run_id": ".runs",
