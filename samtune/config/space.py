@@ -44,7 +44,7 @@ from samtune.config.searched import Node, dump_node
 from samtune.config.sections import fields_of, spell_out
 from samtune.config.template import Template
 from samtune.config.training import LOSSES, OF_CLASSES, TrainingConfig
-from samtune.config.trial import SECTIONS, LayoutError, TrialSpec
+from samtune.config.trial import SECTIONS, LayoutError, TrialSpec, flatten
 from samtune.config.yaml_source import MAX_BYTES, parse_yaml
 from samtune.errors import SpaceError
 from samtune.formatting import counted
@@ -201,6 +201,18 @@ class SearchSpace(Config):
     def tree(self) -> Template:
         """The sections, and what is searched in them."""
         return self._tree
+
+    @property
+    def given_keys(self) -> list[str]:
+        """The keys of a trial that are written or searched; what is not here has its default.
+
+        A section or a key whose branches are searched stands for all keys below it.
+        """
+        root = self._root.plain() if self._root is not None else {}
+        written = flatten({key: value for key, value in root.items() if key in SECTIONS and isinstance(value, dict)})
+        searched = self._tree.nodes
+        below = tuple(f"{key}." for key in searched)
+        return [*(key for key in written if key not in searched and not key.startswith(below)), *searched]
 
     @property
     def names(self) -> Mapping[str, str]:

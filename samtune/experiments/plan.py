@@ -56,6 +56,7 @@ class Summary:
     Attributes:
         searched: dotted key -> its distribution, as text.
         initial: the points tried first.
+        given: the keys that the space sets or searches.
         notes: what is hardly what was meant, each as a line.
     """
 
@@ -64,6 +65,7 @@ class Summary:
     repeats: int = 1
     searched: dict[str, str] = field(default_factory=dict)
     initial: list[dict[str, Scalar]] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -82,6 +84,7 @@ class Plan:
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
         passes_per_step: forward+backward passes of the whole batch per step.
         passes_per_trial, total_passes: passes over the training set when no trial is stopped early.
+        given: the keys that the space sets or searches; MLflow has these as parameters.
     """
 
     name: str
@@ -113,6 +116,7 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    given: list[str] = field(default_factory=list)
     worker_choice: str = ""
     functions: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -214,6 +218,7 @@ def make_plan(
         seed=layout.seed,
         worker_choice=choice.reason,
         functions=[str(function) for function in named_functions(layout.model_dump())],
+        given=summary.given,
         notes=summary.notes,
         files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
     )
@@ -294,6 +299,7 @@ def search_summary(space: SearchSpace) -> Summary:
         repeats=space.repeats,
         searched={key: str(distribution) for key, distribution in space.distributions()},
         initial=space.initial,
+        given=space.given_keys,
         notes=notes_on(space),
     )
 

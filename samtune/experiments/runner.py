@@ -363,6 +363,7 @@ class Runner:
             kind=self.kind,
         )
         if self.earlier is not None:
+            study.plan["given"] = self.earlier.plan.get("given")  # the stored space has every default written out
             study.trials = self.earlier.trials
             for trial in study:
                 if not is_over(trial):

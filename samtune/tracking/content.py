@@ -29,8 +29,9 @@ from samtune.formatting import (
     trial_name,
 )
 from samtune.storage import join, read_bytes
-from samtune.study import CANDIDATE, Scalar, Study, Trial, TrialState
+from samtune.study import CANDIDATE, Study, Trial, TrialState
 from samtune.tracking.credentials import shown_command
+from samtune.tracking.parameters import param
 
 MAX_TAG = 5000  # MLflow keeps 8,000 characters of a tag, older servers 5,000
 MAX_NAME = 200  # MLflow keeps 250 characters of a run's name
@@ -60,11 +61,6 @@ def study_status(study: Study) -> str:
     return "KILLED" if study.is_cut_short else "FINISHED"
 
 
-def param(value: Scalar) -> str:
-    """A parameter's text: numbers round-trip, and a key has the same type in every run."""
-    return repr(float(value)) if isinstance(value, float) else str(value)
-
-
 def run_name(study: Study, trial: Trial) -> str:
     """What tells the runs of a search apart in MLflow's list: `sam rho=0.084 lr=0.053`, as the trial began.
 
@@ -76,12 +72,6 @@ def run_name(study: Study, trial: Trial) -> str:
         return trial_name(study, trial)
     method = [format_value(trial.params["method.name"])] if "method.name" in trial.params else []
     return printable(" ".join([*method, *([format_config(searched)] if searched else [])]))[:MAX_NAME]
-
-
-def trial_params(trial: Trial) -> dict[str, str]:
-    """As the trial began: MLflow's parameters cannot change, and population based training changes them."""
-    first = trial.perturbations[0]["before"]["params"] if trial.perturbations else trial.params
-    return {key: param(value) for key, value in first.items()}
 
 
 def dataset(trial: Trial) -> tuple[str, str, str, str] | None:

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from samtune.errors import UsageError, one_line
 from samtune.study import EpochLog, Trial, TrialState
 from samtune.tracking.credentials import redact
+from samtune.tracking.parameters import AllParams
 from samtune.tracking.store import client_of
 from samtune.tracking.uris import sqlite_path
 
@@ -36,8 +37,11 @@ def finished_runs(tracking_uri: str, experiment: str, metrics: Sequence[str]) ->
             token = page.token
             if not token:
                 break
-        return [_trial(client, number, run, metrics) for number, run in enumerate(runs) if run.data.params]
-    except MlflowException as error:
+        params = AllParams(client)
+        return [
+            _trial(client, number, run, params.of(run), metrics) for number, run in enumerate(runs) if run.data.params
+        ]
+    except (MlflowException, OSError, ValueError) as error:
         raise UsageError(f"mlflow:{experiment}: {one_line(error)}") from error
 
 
@@ -62,7 +66,7 @@ def _find(tracking_uri: str, experiment: str) -> tuple[MlflowClient, str]:
     return client, found.experiment_id
 
 
-def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) -> Trial:
+def _trial(client: MlflowClient, number: int, run: Run, params: dict[str, str], metrics: Sequence[str]) -> Trial:
     history: dict[int, dict[str, float]] = {}
     for name in metrics:
         for point in client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else ():
@@ -71,7 +75,7 @@ def _trial(client: MlflowClient, number: int, run: Run, metrics: Sequence[str]) 
         number=number,
         id=run.info.run_id,
         config={},
-        params=dict(run.data.params),
+        params=dict(params),
         num_epochs=len(history),
         state=TrialState.COMPLETED,
         history=EpochLog(history[step] for step in sorted(history)),

@@ -23,6 +23,7 @@ EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
 PRINTED_URLS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 JOB_RUNNERS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 
 _LOGGING = "mlflow.utils.logging_utils:suppress_logs_in_thread"
@@ -51,6 +52,7 @@ _ENVIRONMENT = "mlflow.environment_variables"
 VARIABLES = (
     Variable(TELEMETRY, _ENVIRONMENT, "a search reports to nobody unasked", "true"),
     Variable(PRINTED_URLS, _ENVIRONMENT, "stdout is the search's own: MLflow prints two lines a run there", "true"),
+    Variable(PROGRESS_BAR, _ENVIRONMENT, "a file of a few keys is read without a bar for it on stderr", "false"),
     Variable(JOB_RUNNERS, _ENVIRONMENT, "a server of two processes instead of nine", "false"),
     Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _ENVIRONMENT, "the default blocks a call for four minutes"),
     Variable("MLFLOW_HTTP_REQUEST_TIMEOUT", _ENVIRONMENT, "likewise"),

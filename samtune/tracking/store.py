@@ -15,6 +15,7 @@ from samtune.tracking.mlflow_names import (
     PARENT_RUN_ID,
     PRIMARY_METRIC,
     PRINTED_URLS,
+    PROGRESS_BAR,
     RUN_NOTE,
     SOURCE_NAME,
     TELEMETRY,
@@ -25,6 +26,7 @@ from samtune.tracking.mlflow_names import (
 # MLflow reads these when it is imported. The user's own setting of the first wins.
 os.environ.setdefault(TELEMETRY, "true")
 os.environ[PRINTED_URLS] = "true"
+os.environ.setdefault(PROGRESS_BAR, "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import (

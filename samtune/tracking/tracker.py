@@ -12,6 +12,7 @@ from samtune.formatting import trial_name
 from samtune.study import Callback, Study, Trial, TrialState
 from samtune.tracking import content
 from samtune.tracking.credentials import redact
+from samtune.tracking.parameters import OTHERS_TAG, others_file, split_params
 from samtune.tracking.system import is_wanted, start_system_metrics
 from samtune.tracking.uris import store_error
 
@@ -58,6 +59,8 @@ class MlflowTracker(Callback):
         self._study_run: _StudyRun | None = None
         self._trial_runs: dict[str, _TrialRun] = {}
         self._known: dict[str, KnownRun] = {}
+        self._logged: set[str] = set()
+        """Artifacts with the keys that are no parameters; read and changed by the writer's thread alone."""
 
     def connect(self) -> None:
         """Opens the store, and creates the experiment if need be.
@@ -177,17 +180,17 @@ class MlflowTracker(Callback):
 
     def _record(self, study: Study, trial: Trial, known: KnownRun | None = None) -> _TrialRun:
         if trial.id not in self._trial_runs:
-            self._trial_runs[trial.id] = _TrialRun(study, trial, known or self._known.get(trial.id))
+            self._trial_runs[trial.id] = _TrialRun(study, trial, known or self._known.get(trial.id), self._logged)
         return self._trial_runs[trial.id]
 
 
 class _TrialRun:
     """A trial's run: what of the trial the store has. Changed by the driver, written by the writer's thread."""
 
-    def __init__(self, study: Study, trial: Trial, known: KnownRun | None) -> None:
+    def __init__(self, study: Study, trial: Trial, known: KnownRun | None, logged: set[str]) -> None:
         self.name = trial_name(study, trial)
         self.ended = False
-        self._study, self._trial = study, trial
+        self._study, self._trial, self._logged = study, trial, logged
         self._run_id = known.run_id if known else None
         self._must_reopen = known is not None and known.status != "RUNNING"
         self._maybe_created = False  # a request to create it was sent, and its answer was lost
@@ -209,10 +212,12 @@ class _TrialRun:
             for name, value in record.metrics.items()
             if name != "epoch"  # is the step
         ]
-        params = {} if self._has_params else content.trial_params(self._trial)
+        params, others = ({}, {}) if self._has_params else split_params(self._study, self._trial)
         if dataset := content.dataset(self._trial) if params else None:
             store.log_dataset(self._run_id, *dataset)
         tags = content.trial_end_tags(self._trial) if ended else {}
+        if others:
+            tags[OTHERS_TAG] = self._log_others(store, others)
         if epochs:
             tags["samtune.num_epochs"] = str(epochs[-1].epoch)
         if metrics or params or tags:
@@ -223,6 +228,15 @@ class _TrialRun:
             if self._trial.traceback:
                 store.log_text(self._run_id, self._trial.traceback, "error.txt")
             store.end_run(self._run_id, content.run_status(self._trial), _milliseconds(self._trial.ended_at))
+
+    def _log_others(self, store: Store, others: dict[str, str]) -> str:
+        """Once for all trials that have the same; before the tag that names it."""
+        parent, name = self._study.parent_run_id, others_file(others)
+        assert parent is not None
+        if name not in self._logged:
+            store.log_text(parent, content.to_json(others), name)
+            self._logged.add(name)
+        return name
 
     def _create(self, store: Store) -> str:
         parent = self._study.parent_run_id

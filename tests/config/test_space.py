@@ -286,3 +286,17 @@ def test_the_search_goes_the_way_that_the_metric_says() -> None:
 def test_a_wide_search_is_validated_in_no_time() -> None:
     space = small("search.training.batch_size={int: [32, 1000000000]}", "resources.num_workers=2")
     assert space.search["training.batch_size"].high == 1_000_000_000
+
+
+def test_the_given_keys_are_those_written_and_those_searched() -> None:
+    text = SMALL + "  training.lr: {log_uniform: [0.01, 0.5]}\n"
+    space = SearchSpace.from_text(text, "small.yaml", {"training.momentum": 0.8})
+    written = ["data.name", "model.name", "method.name", "training.epochs", "training.batch_size", "training.momentum"]
+    assert space.given_keys == [*written, "method.rho", "training.lr"]
+    branches = SearchSpace.from_text(
+        text.replace("{name: sam, rho: 0.05}", "{choice: [{name: sam}, {name: sgd}]}").replace(
+            "  method.rho: {log_uniform: [0.01, 0.5]}\n", ""
+        ),
+        "small.yaml",
+    )
+    assert [key for key in branches.given_keys if key.startswith("method")] == ["method"]

@@ -13,6 +13,8 @@ from mlflow import MlflowClient
 from samtune import Results, TrialState
 from samtune.store.journal import read_journal
 from samtune.study import Study
+from samtune.tracking.history import finished_runs
+from samtune.tracking.parameters import param
 
 ARCHIVE = Path(__file__).parent / "study-0.1.0.tar.gz"
 WRITTEN_IN = Path("/tmp/samtune-0.1.0")
@@ -55,6 +57,15 @@ def test_it_reports_and_exports(study: Path) -> None:
     done = run_samtune("export", "old", "old.parquet", cwd=study)
     assert done.returncode == 0, done.stderr
     assert Results.load("old", study / "samtune-results").to_arrow().num_rows == 5
+
+
+def test_its_runs_in_mlflow_have_all_their_parameters(study: Path) -> None:
+    """Later versions write those that were given, and the others into an artifact."""
+    old = read_journal(study / "samtune-results" / "old")
+    uri = f"sqlite:///{study}/samtune-results/mlflow.db"
+    (found,) = finished_runs(uri, old.experiment, ["val_accuracy"])
+    assert found.params == {key: param(value) for key, value in old.trials[0].params.items()}
+    assert list(found.history)[-1]["val_accuracy"] == old.trials[0].metrics["val_accuracy"]
 
 
 def runs_of(study: Study) -> dict[str, str]:

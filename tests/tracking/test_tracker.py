@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -15,9 +17,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from samtune import SearchSpace
+from samtune.errors import UsageError
 from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker
 from samtune.tracking.content import best_yaml, run_name
+from samtune.tracking.history import finished_runs
+from samtune.tracking.parameters import split_params
 from samtune.tracking.store import log_files
 
 
@@ -451,3 +456,52 @@ def test_files_are_logged_to_the_parent_run(
     assert artifact(client, run, "report.html", tmp_path) == "<p>ε̂</p>"
     assert artifact(client, run, "figures/rho.svg", tmp_path) == "<svg/>"
     assert run.info.status == "KILLED"  # as it was: no trial ran
+
+
+def test_only_what_was_given_or_differs_is_a_parameter(
+    client: MlflowClient,
+    tracker: MlflowTracker,
+    study: Study,
+    tmp_path: Path,
+    experiment: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    study.plan["given"] = ["data.name", "method.rho", "training.lr", "training.clip_norm"]
+    start(tracker, study)
+    run_trial(study, [tracker], [0.5, 0.7], rho=0.1)
+    run_trial(study, [tracker], [0.6, 0.8], rho=0.2)
+    end_study(study, [tracker])
+
+    runs = children(client, study)
+    shown = {"data.name", "model.name", "method.name", "method.rho", "training.lr", "training.epochs"}
+    assert [set(run.data.params) for run in runs] == [shown | {"training.clip_norm"}] * 2
+    (name,) = {run.data.tags["samtune.other_params"] for run in runs}  # one artifact for both
+    others = json.loads(artifact(client, parent(client, study), name, tmp_path))
+    assert others == {"method.m": "worker", "training.nesterov": "False"}
+    # Who reads the experiment gets every key, and no progress bar.
+    capfd.readouterr()
+    found = finished_runs(study.tracking_uri, experiment, ["val_accuracy"])
+    assert capfd.readouterr().err == ""
+    assert {trial.params["method.rho"] for trial in found} == {"0.1", "0.2"}
+    assert all(set(trial.params) == set(study.trials[0].params) for trial in found)
+
+
+def test_a_section_of_branches_is_given_with_all_its_keys(study: Study) -> None:
+    study.plan["given"] = ["method"]
+    trial = run_trial(study, [], [0.5])
+    shown, others = split_params(study, trial)
+    assert {"method.name", "method.m", "method.rho"} <= set(shown)
+    assert set(others) == {"training.nesterov", "training.clip_norm"}
+
+
+def test_an_artifact_that_is_gone_is_an_error_and_no_other_trial(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, experiment: str
+) -> None:
+    study.plan["given"] = ["method.rho"]
+    start(tracker, study)
+    run_trial(study, [tracker], [0.5])
+    end_study(study, [tracker])
+    folder = Path(unquote(urlsplit(str(parent(client, study).info.artifact_uri)).path))
+    shutil.rmtree(folder / "params")
+    with pytest.raises(UsageError, match=f"^mlflow:{experiment}: "):
+        finished_runs(study.tracking_uri, experiment, ["val_accuracy"])
