@@ -7,7 +7,14 @@ import zipfile
 from pathlib import Path
 
 from samtune.config.method import MethodConfig
-from samtune.config.model import DigitsCnnConfig, MlpConfig, ModelConfig, OwnModelConfig, TorchvisionConfig
+from samtune.config.model import (
+    DigitsCnnConfig,
+    MlpConfig,
+    ModelConfig,
+    OwnModelConfig,
+    TorchvisionConfig,
+    is_one_shape,
+)
 from samtune.config.own_method import OwnMethodConfig
 from samtune.config.training import LOSSES, METRICS_BY_NAME, OF_CLASSES, TrainingConfig
 from samtune.config.yaml_source import did_you_mean
@@ -51,6 +58,8 @@ def check_model(
         check = check_function if import_code else look_up
         check(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
         return
+    if not is_one_shape(input_shape):
+        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")
     if isinstance(config, MlpConfig):
         return
     if len(input_shape) != 3:
@@ -99,13 +108,19 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
             check(path, f"training.metrics.{index}", None, None)
 
 
-def check_task(config: TrainingConfig, *, classes: bool) -> None:
+def check_task(config: TrainingConfig, *, classes: bool, one_target: bool = True) -> None:
     """Makes sure that a loss and metrics by name suit the targets.
 
     Raises:
-        UsageError: they want classes where the targets are others, or the other way round.
+        UsageError: they want classes where the targets are others, or the other way round; or one tensor, where the
+            targets are nested or none.
     """
     for key, name in [("loss", config.loss), *[("metrics", name) for name in config.metrics]]:
+        if ":" not in name and not one_target:
+            raise UsageError(
+                f"training.{key}: {name} needs targets that are one tensor, and the data has nested ones or none; "
+                "set a function of yours"
+            )
         if ":" not in name and (name in OF_CLASSES) != classes:
             others = [n for n in (LOSSES if key == "loss" else METRICS_BY_NAME) if (n in OF_CLASSES) == classes]
             needs, has = ("numbers", "classes") if classes else ("classes", "no classes")

@@ -257,8 +257,8 @@ class OwnDataConfig(DatasetConfig):
     name: ImportPath
     """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], targets [N, ...]),
     or a map-style torch Dataset of (input, target); test may be None. Whole numbers [N] as targets are classes.
-    Inputs of uint8 [3 or 1, H, W] are images: they are
-    augmented and normalised here. Others reach the network as they are."""
+    Inputs and targets may be dicts, lists and tuples of tensors, and targets None. Inputs of uint8 [3 or 1, H, W] are
+    images: they are augmented and normalised here. Others reach the network as they are."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""

@@ -270,3 +270,8 @@ ModelConfig = Annotated[
     Annotated[BuiltinModelConfig, Tag("builtin")] | Annotated[OwnModelConfig, Tag("own")],
     Discriminator(own_or_builtin),
 ]
+
+
+def is_one_shape(shape: Any) -> bool:
+    """Whether inputs are one tensor: of nested inputs, the shape is a structure of shapes."""
+    return isinstance(shape, tuple) and all(isinstance(size, int) for size in shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def train_batches(
     device: torch.device,
     accumulate: int = 1,
     skip: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Any, Any]]:
     """One worker's share of every batch of an epoch.
 
     The order of the examples is a function of (seed, epoch), their augmentation of (seed, epoch, example). Worker r
@@ -61,7 +62,8 @@ def train_batches(
 
     Yields:
         inputs float32 [b / accumulate, C, H, W], normalised, and targets int64, on the device; with Mixup or CutMix,
-        targets are class probabilities, float32 [b / accumulate, num_classes].
+        targets are class probabilities, float32 [b / accumulate, num_classes]. Of a data set of the user's, inputs and
+        targets have the structure that it gives them; the targets may be None.
 
     Raises:
         ValueError: the workers do not divide the batch, or a batch has more examples than the training split.
@@ -91,7 +93,7 @@ def _train_batches(
     key: int,
     device: torch.device,
     first_step: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Any, Any]]:
     mixing = bool(config.mixup or config.cutmix)
 
     def positions() -> Iterator[Tensor]:
@@ -140,14 +142,14 @@ class BatchMaker:
         boxes = fold(key, _CROP) if config.augmentation == "resized_crop" or dataset.augments_itself else None
         self._batches = self._split.batches(positions, device, crop=boxes, replace=True)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return self
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
+    def __next__(self) -> tuple[Any, Any]:
         """Inputs float32 [b, C, H, W] and targets int64 [b]."""
         images, positions = next(self._batches)
         rows = self._split.indices[positions]
-        targets = self._split.labels[positions].to(self._device, non_blocking=True)
+        targets = self._split.targets(positions, self._device)
         augmentation, key = self._config.augmentation, fold(self._key, _CROP)
         if augmentation == "none" and not self._config.cutout:
             return self._normalise(images), targets
@@ -166,7 +168,7 @@ class BatchMaker:
 
 def eval_batches(
     dataset: Dataset, split: Split, *, batch_size: int, rank: int, num_workers: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Any, Any]]:
     """One worker's share of a split, as it is: over all workers, each example exactly once.
 
     Args:
@@ -183,12 +185,10 @@ def eval_batches(
     requests = [torch.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
     normalise = Normalise(dataset, device)
     for images, positions in split.batches(requests, device, crop=None, replace=False):
-        yield normalise(images), split.labels[positions].to(device, non_blocking=True)
+        yield normalise(images), split.targets(positions, device)
 
 
-def training_examples(
-    dataset: Dataset, num_examples: int, *, device: torch.device, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def training_examples(dataset: Dataset, num_examples: int, *, device: torch.device, seed: int = 0) -> tuple[Any, Any]:
     """Training examples as they are, without augmentation: the same on every rank.
 
     Args:
@@ -203,7 +203,7 @@ def training_examples(
     split = dataset.train
     positions = random_order(fold(seed, _EXAMPLES), split.indices)[:num_examples]
     images, positions = split.source.one_batch(split.indices, positions, device)
-    return Normalise(dataset, device)(images), split.labels[positions].to(device)
+    return Normalise(dataset, device)(images), split.targets(positions, device)
 
 
 class Normalise:
@@ -216,8 +216,8 @@ class Normalise:
         self._scale = (1 / (255 * std)).float().view(-1, 1, 1).to(device)
         self._shift = (mean / std).float().view(-1, 1, 1).to(device)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8:
+    def __call__(self, images: Any) -> Any:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
             return images
         # Two roundings, each an operation of its own: a fused one would make the bits depend on the batch's layout.
         return images.to(torch.float32).mul_(self._scale).sub_(self._shift)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from samtune.config.data import DataConfig
+from samtune.config.model import is_one_shape
 from samtune.data.download import download
 from samtune.data.images import ImageSource
 from samtune.data.info import split_sizes
@@ -22,6 +23,7 @@ from samtune.data.sources.own import OwnSource
 from samtune.data.sources.traits import Traits
 from samtune.data.subset import flip_labels, select_rows
 from samtune.errors import DatasetError
+from samtune.sam import tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,25 +33,34 @@ class Split:
     Attributes:
         source: the images of the file that the examples are in, shared with the other splits.
         indices: int64 [N], ascending: the examples' rows in that file, their identity in every seed.
-        labels: int64 [N]; of a training split, with the label noise. Targets other than classes: [N, ...].
+        labels: int64 [N]; of a training split, with the label noise. Targets other than classes: a structure of tensors
+            [N, ...], or None.
     """
 
     source: ImageSource
     indices: Tensor
-    labels: Tensor
+    labels: Any
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    def targets(self, positions: Tensor, device: torch.device) -> Any:
+        """Those of some examples, on the device."""
+        return tree.map_tensors(lambda tensor: tensor[positions].to(device, non_blocking=True), self.labels)
+
+    def some(self, positions: Tensor) -> Split:
+        """Some of the examples."""
+        return Split(self.source, self.indices[positions], tree.take(self.labels, positions))
+
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Any:
         """[N, ...]: a copy of all inputs, for looking at; batches are taken from `source`."""
         everything = torch.arange(len(self))
         return self.source.one_batch(self.indices, everything, torch.device("cpu"))[0]
 
     def batches(
         self, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Any, Tensor]]:
         """The inputs of one batch after another, and their positions; see `ImageSource.batches`."""
         return self.source.batches(self.indices, requests, device, crop=crop, replace=replace)
 
@@ -72,16 +83,16 @@ class Dataset:
         loaded = load_split(self._source, "train", config)
         self.mean = self.traits.mean or loaded.mean
         self.std = self.traits.std or loaded.std
-        num_train, num_validation = split_sizes(config, len(loaded.labels))
-        strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.labels), dtype=torch.int64)
+        num_train, num_validation = split_sizes(config, len(loaded.rows))
+        strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.rows), dtype=torch.int64)
         rows, validation = select_rows(config, strata, num_train, num_validation)
         assert config.label_noise_seed != "trial"  # `TrialSpec.examples` has put the trial's seed in its place
-        labels, flipped = flip_labels(
-            loaded.labels[rows], rows, config.label_noise, self.num_classes, config.label_noise_seed
-        )
+        labels, flipped = tree.take(loaded.labels, rows), rows[:0]
+        if self.traits.classes:
+            labels, flipped = flip_labels(labels, rows, config.label_noise, self.num_classes, config.label_noise_seed)
         self.flipped = rows[flipped]
         self.train = Split(loaded.images, rows, labels)
-        self.validation = Split(loaded.images, validation, loaded.labels[validation])
+        self.validation = Split(loaded.images, validation, tree.take(loaded.labels, validation))
         self._check_augmentation()
         self._test: Split | None = None
 
@@ -91,7 +102,8 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(channels, height, width); of a data set of the user's, the shape of whatever its inputs are."""
+        """(channels, height, width); of a data set of the user's, the shape of whatever its inputs are; of nested
+        inputs, the same structure of shapes."""
         return self.traits.shape
 
     def label_noise(self) -> dict[str, Any]:
@@ -130,7 +142,8 @@ class Dataset:
         if config.augmentation == "none" and not config.cutout and not config.mixup and not config.cutmix:
             return
         images = not isinstance(self._source, OwnSource) or (
-            len(self.input_shape) == 3
+            is_one_shape(self.input_shape)
+            and len(self.input_shape) == 3
             and self.input_shape[0] in (1, 3)
             and self._source.first("train").dtype == torch.uint8
             and not (self.augments_itself and config.augmentation == "resized_crop")

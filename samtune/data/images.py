@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from samtune.data.augment import draw_boxes
 from samtune.data.image_ops import enlarge_boxes
+from samtune.sam import tree
 
 MAX_RESIDENT_BYTES = 4 * 2**30
 """A data set up to this size is copied to the accelerator once; of a larger one, each batch is."""
@@ -24,7 +26,7 @@ class ImageSource(ABC):
     @abstractmethod
     def batches(
         self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Any, Tensor]]:
         """The inputs of one batch after another.
 
         Args:
@@ -41,7 +43,7 @@ class ImageSource(ABC):
             damaged images.
         """
 
-    def one_batch(self, indices: Tensor, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    def one_batch(self, indices: Tensor, positions: Tensor, device: torch.device) -> tuple[Any, Tensor]:
         """One batch of unaugmented inputs, read at once; as `batches` gives it."""
         return next(self.batches(indices, [positions], device, crop=None, replace=True))
 
@@ -49,14 +51,16 @@ class ImageSource(ABC):
 class ResidentImages(ImageSource):
     """All images of one file: pixels on the host, and a copy on each accelerator that asked for them."""
 
-    def __init__(self, pixels: Tensor) -> None:
+    def __init__(self, pixels: Any) -> None:
         self.pixels = pixels
-        """uint8 [N, C, H, W], or inputs of any kind [N, ...]; possibly pages of a file. Not to be written to."""
-        self._resident: dict[torch.device, Tensor] = {}
+        """uint8 [N, C, H, W], or inputs of any kind [N, ...] and structure; possibly pages of a file. Not to be written
+        to."""
+        self._nbytes = sum(tensor.nbytes for tensor in tree.leaves(pixels))
+        self._resident: dict[torch.device, Any] = {}
 
     def batches(
         self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Any, Tensor]]:
         for positions in requests:
             rows = indices[positions]
             images = self.take(rows, device)
@@ -65,24 +69,31 @@ class ResidentImages(ImageSource):
                 images = enlarge_boxes(images, boxes.to(device, non_blocking=True))
             yield images, positions
 
-    def take(self, rows: Tensor, device: torch.device) -> Tensor:
+    def take(self, rows: Tensor, device: torch.device) -> Any:
         """The images of `rows` (int64 [b], on the host), as uint8 [b, C, H, W] on the device."""
         if device.type == "cpu":
-            return self.pixels.index_select(0, rows)
-        if self.pixels.nbytes <= MAX_RESIDENT_BYTES:
+            return tree.map_tensors(lambda pixels: pixels.index_select(0, rows), self.pixels)
+        if self._nbytes <= MAX_RESIDENT_BYTES:
             if device not in self._resident:
-                self._resident[device] = self.pixels.to(device)
-            return self._resident[device].index_select(0, rows.to(device, non_blocking=True))
-        return self.pixels.index_select(0, rows).pin_memory().to(device, non_blocking=True)
+                self._resident[device] = tree.map_tensors(lambda pixels: pixels.to(device), self.pixels)
+            there = rows.to(device, non_blocking=True)
+            return tree.map_tensors(lambda pixels: pixels.index_select(0, there), self._resident[device])
+        return tree.map_tensors(
+            lambda pixels: pixels.index_select(0, rows).pin_memory().to(device, non_blocking=True), self.pixels
+        )
 
 
-def joined(inputs: Sequence[Tensor]) -> Tensor:
-    """Inputs of one shape as a batch, in memory that another process may take over without a copy.
+def joined(inputs: Sequence[Any]) -> Any:
+    """Inputs of one shape (or structure of shapes) as a batch, in memory that another process may take over uncopied.
 
     Raises:
         ValueError: they are of different shapes.
     """
-    shapes = {tuple(tensor.shape) for tensor in inputs}
+    return tree.combine(_stacked, inputs)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise ValueError(f"inputs of one batch are of different shapes: {', '.join(map(str, sorted(shapes)))}")
-    return torch.stack(list(inputs))
+    return torch.stack(list(tensors))

@@ -22,6 +22,8 @@ class DatasetInfo:
     num_validation: int
     classes: bool = True
     """Whether the targets are classes; else `num_classes` counts the numbers of a target."""
+    one_target: bool = True
+    """Whether the targets are one tensor; else they are nested, or there are none."""
 
 
 def check_dataset(config: DataConfig) -> None:
@@ -67,7 +69,9 @@ def _info(config: DataConfig, source: DataSource) -> DatasetInfo:
     if config.validation_fraction == 0 and source.num_examples("test") == 0:
         raise DatasetError(f"data.validation_fraction must not be 0: {config.name} has no test set to evaluate instead")
     num_train, num_validation = split_sizes(config, source.num_examples("train"))
-    return DatasetInfo(source.traits.num_classes, source.traits.shape, num_train, num_validation, source.traits.classes)
+    traits = source.traits
+    sizes = traits.num_classes, traits.shape, num_train, num_validation
+    return DatasetInfo(*sizes, classes=traits.classes, one_target=traits.one_target)
 
 
 def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:

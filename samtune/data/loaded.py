@@ -26,13 +26,13 @@ class Loaded:
     Attributes:
         images: of the file that they are in.
         rows: int64 [N]: where in it.
-        labels: int64 [N].
+        labels: int64 [N]; as of `Split`.
         mean, std: of each channel, pixels in [0, 1].
     """
 
     images: ImageSource
     rows: Tensor
-    labels: Tensor
+    labels: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -104,7 +104,7 @@ def _load_own(source: OwnSource, split: SplitName, config: OwnDataConfig) -> Loa
         if dataset is None:
             inputs = source.inputs(split)
             images: ImageSource = ResidentImages(inputs)
-            if inputs.dtype == torch.uint8 and inputs.ndim == 4:
+            if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4:
                 mean, std = channel_statistics(inputs.numpy())
         else:
             from samtune.data.stream import OwnExamples, StreamedImages
@@ -112,6 +112,6 @@ def _load_own(source: OwnSource, split: SplitName, config: OwnDataConfig) -> Loa
             options = {"processes": config.loader_processes, "prefetch": config.prefetch}
             images = StreamedImages(OwnExamples(dataset), **options, skip_damaged=False)
         labels = source.labels(split)
-        _opened[key] = Loaded(images, torch.arange(len(labels)), labels, mean, std)
+        _opened[key] = Loaded(images, torch.arange(source.num_examples(split)), labels, mean, std)
     loaded: Loaded = _opened[key]
     return loaded

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from samtune.data.batches import eval_batches
 from samtune.data.counter_rng import fold, random_order
@@ -49,13 +49,13 @@ class Sample:
         first, last = num_parts * rank // num_workers, num_parts * (rank + 1) // num_workers
         chosen = chosen[first * self.multiple : last * self.multiple]
         self._dataset, self._device, self._batch_size = dataset, device, batch_size
-        self._split = Split(split.source, split.indices[chosen], split.labels[chosen])
+        self._split = split.some(chosen)
 
     def __len__(self) -> int:
         """This worker's examples."""
         return len(self._split)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return eval_batches(
             self._dataset,
             self._split,

@@ -23,7 +23,9 @@ from samtune.data.counter_rng import fold
 from samtune.data.images import ImageSource, joined
 from samtune.data.semaphores import SemaphoreNames
 from samtune.data.sources.decode import DamagedImageError
+from samtune.data.sources.own_split import split_example, tensors_of
 from samtune.errors import DatasetError
+from samtune.sam import tree
 from samtune.user_path import add_user_folders, importing_user_code, user_folders
 
 NUM_SUBSTITUTES = 8
@@ -36,7 +38,7 @@ class Reader(ABC):
     """Reads one example. Goes to the loader processes, so it must be picklable, and should be small."""
 
     @abstractmethod
-    def read(self, row: int, crop: int | None) -> Tensor:
+    def read(self, row: int, crop: int | None) -> Any:
         """The input of an example.
 
         Args:
@@ -65,18 +67,18 @@ class ReadReply:
     """What became of a request.
 
     Attributes:
-        inputs: [b', ...]; None when all are damaged.
+        inputs: [b', ...], possibly nested; None when all are damaged.
         taken: int64 [b]: which column of `rows` was read; -1: none could be.
         damaged: what was wrong with each that could not be read.
     """
 
-    inputs: Tensor | None
+    inputs: Any
     taken: Tensor
     damaged: list[str]
 
     def pin_memory(self) -> ReadReply:
         """For DataLoader: page-locked, so that the copy to the accelerator does not wait."""
-        return ReadReply(None if self.inputs is None else self.inputs.pin_memory(), self.taken, self.damaged)
+        return ReadReply(tree.map_tensors(lambda tensor: tensor.pin_memory(), self.inputs), self.taken, self.damaged)
 
 
 class _Requests(Dataset[ReadReply]):
@@ -128,7 +130,7 @@ class StreamedImages(ImageSource):
 
     def batches(
         self, indices: Tensor, requests: Iterable[Tensor], device: torch.device, *, crop: int | None, replace: bool
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Any, Tensor]]:
         asked = list(requests)
         substitutes = min(NUM_SUBSTITUTES, len(indices) - 1) if replace and self._skip else 0
         columns = torch.arange(1 + substitutes)
@@ -149,7 +151,7 @@ class StreamedImages(ImageSource):
                 if reply.inputs is not None:
                     read = reply.taken >= 0
                     used = (positions[read] + reply.taken[read]) % len(indices)
-                    yield reply.inputs.to(device, non_blocking=True), used
+                    yield tree.map_tensors(lambda tensor: tensor.to(device, non_blocking=True), reply.inputs), used
         finally:  # nobody need ask for more than the last batch
             if ahead:
                 self._busy = False
@@ -205,14 +207,14 @@ def keyed_randomness(*key: int) -> Iterator[None]:
 
 
 class OwnExamples(Reader):
-    """Examples of a map-style torch Dataset of (input, class); what it draws at random is keyed by the example."""
+    """The inputs of a map-style torch Dataset, see `split_example`; what it draws at random is keyed by the example."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def read(self, row: int, crop: int | None) -> Tensor:
+    def read(self, row: int, crop: int | None) -> Any:
         with keyed_randomness(0 if crop is None else crop, row):
-            return torch.as_tensor(self.dataset[row][0])
+            return tensors_of(split_example(self.dataset[row])[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In this order: the class of the data set may be in a module of the user's.

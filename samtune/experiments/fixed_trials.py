@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
+from samtune.config.data import OwnDataConfig
+from samtune.config.model import is_one_shape
 from samtune.config.trial import TrialSpec
+from samtune.data.info import dataset_info
 from samtune.errors import UsageError
 from samtune.experiments.candidates import CandidateList, stored_candidates
 from samtune.experiments.plan import Summary
@@ -157,6 +160,10 @@ class CandidateRun:
             if register and spec.train is not None:
                 problem = f"only {spec.train} can build the network; its weights are kept in best.safetensors"
                 raise UsageError(problem, argument="register", value=register)
+            own = isinstance(spec.data, OwnDataConfig)
+            if register and own and not is_one_shape(dataset_info(spec.data).input_shape):
+                problem = "the network takes nested inputs; its weights are kept in best.safetensors"
+                raise UsageError(problem, argument="register", value=register)
 
     def _log_model(self, study: Study, register: str | None) -> None:
         if any(spec.train is not None for spec in self.candidates.candidates.values()):
@@ -167,6 +174,8 @@ class CandidateRun:
         weights, run_id = weights_file(study), study.parent_run_id
         assert run_id is not None
         shape = saved_input_shape(weights)
+        if not is_one_shape(shape):
+            return  # MLflow's signature is of one array
         function = function_of(weights, (spec.model for spec in self.candidates.candidates.values()))
         model = load_model(weights, model=function)
         log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)

@@ -275,7 +275,7 @@ def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None,
             check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
         return
     if variant.train is None:
-        check_task(variant.training, classes=info.classes)
+        check_task(variant.training, classes=info.classes, one_target=info.one_target)
     check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
     _check_batch(layout.source_name, variant, info)
 

@@ -19,6 +19,7 @@ from samtune.config.model import (
     ShakeShakeConfig,
     TorchvisionConfig,
     WideResNetConfig,
+    is_one_shape,
 )
 from samtune.errors import UsageError
 from samtune.user_code import resolve_function
@@ -37,7 +38,7 @@ def build_model(
     Args:
         config: which network.
         num_classes: outputs of its last layer.
-        input_shape: (channels, height, width) of an input.
+        input_shape: (channels, height, width) of an input; of nested inputs, the same structure of shapes.
         function: of a network of the user's; default: what the configuration names, which is imported.
         seed: the initialisation is a function of this alone; the caller's random state is left as it was.
 
@@ -56,6 +57,8 @@ def build_model(
 
 
 def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+    if not is_one_shape(input_shape):
+        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")
     if not isinstance(config, MlpConfig) and len(input_shape) != 3:
         raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
     channels, height, width = input_shape if len(input_shape) == 3 else (0, 0, 0)

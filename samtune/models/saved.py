@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from samtune.config.model import ModelConfig, OwnModelConfig
+from samtune.config.model import ModelConfig, OwnModelConfig, is_one_shape
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError, one_line
 from samtune.models.build import build_model
+from samtune.sam import tree
 from samtune.storage import read_bytes, write_bytes
 from samtune.user_code import resolve_function
 
@@ -47,7 +48,7 @@ def save_weights(
     metadata = {
         "spec": spec.model_dump_json(),
         "num_classes": json.dumps(dataset.num_classes),
-        "input_shape": json.dumps(list(dataset.input_shape)),
+        "input_shape": json.dumps(dataset.input_shape),
         "mean": json.dumps(list(dataset.mean)),
         "std": json.dumps(list(dataset.std)),
         "metrics": json.dumps(metrics or {}),
@@ -84,7 +85,7 @@ def load_model(
     Returns:
         A module in evaluation mode that maps images, float32 [N, C, H, W] with values in [0, 1], to logits
         [N, num_classes]. It normalises the images as the training did: `model[0]` is that, `model[1]` the network.
-        Your own inputs that are not images are used as in training.
+        Your own inputs that are not images are used as in training; nested ones are one argument, a dict too.
 
     Raises:
         UsageError: the file is not there or is no such file, or its network is made by a function that was not given.
@@ -108,17 +109,34 @@ def load_model(
             f"{path}: its network is made by {config.name}, a function that is not samtune's and is not imported: "
             "give it, load_model(…, model=…)"
         )
+    shape = _shape(metadata["input_shape"])
     network = build_model(
         config,
         num_classes=metadata["num_classes"],
-        input_shape=tuple(metadata["input_shape"]),
+        input_shape=shape,
         seed=spec.seed,
         function=model,
     )
     network.load_state_dict(tensors)
+    if not is_one_shape(shape):
+        return _OfNestedInputs(nn.Identity(), network).eval().requires_grad_(False).to(device)
     are_images = len(metadata["mean"]) == metadata["input_shape"][0] and any(metadata["std"])
     normalise = _normalise(metadata["mean"], metadata["std"]) if are_images else nn.Identity()
     return nn.Sequential(normalise, network).eval().requires_grad_(False).to(device)
+
+
+class _OfNestedInputs(nn.Sequential):
+    """Calls a network as the training did: a dict of inputs goes in as keyword arguments."""
+
+    def forward(self, inputs: Any) -> Any:
+        return tree.call(self[1], inputs)
+
+
+def _shape(written: Any) -> Any:
+    """As it was before JSON made lists of tuples."""
+    if isinstance(written, dict):
+        return {key: _shape(value) for key, value in written.items()}
+    return tuple(map(_shape, written)) if isinstance(written, list) else written
 
 
 def function_of(path: str | Path, own: Iterable[ModelConfig]) -> Callable[..., nn.Module] | None:
@@ -144,8 +162,9 @@ def _normalise(mean: list[float], std: list[float]) -> nn.Module:
 
 
 def saved_input_shape(path: str | Path) -> tuple[int, ...]:
-    """(channels, height, width) of the images that a saved network takes. Raises as `load_model` does."""
-    return tuple(read_saved(path)[1]["input_shape"])
+    """(channels, height, width) of what a saved network takes, or nested such. Raises as `load_model` does."""
+    shape: tuple[int, ...] = _shape(read_saved(path)[1]["input_shape"])
+    return shape
 
 
 def read_saved(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], TrialSpec]:

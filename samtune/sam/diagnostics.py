@@ -69,10 +69,10 @@ class Diagnostics:
         if len(pending) == _FLUSH_AT:
             self._flush(name)
 
-    def add_forward(self, outputs: Tensor, targets: Tensor, loss: Tensor) -> None:
+    def add_forward(self, outputs: Any, targets: Any, loss: Tensor) -> None:
         """Loss and, for a classification, accuracy of a group's first forward (at w, but for methods of one pass)."""
         self.add("train_loss", loss)
-        if (correct := accuracy(outputs.detach(), targets)) is not None:
+        if (correct := accuracy(outputs, targets)) is not None:
             self.add("train_accuracy", correct)
 
     @torch.no_grad()
@@ -234,10 +234,14 @@ def _sum_and_count(values: Tensor) -> Tensor:
     return torch.stack([torch.where(finite, values, 0.0).sum(), finite.double().sum()])
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor | None:
+def accuracy(outputs: Any, targets: Any) -> Tensor | None:
     """Share of the examples whose largest output is their class; None where the task is no classification."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return None
+    outputs = outputs.detach()
     if outputs.ndim == 2 and targets.shape == outputs.shape:  # class probabilities
         targets = targets.argmax(dim=1)
     if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
-        return (outputs.argmax(dim=1) == targets).float().mean()
+        correct: Tensor = (outputs.argmax(dim=1) == targets).float().mean()
+        return correct
     return None

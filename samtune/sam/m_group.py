@@ -5,13 +5,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.sam import vectors
+from samtune.sam import tree, vectors
 from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.running_state import SavedState
@@ -29,12 +29,12 @@ class MGroup:
 
     Args:
         step: the step this is a part of.
-        inputs, targets: this worker's examples of the group.
+        inputs, targets: this worker's examples of the group; see `TrainStep`.
         index: of the group's forward among those of this worker's step, accumulated batches included.
         rho: radius at this step.
     """
 
-    def __init__(self, step: TrainStep, inputs: Tensor, targets: Tensor, *, index: int, rho: float) -> None:
+    def __init__(self, step: TrainStep, inputs: Any, targets: Any, *, index: int, rho: float) -> None:
         self.rho = rho
         self.losses: list[Tensor] = []
         """Losses of the forwards so far, detached scalars. The first is the one that updates running statistics."""
@@ -43,13 +43,13 @@ class MGroup:
         self.perturbation: Sequence[Tensor] | None = None
         """The last ε̂."""
         self.outputs: list[Tensor] = []
-        """Of the first and the last of these forwards, detached."""
+        """Of the first and the last of these forwards, detached; empty where there is neither a tensor nor logits."""
         self.has_share = False
         """Whether the group has added to the update direction."""
-        self.targets = targets
-        self._last_outputs: Tensor
+        self.targets = tree.for_loss(inputs, targets)
+        self._last_outputs: Any
         self._step = step
-        self._inputs, self._targets = inputs, targets
+        self._inputs = inputs
         self._index = index
         self._state: SavedState | None = None
 
@@ -87,8 +87,8 @@ class MGroup:
         return self._shared(product)
 
     @torch.no_grad()
-    def forward(self) -> Tensor:
-        """The outputs at the present weights, of a forward alone, which counts as a third of a pass."""
+    def forward(self) -> Any:
+        """What the model returns at the present weights, of a forward alone, which counts as a third of a pass."""
         self._loss(self._step.model)
         self._step.count_pass(FORWARD)
         return self._last_outputs
@@ -103,17 +103,22 @@ class MGroup:
         own.restore()
         self.restore()
         step.count_pass(FORWARD)
-        return self._last_outputs
+        return tree.output_tensor(self._last_outputs)
 
     def example_losses(self) -> Tensor:
         """The loss of each of this worker's examples [b], by the outputs of the last forward."""
-        step, outputs = self._step, self._last_outputs.detach()
-        outputs = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        step = self._step
+        outputs = tree.map_tensors(_detached, self._last_outputs)
+        try:
+            tree.num_examples(outputs)
+        except ValueError as error:
+            problem = "this method weighs examples, and needs a model that returns tensors [examples, ...]"
+            raise ValueError(f"{problem}: {error}") from error
 
-        def one(output: Tensor, target: Tensor) -> Tensor:
-            return step.loss_fn(output[None], target[None])
+        def one(output: Any, target: Any) -> Tensor:
+            return step.loss_fn(*tree.map_tensors(lambda tensor: tensor[None], (output, target)))
 
-        losses: Tensor = torch.func.vmap(one)(outputs, self._targets)
+        losses: Tensor = torch.func.vmap(one)(outputs, self.targets)
         return losses
 
     def mean_over_workers(self, value: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ class MGroup:
         step = self._step
         self.has_share = True
         loss = self._loss(step.outer_module(self._index), ascent=False)
-        loss = loss if penalty is None else loss + penalty(self._last_outputs)
+        loss = loss if penalty is None else loss + penalty(tree.output_tensor(self._last_outputs))
         factor = scale(loss.detach()) if callable(scale) else scale
         step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
         step.count_pass()
@@ -273,19 +278,21 @@ class MGroup:
         call, within = divmod(self._index, layout.num_micro_groups)
         forward = call * layout.num_workers * layout.num_micro_groups + layout.first_forward + within
         step.noise.seed("forward", step.seed, step.num_steps, forward)
-        inputs = self._inputs if rows is None else self._inputs[rows]
-        targets = self._targets if rows is None else self._targets[rows]
+        inputs, targets = self._inputs, self.targets
+        if rows is not None:
+            inputs, targets = tree.take((inputs, targets), rows)
         with statistics, step.autocast():
-            outputs = module(inputs)
+            outputs = tree.call(module, inputs)
             loss: Tensor = step.loss_fn(outputs, targets)
         self._last_outputs = outputs
+        main = tree.main_output(outputs)
         if first:
             self._state = step.state.save()
-            step.diagnostics.add_forward(outputs, self._targets, loss)
+            step.diagnostics.add_forward(main, self.targets, loss)
         if record:
             self.losses.append(loss.detach())
             if rows is None:
-                self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
+                self.outputs = [*self.outputs[:1], main.detach()] if isinstance(main, Tensor) else []
         return loss
 
     def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
@@ -311,6 +318,12 @@ class MGroup:
         if workers > 1:
             vectors.average_(gradients, workers, ascent_group(workers))
         return gradients
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """Without a graph, with at least 32 bits."""
+    tensor = tensor.detach()
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 # -- process sub-groups ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.sam import vectors
+from samtune.sam import tree, vectors
 from samtune.sam.batch_statistics import RunningStatistics, averaged
 from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics, merged_state
@@ -28,7 +28,7 @@ from samtune.sam.when import When
 from samtune.sam.where import perturbed_parameters
 
 LossFunction = Callable[[Any, Any], Tensor]
-Examples = Callable[[int], tuple[Tensor, Tensor]]
+Examples = Callable[[int], tuple[Any, Any]]
 
 
 class TrainStep:
@@ -41,7 +41,8 @@ class TrainStep:
 
     Args:
         model: the bare module, already on its device; parameters must have the same values on all workers.
-        loss_fn: (outputs, targets) -> mean loss over the examples, a scalar.
+        loss_fn: (outputs, targets) -> mean loss over the examples, a scalar. It gets what the model returns; where the
+            targets are None, the inputs take their place.
         optimizer: the base optimizer. The parameters it holds that require a gradient are the w of the method.
         method: `samtune.sam.Method`, or a configuration of a search space.
         batch_size: examples per call over all workers.
@@ -140,16 +141,18 @@ class TrainStep:
         if steps_done == 0:
             self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
+    def __call__(self, inputs: Any, targets: Any) -> None:
         """One step (with `accumulate`, one of its batches).
 
         Args:
-            inputs, targets: rows [r·b, (r+1)·b) of the batch for rank r, on the device.
+            inputs, targets: rows [r·b, (r+1)·b) of the batch for rank r, on the device: tensors, or dicts, lists and
+                tuples of such. A dict of inputs is passed to the model as keyword arguments. Targets may be None.
         """
-        if len(inputs) != self._plain_layout.worker_batch_size:
+        examples = tree.num_examples((inputs, targets))
+        if examples != self._plain_layout.worker_batch_size:
             raise ValueError(
                 f"a worker's batch must have batch_size / num_workers examples, {self._plain_layout.worker_batch_size} "
-                f"(got {len(inputs)})"
+                f"(got {examples})"
             )
         rho = self._rho()
         plain = rho == 0.0
@@ -162,11 +165,11 @@ class TrainStep:
         size = self.layout.forward_size
         with self.noise.borrowed():
             if self._distributed is None and self.layout.num_workers > 1 and rule.ends_in_backward:
-                self._distributed = self._wrap(inputs[:size], targets[:size])
+                self._distributed = self._wrap(*tree.take((inputs, targets), slice(size)))
             for micro in range(self.layout.num_micro_groups):
                 rows = slice(micro * size, (micro + 1) * size)
                 index = self._calls * self.layout.num_micro_groups + micro
-                group = MGroup(self, inputs[rows], targets[rows], index=index, rho=rho)
+                group = MGroup(self, *tree.take((inputs, targets), rows), index=index, rho=rho)
                 try:
                     with self.weights.held():
                         run(group)
@@ -310,11 +313,11 @@ class TrainStep:
             counts=self.layout.rank % self.layout.workers_per_group == 0,
         )
 
-    def _wrap(self, inputs: Tensor, targets: Tensor) -> nn.parallel.DistributedDataParallel:
+    def _wrap(self, inputs: Any, targets: Any) -> nn.parallel.DistributedDataParallel:
         """DistributedDataParallel around the model. Set this if the loss does not depend on some parameter."""
         own = self.state.save()
         with self.autocast():
-            loss = self.loss_fn(self.model(inputs), targets)
+            loss = self.loss_fn(tree.call(self.model, inputs), tree.for_loss(inputs, targets))
         own.restore()
         trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
         unused = not depends_on_all(loss, trained)

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samtune.errors import UsageError, one_line
+from samtune.sam import tree
 from samtune.sam.gradients import gradients_of
 from samtune.sam.running_state import RunningState
 from samtune.sam.weights import Weights
 
-LossFn = Callable[[Any, Tensor], Tensor]
+LossFn = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> a scalar, the mean over the examples."""
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""(inputs, targets), whose first dimension is the examples; can be gone through again and again."""
+Batches = Iterable[tuple[Any, Any]]
+"""(inputs, targets): tensors, in dicts, lists and tuples, whose first dimension is the examples; can be gone through
+again and again. A dict of inputs is passed as keyword arguments; of targets None, the loss gets the inputs instead."""
 
 _Graph = tuple[int, tuple[Tensor, ...]]  # examples of a batch, and the gradient with its graph
 
@@ -133,7 +135,7 @@ class MeanLoss:
     def num_examples(self) -> int:
         """Over all ranks. Counted once."""
         if self._num_examples is None:
-            sizes = [len(targets) for _, targets in self.batches]
+            sizes = [tree.num_examples(batch) for batch in self.batches]
             self._num_own_examples, self._num_own_batches = sum(sizes), len(sizes)
             self._num_examples = int(self.sum_over_ranks(torch.tensor(sum(sizes), device=self.device)))
             if self._num_examples == 0:
@@ -155,17 +157,18 @@ class MeanLoss:
         parts = torch.split(vector, self.sizes)
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
-    def batch_loss(self, inputs: Any, targets: Tensor) -> Tensor:
+    def batch_loss(self, inputs: Any, targets: Any) -> Tensor:
         """The mean loss of one batch."""
         with self._autocast:
-            return self.loss_fn(self.model(_to(inputs, self.device)), _to(targets, self.device))
+            inputs, targets = tree.map_tensors(lambda t: t.to(self.device, non_blocking=True), (inputs, targets))
+            return self.loss_fn(tree.call(self.model, inputs), tree.for_loss(inputs, targets))
 
     @torch.no_grad()
     def value(self) -> float:
         """L(w). Costs a forward."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for inputs, targets in self.batches:
-            total += len(targets) * self.batch_loss(inputs, targets).double()
+            total += tree.num_examples((inputs, targets)) * self.batch_loss(inputs, targets).double()
         self.passes += FORWARD
         return float(self.sum_over_ranks(total)) / self.num_examples
 
@@ -175,8 +178,9 @@ class MeanLoss:
         gradient = torch.zeros(self.num_weights, dtype=self.dtype, device=self.device)
         for inputs, targets in self.batches:
             loss = self.batch_loss(inputs, targets)
-            gradient += len(targets) * self.flatten(self._gradient(loss))
-            value += len(targets) * loss.detach().double()
+            size = tree.num_examples((inputs, targets))
+            gradient += size * self.flatten(self._gradient(loss))
+            value += size * loss.detach().double()
         self.passes += 1
         self.sum_over_ranks(value)
         return float(value) / self.num_examples, self.sum_over_ranks(gradient) / self.num_examples
@@ -209,7 +213,7 @@ class MeanLoss:
 
     def _graphs(self) -> Iterator[_Graph]:
         for inputs, targets in self.batches:
-            yield len(targets), self._gradient(self.batch_loss(inputs, targets), twice=True)
+            yield tree.num_examples((inputs, targets)), self._gradient(self.batch_loss(inputs, targets), twice=True)
 
     def _fits(self) -> bool:
         """Whether the graphs of all batches of this rank may stay in memory."""
@@ -244,7 +248,7 @@ class MeanLoss:
         """Tries it on a few examples; where one rank must refuse, all do."""
         problem = ""
         for inputs, targets in self.batches:
-            problem = self._problem(inputs[:CHECKED], targets[:CHECKED])
+            problem = self._problem(*tree.take((inputs, targets), slice(CHECKED)))
             break
         failed = torch.tensor(float(bool(problem)), device=self.device)
         if self.sum_over_ranks(failed):
@@ -253,10 +257,10 @@ class MeanLoss:
             )
         self._checked = True
 
-    def _problem(self, inputs: Any, targets: Tensor) -> str:
+    def _problem(self, inputs: Any, targets: Any) -> str:
         with _counting_saved_bytes(self.parameters) as saved:
             gradient = self._gradient(self.batch_loss(inputs, targets), twice=True)
-        self._bytes_per_example = sum(saved.values()) / len(targets)
+        self._bytes_per_example = sum(saved.values()) / tree.num_examples((inputs, targets))
         if not any(part.requires_grad for part in gradient):
             return (
                 "its gradient does not depend on the weights (it is linear in them, or part of the model computes its "
@@ -312,7 +316,3 @@ def has_error_node(tensors: Iterable[Tensor]) -> bool:
             return True
         waiting += [following for following, _ in node.next_functions]
     return False
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.errors import UsageError
-from samtune.sam import vectors
+from samtune.sam import tree, vectors
 from samtune.sharpness.estimate import Estimate, Progress, is_enough
 from samtune.sharpness.loss import FORWARD, Batches, LossFn, MeanLoss
 
@@ -148,15 +149,15 @@ def _from_sums(count: float, total: float, squares: float, *, passes: float) -> 
     return Estimate(mean, math.sqrt(variance / count) if count > 1 else math.nan, passes, int(count))
 
 
-def _groups(batches: Batches, m: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _groups(batches: Batches, m: int) -> Iterator[list[tuple[Any, Any]]]:
     """Groups of m successive examples, each as the pieces of batches that it consists of."""
-    pieces: list[tuple[Tensor, Tensor]] = []
+    pieces: list[tuple[Any, Any]] = []
     missing = m
-    for inputs, targets in batches:
-        start = 0
-        while start < len(targets):
-            stop = min(start + missing, len(targets))
-            pieces.append((inputs[start:stop], targets[start:stop]))
+    for batch in batches:
+        start, size = 0, tree.num_examples(batch)
+        while start < size:
+            stop = min(start + missing, size)
+            pieces.append(tree.take(batch, slice(start, stop)))
             missing -= stop - start
             start = stop
             if missing == 0:

@@ -12,6 +12,7 @@ from samtune.config.trial import TrialSpec
 from samtune.data import Dataset
 from samtune.data.batches import Normalise
 from samtune.errors import UsageError
+from samtune.sam import tree
 from samtune.train.checkpoint import Resumable
 from samtune.train.labels import predicted_labels
 from samtune.train.trial import TrialRun
@@ -120,7 +121,7 @@ def predictions(run: TrialRun) -> Tensor:
     model.eval()
     return predicted_labels(
         run.dataset,
-        lambda inputs: model(normalise(inputs)).argmax(dim=1),
+        lambda inputs: tree.output_tensor(tree.call(model, normalise(inputs))).argmax(dim=1),
         batch_size=run.evaluation_batch,
         rank=run.rank,
         num_workers=run.num_workers,

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from samtune.config.training import metric_name
 from samtune.config.trial import TrialSpec
-from samtune.data import Split, load_dataset, train_batches, training_examples
+from samtune.data import load_dataset, train_batches, training_examples
 from samtune.errors import DatasetError, SamtuneError, UsageError, is_machine_fault, one_line
+from samtune.sam import tree
 from samtune.train.bootstrap import check_classes
 from samtune.train.loss import training_loss
+from samtune.train.network import widened
 from samtune.train.trial import EVAL_BATCH_SIZE, TrialRun
 from samtune.user_code import resolve_function
 from samtune.user_path import causes_of, place_of, place_of_function
@@ -54,30 +56,29 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
     with _within("the data", data, device):
         inputs, targets = next(batches)
     with _within("the network", network, device):
-        outputs = run.model(inputs)
-        if not isinstance(outputs, Tensor):
-            raise UsageError(f"model.name: must return a tensor (it returned {type(outputs).__name__})")
+        outputs = tree.call(run.model, inputs)
     with _within("the loss", _function_of(training.loss, "training.loss"), device):
-        check_scalar(training_loss(training)(outputs, targets), "training.loss", differentiable=True)
+        check_scalar(
+            training_loss(training)(outputs, tree.for_loss(inputs, targets)), "training.loss", differentiable=True
+        )
     with _within(f"a step of {spec.method.name}", _function_of(spec.method.name, "method.name"), device):
         run.train_step(inputs, targets)
         while run.train_step.num_steps == 0:  # more of the batch is to come
             run.train_step(*next(batches))
     split = run.dataset.validation if run.evaluated == "val" else run.dataset.load_test()
-    first = Split(split.source, split.indices[:EVAL_BATCH_SIZE], split.labels[:EVAL_BATCH_SIZE])
+    first = split.some(torch.arange(min(EVAL_BATCH_SIZE, len(split))))
+    outputs = tree.map_tensors(lambda tensor: widened(tensor.detach()), outputs)
     with torch.no_grad():
         run.model.eval()
         for path in (path for path in training.metrics if ":" in path):
             function = resolve_function(path, "training.metrics")
             with _within(f"the metric {metric_name(path)}", function, device):
-                check_scalar(function(outputs.detach().float(), targets), f"training.metrics: {path}")
+                check_scalar(function(outputs, tree.for_loss(inputs, targets)), f"training.metrics: {path}")
     with _within("the evaluation", None, device):
         run.evaluate(first)
 
 
-def begin_trial(
-    spec: TrialSpec, num_workers: int, device: torch.device
-) -> tuple[TrialRun, Iterator[tuple[Tensor, Tensor]]]:
+def begin_trial(spec: TrialSpec, num_workers: int, device: torch.device) -> tuple[TrialRun, Iterator[tuple[Any, Any]]]:
     """A trial at its first step, as one of its workers would train it, and the batches of its first epoch."""
     share = _share_of_a_worker(spec, num_workers)
     run = TrialRun(share, rank=0, num_workers=1, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from samtune.config.trial import TrialSpec, data_digest
 from samtune.data import Dataset
 from samtune.errors import UsageError
 from samtune.models.saved import function_of, load_model
+from samtune.sam import tree
 from samtune.storage import is_file, join, write_bytes
 
 BATCH_SIZE = 1024
@@ -75,8 +77,9 @@ def predicted_labels(
     return torch.where(found < 0, split.labels, found)
 
 
-def _classes(model: nn.Module, inputs: Tensor, num_classes: int) -> Tensor:
-    logits: Tensor = model(inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs)
+def _classes(model: nn.Module, inputs: Any, num_classes: int) -> Tensor:
+    are_images = isinstance(inputs, Tensor) and inputs.dtype == torch.uint8
+    logits = tree.output_tensor(model(inputs.float() / 255 if are_images else inputs))
     if logits.shape[1] != num_classes:
         raise UsageError(f"data.relabel: the network tells {logits.shape[1]} classes apart, the data set {num_classes}")
     return logits.argmax(dim=1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from samtune.config.training import TrainingConfig
 from samtune.errors import UsageError
+from samtune.sam import tree
 from samtune.user_code import resolve_function
 
-Measure = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[[Any, Any], Tensor]
 """(outputs, targets) -> a scalar, the mean over the examples."""
 
 _OF_NUMBERS: dict[str, Measure] = {
@@ -33,10 +35,29 @@ def evaluation_loss(config: TrainingConfig) -> Measure:
 
 def _loss(config: TrainingConfig, label_smoothing: float) -> Measure:
     if config.loss == "cross_entropy":
-        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        return of_tensors(nn.CrossEntropyLoss(label_smoothing=label_smoothing), "training.loss: cross_entropy")
     if (loss := _OF_NUMBERS.get(config.loss)) is None:
         return resolve_function(config.loss, "training.loss")
-    return lambda outputs, targets: loss(like_targets(outputs, targets), targets.to(outputs.dtype))
+    return of_tensors(lambda o, t: loss(like_targets(o, t), t.to(o.dtype)), f"training.loss: {config.loss}")
+
+
+def of_tensors(measure: Measure, key: str) -> Measure:
+    """A measure of tensors, for whatever a network returns: the tensor itself, or the `logits` in it.
+
+    Args:
+        key: what the user has written, for messages.
+    """
+
+    def measured(outputs: Any, targets: Any) -> Tensor:
+        try:
+            tensor = tree.output_tensor(outputs)
+        except ValueError as error:
+            raise UsageError(f"{key}: {error}") from error
+        if not isinstance(targets, Tensor):
+            raise UsageError(f"{key}: the targets must be one tensor (got a {type(targets).__name__})")
+        return measure(tensor, targets)
+
+    return measured
 
 
 def like_targets(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from samtune.config.training import TrainingConfig, metric_name
-from samtune.train.loss import Measure, accuracy, evaluation_loss, like_targets
+from samtune.train.loss import Measure, accuracy, evaluation_loss, like_targets, of_tensors
 from samtune.user_code import resolve_function
 
 
@@ -22,7 +23,7 @@ class Metric:
         value: of the parts' means over all examples.
     """
 
-    parts: Callable[[Tensor, Tensor], Tensor]
+    parts: Callable[[Any, Any], Tensor]
     value: Callable[[Tensor], float]
     num_parts: int = 1
 
@@ -36,7 +37,7 @@ def evaluation_metrics(config: TrainingConfig, *, classes: bool) -> dict[str, Me
     """What an evaluation measures, by name: the loss, of classes the accuracy, and `training.metrics`."""
     found = {"loss": mean_of(evaluation_loss(config))}
     if classes:
-        found["accuracy"] = mean_of(accuracy)
+        found["accuracy"] = metric_by_name("accuracy")
     for path in config.metrics:
         own = ":" in path
         found[metric_name(path)] = mean_of(resolve_function(path, "training.metrics")) if own else metric_by_name(path)
@@ -45,11 +46,13 @@ def evaluation_metrics(config: TrainingConfig, *, classes: bool) -> dict[str, Me
 
 def metric_by_name(name: str) -> Metric:
     """One of `samtune.config.training.METRICS_BY_NAME`."""
+    key = f"training.metrics: {name}"
     if name == "rmse":
-        return Metric(lambda o, t: _squared_error(o, t).reshape(1), lambda means: means.sqrt().item())
+        parts = of_tensors(lambda o, t: _squared_error(o, t).reshape(1), key)
+        return Metric(parts, lambda means: means.sqrt().item())
     if name == "r2":
-        return Metric(_r2_parts, _r2, 3)
-    return mean_of({"accuracy": accuracy, "top5_accuracy": top5_accuracy, "mae": mae}[name])
+        return Metric(of_tensors(_r2_parts, key), _r2, 3)
+    return mean_of(of_tensors({"accuracy": accuracy, "top5_accuracy": top5_accuracy, "mae": mae}[name], key))
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from samtune.config.trial import TrialSpec
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
 from samtune.models import build_model
-from samtune.sam import TrainStep
+from samtune.sam import TrainStep, tree
 from samtune.sam.batch_statistics import averaged
 from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.averaging import WeightAverage
@@ -25,6 +25,7 @@ from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import training_loss
 from samtune.train.metrics import evaluation_metrics
+from samtune.train.network import compile_model, in_channels_last, widened
 from samtune.train.optimizers import base_optimizer, learning_rate
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
@@ -315,17 +316,16 @@ class TrialRun(Resumable):
         for inputs, targets in batches:
             # On a CPU autocast saves nothing.
             with nullcontext() if self.device.type == "cpu" else self.train_step.autocast():
-                outputs = model(self._laid_out(inputs))
-            outputs = outputs.float()
-            means = [metric.parts(outputs, targets) for metric in self._measures.values()]
-            totals += len(targets) * torch.cat([*means, torch.ones_like(means[0])])
+                outputs = tree.call(model, self._laid_out(inputs))
+            outputs = tree.map_tensors(widened, outputs)
+            second = tree.for_loss(inputs, targets)
+            means = [metric.parts(outputs, second) for metric in self._measures.values()]
+            totals += tree.num_examples((inputs, targets)) * torch.cat([*means, torch.ones_like(means[0])])
         return totals
 
-    def _laid_out(self, inputs: Tensor) -> Tensor:
+    def _laid_out(self, inputs: Any) -> Any:
         """Inputs in the memory format that the configuration says."""
-        if self.arithmetic.channels_last and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        return tree.map_tensors(in_channels_last, inputs) if self.arithmetic.channels_last else inputs
 
 
 def _best_before(history: list[dict[str, float]]) -> str:
@@ -343,17 +343,3 @@ def _best_before(history: list[dict[str, float]]) -> str:
     if "relative_perturbation" in best:
         parts.append(f"the perturbation {best['relative_perturbation']:.2%} of the weights")
     return f" ({', '.join(parts)})"
-
-
-def compile_model(model: nn.Module, num_forwards: int) -> None:
-    """Compiles a network in place: its parameters, hooks and names stay.
-
-    Args:
-        num_forwards: m-groups of a step on this worker; each updates BatchNorm with a weight of its own, which torch
-            compiles apart.
-    """
-    import torch._dynamo
-
-    torch.compiler.reset()  # what earlier trials have compiled counts to a limit, behind which nothing is compiled
-    torch._dynamo.config.recompile_limit = max(8, 4 + 2 * num_forwards)
-    model.compile()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samtune.config.trial import TrialSpec
+from samtune.sam import tree
 from samtune.train.loss import Measure
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
@@ -137,7 +138,7 @@ class TrialContext:
             for optimizer in optimizers:
                 optimizer.zero_grad()
             with autocast():
-                loss = loss_fn(model(inputs), targets)
+                loss = loss_fn(tree.call(model, inputs), tree.for_loss(inputs, targets))
             loss.backward()  # type: ignore[no-untyped-call]
             if len(losses) == count:  # at w; the next run is at w + ε̂
                 losses.append(loss.detach())
@@ -169,11 +170,12 @@ class TrialContext:
             for batch in loader:
                 inputs, targets = moved(batch, self.device)
                 with self.autocast():
-                    outputs = bare(model)(inputs)
+                    outputs = tree.call(bare(model), inputs)
                 if isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16):
                     outputs = outputs.float()
-                means = [measure(outputs, targets).double() for measure in measures.values()]
-                totals += len(targets) * torch.stack([*means, torch.ones_like(means[0])])
+                second = tree.for_loss(inputs, targets)
+                means = [measure(outputs, second).double() for measure in measures.values()]
+                totals += tree.num_examples((inputs, targets)) * torch.stack([*means, torch.ones_like(means[0])])
         for module in training:  # an evaluation in the middle of an epoch changes nothing
             module.training = True
         if self.num_workers > 1:

@@ -34,7 +34,7 @@ class GivesADict(nn.Linear):
         super().__init__(64, num_classes)
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"logits": super().forward(inputs.flatten(1))}
+        return {"scores": super().forward(inputs.flatten(1))}
 
 
 def divides(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from samtune.config.space import SearchSpace
 from samtune.sam import SAM
+from samtune.train.trial import TrialRun
 
 Program = Callable[[str], dict[str, Any]]
 BATCH = 16
@@ -138,6 +140,26 @@ def test_hf_trainer(program: Program, tmp_path: Path, accumulation: int) -> None
         [slice(start + part, start + part + size) for part in range(0, BATCH, size)] for start in range(0, 64, BATCH)
     ]
     torch.testing.assert_close(weights(net), by_hand(groups, sgd), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_transformer_in_samtunes_own_loop() -> None:
+    """A Dataset of dicts, a network that returns an object with its own loss; the default loss is the same."""
+    pytest.importorskip("transformers", reason="needs the extra `integrations`")
+    records = []
+    for loss in ("helpers.hf_parts:its_own_loss", "cross_entropy"):
+        raw = {
+            "name": "hf",
+            "data": {"name": "helpers.hf_parts:load", "validation_fraction": 0.25},
+            "model": {"name": "helpers.hf_parts:make_net"},
+            "method": {"name": "sam", "rho": 0.05, "m": 4},
+            "training": {"epochs": 2, "batch_size": 16, "lr": 0.05, "optimizer": "adamw", "loss": loss},
+        }
+        run = TrialRun(SearchSpace.from_dict(raw).trial({}), rank=0, num_workers=1, device=torch.device("cpu"))
+        records.append([run.train_epoch(epoch) for epoch in (1, 2)])
+    for one, other in zip(*records, strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3, abs=1e-5)
+    assert records[0][-1]["val_accuracy"] > 0.9
 
 
 def test_accelerate(program: Program) -> None:

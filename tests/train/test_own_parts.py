@@ -127,7 +127,7 @@ def test_sizes_are_known_before_a_worker_starts() -> None:
         ({"name": "helpers.own_parts:blops"}, "data.name: helpers.own_parts:blops cannot be imported: AttributeError"),
         ({"name": "helpers.own_parts:NOT_CALLABLE"}, "must be a function or a class (it is of type int)"),
         ({"name": "helpers.own_parts:blobs", "options": {"cuont": 3}}, "got an unexpected keyword argument 'cuont'"),
-        ({"name": "helpers.own_parts:wrong"}, "data.name: helpers.own_parts:wrong: train: 4 inputs and 3 classes"),
+        ({"name": "helpers.own_parts:wrong"}, "data.name: helpers.own_parts:wrong: train: 4 inputs and 3 targets"),
         ({"name": "helpers.own_parts:blobs", "num_classes": 1}, "classes must be in 0..0 (found 1)"),
         ({"name": "helpers.own_parts:noisy", "validation_fraction": 0.0}, "has no test set to evaluate instead"),
         (

@@ -11,7 +11,8 @@ class Traits:
 
     num_classes: int
     shape: tuple[int, ...]
-    """(channels, height, width) of every image; of the user's examples, the shape of an input."""
+    """(channels, height, width) of every image; of the user's examples, the shape of an input. Of nested inputs, the
+    same structure of shapes."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel over the training set, pixels in [0, 1]; None: measured when the images are decoded."""
     std: tuple[float, ...] | None = None
@@ -22,6 +23,8 @@ class Traits:
     """The data set whose learned AutoAugment policy suits this one: cifar10, svhn or imagenet."""
     classes: bool = True
     """Whether the targets are classes. If not, `num_classes` counts the numbers of a target."""
+    one_target: bool = True
+    """Whether the targets are one tensor; else they are nested, or there are none."""
 
 
 DIGITS = Traits(10, (1, 8, 8), (0.3053,), (0.3760,), mirror=False, policy="svhn")
