@@ -22,6 +22,7 @@ from samtune.cli.docs import docs
 from samtune.cli.export import export
 from samtune.cli.k8s import k8s
 from samtune.cli.list import list_
+from samtune.cli.logs import logs
 from samtune.cli.papers import papers
 from samtune.cli.parts import data, methods, models, samplers
 from samtune.cli.plot import plot
@@ -75,7 +76,7 @@ def _root(
 
 
 for command in (
-    *(search, train, list_, status, best, confirm, compare, report, plot, ui, sharpness, export, rm),
+    *(search, train, list_, status, logs, best, confirm, compare, report, plot, ui, sharpness, export, rm),
     *(slurm, k8s),
     *(spaces, papers, models, data, methods, samplers, validate, schema, docs),
 ):

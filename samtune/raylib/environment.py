@@ -74,6 +74,12 @@ TRAIN_VARIABLES = (
     ),
     Variable("RAY_TRAIN_METRICS_ENABLED", "ray.train.v2._internal.constants", "saves a process, likewise", "0"),
     Variable("RAY_CHDIR_TO_TRIAL_DIR", "ray.train.constants", "the workers keep the driver's working directory", "0"),
+    Variable(
+        "RAY_TRAIN_ENABLE_PRINT_PATCH",
+        "ray.train.v2._internal.constants",
+        "print writes a line once, to stdout, where a trial's output is heard; not to Train's logger too",
+        "0",
+    ),
     WARN_BLOCKING,
 )
 """Set in the process that calls `fit`, before it starts a cluster of its own, whose processes then have them too."""

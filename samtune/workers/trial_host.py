@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samtune.config.search import CheckpointConfig
 from samtune.storage import join, parent
 from samtune.workers.protocol import Assignment, Reply, WorkerId
+from samtune.workers.trial_output import write_output
 from samtune.workers.worker_endings import end_process
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class TrialHost:
         saved = rank == 0 and epoch < self._assignment.spec.num_epochs and self._is_due(epoch)
         if saved:
             self._save(run)
+        if epoch >= self._assignment.spec.num_epochs:
+            write_output()  # whoever hears that the trial has ended may look
         # At first with those before a restore: the search may have died before it heard of them.
         records, self._num_sent = (run.history[self._num_sent :] if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN

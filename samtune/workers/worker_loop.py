@@ -9,12 +9,14 @@ from typing import Any
 
 from samtune.errors import one_line, safe_text
 from samtune.raylib.environment import GROUP_GENERATION
+from samtune.storage import parent
 from samtune.user_code import accept_functions
 from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
 from samtune.workers.torch_globals import TorchGlobals
 from samtune.workers.trial_errors import failure_of, forget_peak, is_about_a_peer, ruins_the_device
 from samtune.workers.trial_host import LoopConfig, RestartGroupError, TrialHost
+from samtune.workers.trial_output import TrialOutput, listen, output_file
 from samtune.workers.worker_endings import error_file, kernel_kills, note_calls_of_exit
 
 
@@ -59,6 +61,7 @@ def _start(loop: LoopConfig) -> _Worker:
     import samtune.train.loops  # noqa: F401  # paid for here, once
 
     note_calls_of_exit()
+    listen()  # before code of the user's is imported, which may hold on to stdout
     add_user_folders(loop.user_folders)
     if loop.parts is not None:
         with importing_user_code():  # to unpickle them
@@ -85,9 +88,10 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     from samtune.train.trial import DivergedError
 
     place = Place(worker.id.rank, worker.num_workers, worker.device)
+    output = output_file(parent(loop.checkpoint_root), assignment.key, worker.id.rank)
     forget_peak()
     try:
-        with TrialHost(assignment, loop, worker.id, place) as host:
+        with TrialOutput(output), TrialHost(assignment, loop, worker.id, place) as host:
             train_trial(assignment.spec, place, host)
     except DivergedError as error:  # seen by all ranks alike: the group stays
         failure = Failure(safe_text(error), diverged=True)

@@ -11,6 +11,7 @@ import yaml
 from helpers.command import Run, run_samtune
 
 from samtune.docs import read_topic
+from samtune.experiments.outputs import output_of
 from samtune.experiments.results import Results
 from samtune.study import TrialState
 
@@ -99,6 +100,10 @@ def test_bad_input_is_one_line(samtune: Run, tmp_path: Path, arguments: list[str
 @pytest.mark.cluster
 def test_the_documented_loop_is_searched_stopped_resumed_and_confirmed(folder: Path) -> None:
     (folder / "elsewhere").mkdir()
+    program = folder / "my.py"
+    program.write_text(
+        re.sub(r"(def train\(.*\n)", r'\1    print("width", trial.config["width"])\n', program.read_text())
+    )
     storage = str(folder / "results")
     kept = ["--storage-path", storage]
     done = run_samtune("search", "--space", "my-loop.yaml", "--name", "mine", *kept, cwd=folder)
@@ -108,6 +113,9 @@ def test_the_documented_loop_is_searched_stopped_resumed_and_confirmed(folder: P
     assert first.count(TrialState.COMPLETED) >= 1
     assert first.count(TrialState.PRUNED) >= 1  # ASHA ends the loop
     assert first.count(TrialState.COMPLETED, TrialState.PRUNED) == first.num_trials == 8
+    for trial in first:
+        if trial.state is TrialState.COMPLETED:
+            assert output_of(first, trial) == f"width {trial.config['config.width']}\n"
     best = first.best
     assert best is not None
     assert best.metrics["val_accuracy"] > 0.6

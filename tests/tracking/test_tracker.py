@@ -22,6 +22,7 @@ from samtune.study import Study, TrialState
 from samtune.tracking import MlflowTracker
 from samtune.tracking.content import best_yaml, run_name
 from samtune.tracking.history import finished_runs
+from samtune.tracking.outputs import log_outputs
 from samtune.tracking.parameters import split_params
 from samtune.tracking.store import log_files
 
@@ -505,3 +506,18 @@ def test_an_artifact_that_is_gone_is_an_error_and_no_other_trial(
     shutil.rmtree(folder / "params")
     with pytest.raises(UsageError, match=f"^mlflow:{experiment}: "):
         finished_runs(study.tracking_uri, experiment, ["val_accuracy"])
+
+
+def test_what_trials_printed_becomes_a_file_of_their_runs(
+    client: MlflowClient, tracker: MlflowTracker, study: Study, tmp_path: Path
+) -> None:
+    start(tracker, study)
+    first, second = run_trial(study, [tracker], [0.5]), run_trial(study, [tracker], [0.6])
+    end_study(study, [tracker])
+    assert log_outputs(study, {first.id: "hello\n", "unknown": "of no run"}) == 1
+    assert log_outputs(study, {first.id: "hello again\n"}) == 1
+    runs = {run.data.tags["samtune.trial_id"]: run for run in children(client, study)}
+    assert artifact(client, runs[first.id], "output.txt", tmp_path) == "hello again\n"
+    assert "output.txt" not in [file.path for file in client.list_artifacts(runs[second.id].info.run_id)]
+    study.parent_run_id = None
+    assert log_outputs(study, {first.id: "hello"}) == 0
