@@ -15,12 +15,13 @@ from samtune.config.model import (
     TorchvisionConfig,
     is_one_shape,
 )
+from samtune.config.optimizer import OF_THE_TRAINING
 from samtune.config.own_method import OwnMethodConfig
 from samtune.config.training import LOSSES, METRICS_BY_NAME, OF_CLASSES, TrainingConfig
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, one_line
 from samtune.storage import is_file
-from samtune.user_code import check_function, resolve_function
+from samtune.user_code import argument_names, check_function, resolve_function, takes_option
 from samtune.user_source import constructor_options, look_up
 
 _SMALLEST = {"alexnet": 63, "vgg": 32, "densenet": 29, "squeezenet": 17}
@@ -99,9 +100,13 @@ def check_training(config: TrainingConfig, *, import_code: bool = True) -> None:
         check(config.loss, "training.loss", None, None)
     if ":" in (optimizer := config.optimizer_name):
         options, valid = config.optimizer_options, constructor_options(optimizer)
+        cls = resolve_function(optimizer, "training.optimizer") if import_code else None
         for key in options:
             if valid is not None and key not in valid:
                 raise UsageError(f"training.optimizer.{key}: unknown option of {optimizer}{did_you_mean(key, valid)}")
+            if isinstance(cls, type) and not takes_option(cls, key):
+                hint = did_you_mean(key, [name for name in argument_names(cls) if name not in OF_THE_TRAINING])
+                raise UsageError(f"training.optimizer.{key}: unknown option of {optimizer}{hint}")
         check(optimizer, "training.optimizer", [], lr=config.lr, **options)
     for index, path in enumerate(config.metrics):
         if ":" in path:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
 
@@ -223,3 +225,36 @@ def check_function(path: str, key: str, *args: Any, **kwargs: Any) -> None:
     except TypeError as error:
         given = ", ".join([*("…" for _ in args), *(f"{name}=…" for name in kwargs)])
         raise UsageError(f"{key}: {path}{signature} cannot be called with ({given}): {error}") from error
+
+
+def argument_names(part: Callable[..., Any]) -> list[str]:
+    """The arguments by name of a function, or of the constructors of a class and of its bases."""
+    is_class = isinstance(part, type)
+    functions = [vars(c)["__init__"] for c in part.__mro__ if "__init__" in vars(c)] if is_class else [part]
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names: dict[str, None] = {}
+    for function in functions:
+        with suppress(TypeError, ValueError):  # built in C
+            parameters = list(inspect.signature(function).parameters.values())[is_class:]
+            names |= {each.name: None for each in parameters if each.kind not in variable}
+    return list(names)
+
+
+def takes_option(cls: type, name: str) -> bool:
+    """Whether a class may use a keyword argument of its constructor.
+
+    One that takes any (`**options`) uses those that a base's constructor has by name, and those whose name is a text
+    in its code, as in `options.pop("beta")` or `group.get("cautious")`.
+    """
+    if name in argument_names(cls):
+        return True
+    members = (member for base in cls.__mro__ for member in vars(base).values())
+    return any(name in _texts(member.__code__) for member in members if isinstance(member, types.FunctionType))
+
+
+def _texts(code: types.CodeType) -> Iterator[str]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _texts(constant)
+        elif isinstance(constant, str | tuple):
+            yield from [constant] if isinstance(constant, str) else (each for each in constant if isinstance(each, str))

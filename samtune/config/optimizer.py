@@ -31,7 +31,7 @@ TORCH_OPTIMIZERS = {
 """torch's optimizers by the name that a space calls them, and the module in which the source of each is. Without LBFGS
 and SparseAdam: the one needs a closure, the other sparse gradients."""
 
-_ELSEWHERE = {
+OF_THE_TRAINING = {
     "lr": "is set by training.lr",
     "weight_decay": "is set by training.weight_decay",
     "params": "must not be given: training.groups divides the network's parameters",
@@ -42,7 +42,7 @@ _ELSEWHERE = {
 
 def _known(name: str) -> str:
     if name not in TORCH_OPTIMIZERS and not re.fullmatch(IMPORT_PATH, name):
-        otherwise = f"valid are {', '.join(TORCH_OPTIMIZERS)} and package.module:class"
+        otherwise = f"valid are {', '.join(TORCH_OPTIMIZERS)}, package.module:Class and my.py:Class"
         raise ValueError(f"unknown optimizer {name!r}{did_you_mean(name, TORCH_OPTIMIZERS, otherwise)}")
     return name
 
@@ -74,9 +74,9 @@ class OptimizerConfig(Config):
         if self.name in TORCH_OPTIMIZERS:
             valid = constructor_options(TORCH_OPTIMIZERS[self.name])
         for key in self.options:
-            problem = _ELSEWHERE.get(key)
+            problem = OF_THE_TRAINING.get(key)
             if problem is None and valid is not None and key not in valid:
-                others = [option for option in valid if option not in _ELSEWHERE]
+                others = [option for option in valid if option not in OF_THE_TRAINING]
                 problem = f"unknown option of {self.name}{did_you_mean(key, others)}"
             if problem is not None:
                 raise PydanticCustomError(

@@ -18,7 +18,8 @@ from samtune.config.optimizer import TORCH_OPTIMIZERS
 from samtune.config.training import TrainingConfig
 from samtune.errors import UsageError
 from samtune.sam import SAM
-from samtune.user_code import resolve_function
+from samtune.sam.optimizer_options import needs_closure
+from samtune.user_code import argument_names, resolve_function
 
 
 def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -32,7 +33,7 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
     An optimizer whose constructor takes no `weight_decay` has none.
 
     Raises:
-        UsageError: a pattern matches no parameter, or the optimizer refuses its options.
+        UsageError: a pattern matches no parameter, or the optimizer refuses its options or needs a closure.
     """
     groups = _parameter_groups(config, model)
     cls, options = _base_class(config, model)
@@ -44,6 +45,9 @@ def base_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Opti
     if not isinstance(optimizer, torch.optim.Optimizer):
         name = config.optimizer_name
         raise UsageError(f"training.optimizer: {name} must be a torch optimizer (got {type(optimizer).__name__})")
+    if needs_closure(optimizer):
+        name = config.optimizer_name
+        raise UsageError(f"training.optimizer: {name} needs a closure in each step, which no method of samtune gives")
     return optimizer
 
 
@@ -94,6 +98,22 @@ def _base_class(config: TrainingConfig, model: nn.Module) -> tuple[Callable[...,
         options["fused"] = any(parameter.device.type == "cuda" for parameter in itertools.islice(model.parameters(), 1))
     options |= {key: tuple(v) if isinstance(v, list) else v for key, v in config.optimizer_options.items()}
     return cls, options
+
+
+def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Of each group what the configuration sets: arguments of the optimizer's constructor, and the group's factors.
+
+    What else a group holds is state, which a checkpoint restores: a count of steps, Prodigy's estimate d.
+    """
+    base = getattr(optimizer, "base_optimizer", optimizer)
+    names = {*argument_names(type(base)), "lr", "lr_factor", "rho_factor", "rho"} - {"params"}
+    return [{key: value for key, value in group.items() if key in names} for group in optimizer.param_groups]
+
+
+def set_hyperparameters(optimizer: torch.optim.Optimizer, values: list[dict[str, Any]]) -> None:
+    """Gives each group what `hyperparameters` has said of it before."""
+    for group, own in zip(optimizer.param_groups, values, strict=True):
+        group.update(own)
 
 
 def _takes(cls: Callable[..., Any], option: str) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from samtune.config.trial import TrialSpec
 from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
+from samtune.errors import UsageError
 from samtune.models import build_model
 from samtune.sam import TrainStep, tree
 from samtune.sam.batch_statistics import averaged
@@ -26,7 +27,8 @@ from samtune.train.labels import relabelled
 from samtune.train.loss import training_loss
 from samtune.train.metrics import evaluation_metrics
 from samtune.train.network import compile_model, in_channels_last, widened
-from samtune.train.optimizers import base_optimizer, learning_rate
+from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
+from samtune.train.plain_state import why_not_saved
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
 
@@ -103,7 +105,11 @@ class TrialRun(Resumable):
         self.evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything it takes to resume the trial after its last finished epoch; the same on all ranks."""
+        """Everything it takes to resume the trial after its last finished epoch; the same on all ranks.
+
+        Raises:
+            UsageError: the optimizer keeps something that is no tensor, number or text.
+        """
         state = {
             "model": self.model.state_dict(),
             "train_step": self.train_step.state_dict(),
@@ -113,16 +119,18 @@ class TrialRun(Resumable):
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
+        name = f"the state of {self.spec.training.optimizer_name}"
+        if problem := why_not_saved(state["train_step"]["optimizer"], name):
+            raise UsageError(f"training.optimizer: {problem}")
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""
         self._go_on_with(self.arithmetic.resumed(self.spec.training, state.get("arithmetic")))
         self.model.load_state_dict(state["model"])
-        own = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        own = hyperparameters(self.optimizer)
         self.train_step.load_state_dict(state["train_step"])
-        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(settings)
+        set_hyperparameters(self.optimizer, own)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.history, self._steps_done = state["history"], state.get("steps_done", 0)

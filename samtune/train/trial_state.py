@@ -1,23 +1,16 @@
-"""What a checkpoint of a training function holds: tensors, numbers and text, nested. No other object is pickled."""
+"""What a checkpoint of a training function holds."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from samtune.config.trial import TrialSpec
 from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
 from samtune.train.checkpoint import Resumable
+from samtune.train.plain_state import why_not_saved
 from samtune.train.session import Place
-
-# What `torch.load` takes with weights_only. Of a subclass (a namedtuple, a defaultdict, an IntEnum) it would refuse the
-# whole checkpoint, and the trial would begin again.
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_NESTED = (list, tuple, set, torch.Size)
-_MAPPINGS = (dict, OrderedDict, Counter)
 
 
 class TrainFunctionError(Exception):
@@ -152,19 +145,8 @@ class FunctionRun(Resumable):
             save_tensors(uri, self.model, self.spec, metrics=self.history[-1])
 
     def _check(self, value: Any, where: str) -> None:
-        kind_of = type(value)
-        if kind_of in _MAPPINGS:
-            for key, item in value.items():
-                self._check(key, f"a key of {where}")
-                self._check(item, f"{where}.{key}")
-        elif kind_of in _NESTED:
-            for index, item in enumerate(value):
-                self._check(item, f"{where}.{index}")
-        elif not isinstance(value, Tensor) and kind_of not in _PLAIN:
-            kind = f"{kind_of.__module__}.{kind_of.__qualname__}"
-            raise TrainFunctionError(
-                f"{self.spec.train}: {where} cannot be saved: it must be made of tensors, numbers and text (got {kind})"
-            )
+        if problem := why_not_saved(value, where):
+            raise TrainFunctionError(f"{self.spec.train}: {problem}")
 
 
 def bare(part: Any) -> Any:

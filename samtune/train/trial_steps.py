@@ -15,7 +15,13 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.sam import SAM, TrainStep
 from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
-from samtune.train.optimizers import base_optimizer, learning_rate, sam_optimizer
+from samtune.train.optimizers import (
+    base_optimizer,
+    hyperparameters,
+    learning_rate,
+    sam_optimizer,
+    set_hyperparameters,
+)
 from samtune.train.session import Place
 from samtune.train.trial_loader import TrialLoader, moved
 
@@ -87,9 +93,9 @@ class TrialStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""
-        own = _settings(self.optimizer)
+        own = hyperparameters(self.optimizer)
         self._step.load_state_dict(state)
-        _restore(self.optimizer, own)
+        set_hyperparameters(self.optimizer, own)
         self._averaged_at = self._step.num_steps
 
     def _average(self) -> None:
@@ -159,9 +165,9 @@ class OptimizerSteps:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `TrialStep`."""
-        own = _settings(self.optimizer)
+        own = hyperparameters(self.optimizer)
         self.optimizer.load_state_dict(state["optimizer"])
-        _restore(self.optimizer, own)
+        set_hyperparameters(self.optimizer, own)
         self._num_steps = state["num_steps"]
 
 
@@ -204,14 +210,3 @@ def _set_lr(optimizer: torch.optim.Optimizer, spec: TrialSpec, done: int, steps_
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
     return lr
-
-
-def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Those of each group; what `SAM` counts there is state."""
-    state = ("params", "sam_steps", "sam_passes")
-    return [{key: value for key, value in group.items() if key not in state} for group in optimizer.param_groups]
-
-
-def _restore(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)

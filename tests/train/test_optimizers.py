@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,43 @@ class Strict(torch.optim.SGD):
 
     def __init__(self, params: Any, lr: float, scale: float = 0.5) -> None:
         super().__init__(params, lr=lr * scale)
+
+
+class Counting(torch.optim.SGD):
+    """One that keeps state in its groups, as Prodigy and schedule-free optimizers do, and uses what it is given."""
+
+    def __init__(self, params: Any, lr: float, **options: Any) -> None:
+        self.limit = options.pop("limit", 3)
+        super().__init__(params, lr=lr, **options)
+        for group in self.param_groups:
+            group["scale"] = 1.0
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad *= group["scale"]
+            group["scale"] /= 2
+        return super().step(closure)
+
+
+class Evaluating(torch.optim.SGD):
+    """One that evaluates the loss itself."""
+
+    def step(self, closure: Any) -> Any:  # type: ignore[override]
+        return super().step(closure)
+
+
+class Hoarding(torch.optim.SGD):
+    """One whose state is more than tensors, numbers and text."""
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["past"] = deque([1.0])
+        return super().step(closure)
+
+
+def own(name: str, **options: Any) -> TrainingConfig:
+    return TrainingConfig.model_validate({"optimizer": {"name": f"{__name__}:{name}", **options}, "lr": 0.1})
 
 
 def test_sgd_and_adamw_are_built_as_before() -> None:
@@ -90,6 +128,53 @@ def test_the_optimizer_s_own_refusal_is_one_line() -> None:
         UsageError, match=r"^training\.optimizer: adamw refuses its options or parameters: Invalid beta"
     ):
         base_optimizer(config, network())
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
+    config = TrainingConfig.model_validate({"optimizer": f"{__name__}:Evaluating"})
+    with pytest.raises(UsageError, match=r"^training\.optimizer: .*:Evaluating needs a closure in each step"):
+        base_optimizer(config, matrix())
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+LIBRARY = ("pytorch_optimizer:Lion", "pytorch_optimizer:Prodigy", "pytorch_optimizer:ScheduleFreeSGD")
+
+
+@pytest.mark.parametrize("optimizer", [*sorted({*TORCH_OPTIMIZERS} - {"muon"}), *LIBRARY, f"{__name__}:Counting"])
+def test_a_restored_trial_goes_on_bit_for_bit(optimizer: str, make_run: Make, tmp_path: Path) -> None:
+    if optimizer in LIBRARY:
+        pytest.importorskip("pytorch_optimizer", reason="needs the extra `bench`")
+    overrides = (
+        f"training.optimizer={optimizer}",
+        "training.lr=0.01",
+        "training.nesterov=false",
+        "training.momentum=0.5",
+        "data.num_train=64",
+        "training.batch_size=32",
+    )
+    whole, resumed, fresh = make_run(*overrides), make_run(*overrides), make_run(*overrides)
+    whole.train_epoch(1)
+    checkpoints = CheckpointFolder(str(tmp_path / "checkpoints"))
+    whole.save(checkpoints)
+    resumed.restore(checkpoints)
+    fresh.model.load_state_dict(whole.model.state_dict())
+    for run in (whole, resumed, fresh):
+        run.train_epoch(2)
+    assert same_weights(resumed, whole)
+    if optimizer != "sgd":
+        assert not same_weights(fresh, whole)  # there was a state to be restored
+
+
+def same_weights(one: TrialRun, other: TrialRun) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_when_it_is_saved(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(f"training.optimizer={__name__}:Hoarding", "training.nesterov=false", "training.batch_size=32")
+    run.train_epoch(1)
+    with pytest.raises(UsageError, match=r"^training\.optimizer: the state of .*:Hoarding\.state\.0\.past cannot"):
+        run.save(CheckpointFolder(str(tmp_path / "checkpoints")))
 
 
 # -- groups of parameters ------------------------------------------------------------------------------------
@@ -179,6 +264,21 @@ def test_a_class_of_the_user_s_is_checked_before_a_worker_starts(import_code: bo
     check(scale=0.25)
     with pytest.raises(UsageError, match=r"^training\.optimizer\.scael: unknown option .*; did you mean 'scale'\?"):
         check(scael=0.25)
+
+
+def test_an_option_that_a_class_with_any_options_does_not_use_is_refused() -> None:
+    check_training(own("Counting", limit=2, dampening=0.1))  # one that it takes out, one of its base
+    with pytest.raises(UsageError, match=r"optimizer\.dampning: unknown option .*; did you mean 'dampening'"):
+        check_training(own("Counting", dampning=0.1))
+
+
+def test_an_option_that_a_library_s_class_ignores_is_refused() -> None:
+    pytest.importorskip("pytorch_optimizer", reason="needs the extra `bench`")
+    name = "pytorch_optimizer:Lion"
+    check_training(TrainingConfig.model_validate({"optimizer": {"name": name, "betas": [0.9, 0.98]}}))
+    config = TrainingConfig.model_validate({"optimizer": {"name": name, "beta": [0.9, 0.98]}})
+    with pytest.raises(UsageError, match=r"^training\.optimizer\.beta: unknown option of .*; did you mean 'betas'\?$"):
+        check_training(config)
 
 
 # -- in a space ------------------------------------------------------------------------------------------------
