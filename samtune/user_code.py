@@ -229,8 +229,9 @@ def check_function(path: str, key: str, *args: Any, **kwargs: Any) -> None:
 
 def argument_names(part: Callable[..., Any]) -> list[str]:
     """The arguments by name of a function, or of the constructors of a class and of its bases."""
-    is_class = isinstance(part, type)
-    functions = [vars(c)["__init__"] for c in part.__mro__ if "__init__" in vars(c)] if is_class else [part]
+    functions: list[Callable[..., Any]] = [part]
+    if is_class := isinstance(part, type):
+        functions = [vars(base)["__init__"] for base in part.__mro__ if "__init__" in vars(base)]
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names: dict[str, None] = {}
     for function in functions:

@@ -120,7 +120,7 @@ class TrialRun(Resumable):
         if self.average is not None:
             state["average"] = self.average.state_dict()
         name = f"the state of {self.spec.training.optimizer_name}"
-        if problem := why_not_saved(state["train_step"]["optimizer"], name):
+        if problem := why_not_saved(self.optimizer.state_dict(), name):
             raise UsageError(f"training.optimizer: {problem}")
         return state
 
