@@ -90,6 +90,17 @@ class DigitsConfig(DatasetConfig):
     """Data set."""
 
 
+class DiabetesConfig(DatasetConfig):
+    """scikit-learn's 442 patients: ten measurements, and the progression of diabetes a year later, a number.
+
+    20% are held out as test set, so 354 are left to a search. Measurements and target are standardized by these:
+    `val_rmse` counts in standard deviations of the progression, 77 of its points. Wants a loss of numbers, as mse.
+    """
+
+    name: Literal["diabetes"] = "diabetes"
+    """Data set."""
+
+
 class Cifar10Config(DownloadableConfig):
     """CIFAR-10: 50,000 training and 10,000 test images of 3x32x32 pixels in 10 classes.
 
@@ -255,10 +266,12 @@ class OwnDataConfig(DatasetConfig):
     """Your own data: a function that returns the training and the test set."""
 
     name: ImportPath
-    """`package.module:function`. Returns (train, test); each is a pair of tensors (inputs [N, ...], targets [N, ...]),
-    or a map-style torch Dataset of (input, target); test may be None. Whole numbers [N] as targets are classes.
-    Inputs and targets may be dicts, lists and tuples of tensors, and targets None. Inputs of uint8 [3 or 1, H, W] are
-    images: they are augmented and normalised here. Others reach the network as they are."""
+    """`package.module:function`. Returns (train, test) or (train, validation, test); each is a pair of tensors
+    (inputs [N, ...], targets [N, ...]), or a map-style torch Dataset of (input, target); test may be None. A validation
+    set of its own is used instead of a share of the training set, whatever `validation_fraction` says, but for 0.
+    Whole numbers [N] as targets are classes. Inputs and targets may be dicts, lists and tuples of tensors, and targets
+    None. Inputs of uint8 [3 or 1, H, W] are images: they are augmented and normalised here. Others reach the network as
+    they are."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""
@@ -280,6 +293,7 @@ class OwnDataConfig(DatasetConfig):
 BuiltinDataConfig = Annotated[
     NoDataConfig
     | DigitsConfig
+    | DiabetesConfig
     | Cifar10Config
     | Cifar100Config
     | SvhnConfig

@@ -19,7 +19,7 @@ from samtune.data.images import ImageSource
 from samtune.data.info import split_sizes
 from samtune.data.loaded import forget_opened, load_split
 from samtune.data.sources import open_source
-from samtune.data.sources.own import OwnSource
+from samtune.data.sources.examples import ExamplesSource
 from samtune.data.sources.traits import Traits
 from samtune.data.subset import flip_labels, select_rows
 from samtune.errors import DatasetError
@@ -69,7 +69,7 @@ class Dataset:
     """The examples that one data configuration selects. Of the test set, nothing is read before `load_test`.
 
     Attributes:
-        train, validation: disjoint parts of the official training set.
+        train, validation: disjoint parts of the official training set, or what the user's function returns as such.
         flipped: int64 [k], ascending: the examples of `train` whose label the label noise changed.
         mean, std: of each channel over the official training set, pixels in [0, 1].
         traits: facts about the data set.
@@ -83,9 +83,10 @@ class Dataset:
         loaded = load_split(self._source, "train", config)
         self.mean = self.traits.mean or loaded.mean
         self.std = self.traits.std or loaded.std
-        num_train, num_validation = split_sizes(config, len(loaded.rows))
+        given = self._source.num_validation() if config.validation_fraction else 0
+        num_train, num_validation = split_sizes(config, len(loaded.rows), given)
         strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.rows), dtype=torch.int64)
-        rows, validation = select_rows(config, strata, num_train, num_validation)
+        rows, validation = select_rows(config, strata, num_train, 0 if given else num_validation)
         assert config.label_noise_seed != "trial"  # `TrialSpec.examples` has put the trial's seed in its place
         labels, flipped = tree.take(loaded.labels, rows), rows[:0]
         if self.traits.classes:
@@ -93,6 +94,9 @@ class Dataset:
         self.flipped = rows[flipped]
         self.train = Split(loaded.images, rows, labels)
         self.validation = Split(loaded.images, validation, tree.take(loaded.labels, validation))
+        if given:
+            own = load_split(self._source, "validation", config)
+            self.validation = Split(own.images, own.rows, own.labels)
         self._check_augmentation()
         self._test: Split | None = None
 
@@ -135,13 +139,13 @@ class Dataset:
     @property
     def augments_itself(self) -> bool:
         """Whether the examples come from a torch Dataset, which may draw at random what it does to them."""
-        return isinstance(self._source, OwnSource) and self._source.dataset("train") is not None
+        return isinstance(self._source, ExamplesSource) and self._source.dataset("train") is not None
 
     def _check_augmentation(self) -> None:
         config = self.config
         if config.augmentation == "none" and not config.cutout and not config.mixup and not config.cutmix:
             return
-        images = not isinstance(self._source, OwnSource) or (
+        images = not isinstance(self._source, ExamplesSource) or (
             is_one_shape(self.input_shape)
             and len(self.input_shape) == 3
             and self.input_shape[0] in (1, 3)

@@ -68,14 +68,18 @@ def prepare_dataset(config: DataConfig) -> None:
 def _info(config: DataConfig, source: DataSource) -> DatasetInfo:
     if config.validation_fraction == 0 and source.num_examples("test") == 0:
         raise DatasetError(f"data.validation_fraction must not be 0: {config.name} has no test set to evaluate instead")
-    num_train, num_validation = split_sizes(config, source.num_examples("train"))
+    given = source.num_validation() if config.validation_fraction else 0
+    num_train, num_validation = split_sizes(config, source.num_examples("train"), given)
     traits = source.traits
     sizes = traits.num_classes, traits.shape, num_train, num_validation
     return DatasetInfo(*sizes, classes=traits.classes, one_target=traits.one_target)
 
 
-def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:
+def split_sizes(config: DataConfig, available: int, given: int = 0) -> tuple[int, int]:
     """How many of the `available` training examples are trained on, and how many validate.
+
+    Args:
+        given: examples of a validation set beside them, from which `validation_fraction` takes none then.
 
     Raises:
         DatasetError: there are fewer than `num_train`, or one of both parts would be empty.
@@ -85,12 +89,12 @@ def split_sizes(config: DataConfig, available: int) -> tuple[int, int]:
     if used > share:
         of = config.name if share == available else f"data.fraction {config.fraction} of {config.name}"
         raise DatasetError(f"data.num_train must not exceed the {share} training examples of {of} ({used})")
-    num_validation = round(used * config.validation_fraction)
-    if not 0 < num_validation < used and config.validation_fraction > 0:
+    num_validation = 0 if given else round(used * config.validation_fraction)
+    if not given and not 0 < num_validation < used and config.validation_fraction > 0:
         raise DatasetError(
             f"data.validation_fraction must leave examples to train and to validate on "
             f"({config.validation_fraction} of {used} is {num_validation})"
         )
     if used == 0:
         raise DatasetError(f"{config.name}: no training example is left (data.fraction {config.fraction})")
-    return used - num_validation, num_validation
+    return used - num_validation, given or num_validation

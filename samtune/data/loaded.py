@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samtune.config.data import DataConfig, OwnDataConfig, StreamedConfig
+from samtune.config.data import DataConfig, StreamedConfig
 from samtune.data.cache import cache_path, channel_statistics, load_arrays
 from samtune.data.images import ImageSource, ResidentImages
 from samtune.data.sources import DataSource
 from samtune.data.sources.base import SplitName
+from samtune.data.sources.examples import ExamplesSource
 from samtune.data.sources.folder import FolderSource
-from samtune.data.sources.own import OwnSource
 from samtune.errors import DatasetError
 
 
@@ -53,8 +53,8 @@ def load_split(source: DataSource, split: SplitName, config: DataConfig) -> Load
     """
     if source.num_examples(split) == 0:
         raise DatasetError(f"{config.name} has no {split} set")
-    if isinstance(source, OwnSource) and isinstance(config, OwnDataConfig):
-        return _load_own(source, split, config)
+    if isinstance(source, ExamplesSource):
+        return _load_examples(source, split, config)
     if isinstance(source, FolderSource) and isinstance(config, StreamedConfig) and config.stream:
         return _load_stream(source, split, config)
     key: Path | str = cache_path(source, split, config.name) or f"{config.name}-{split}"
@@ -95,8 +95,9 @@ def _load_stream(source: FolderSource, split: SplitName, config: Any) -> Loaded:
     return Loaded(_opened[key], torch.arange(first, first + len(labels)), labels, mean, std)
 
 
-def _load_own(source: OwnSource, split: SplitName, config: OwnDataConfig) -> Loaded:
-    key = (config.name, repr(config.options), split, config.loader_processes, config.prefetch)
+def _load_examples(source: ExamplesSource, split: SplitName, config: Any) -> Loaded:
+    loader = {"processes": getattr(config, "loader_processes", 0), "prefetch": getattr(config, "prefetch", 1)}
+    key = (config.name, repr(getattr(config, "options", {})), split, *loader.values())
     if key not in _opened:
         dataset = source.dataset(split)
         mean: tuple[float, ...] = (0.0,)
@@ -109,8 +110,7 @@ def _load_own(source: OwnSource, split: SplitName, config: OwnDataConfig) -> Loa
         else:
             from samtune.data.stream import OwnExamples, StreamedImages
 
-            options = {"processes": config.loader_processes, "prefetch": config.prefetch}
-            images = StreamedImages(OwnExamples(dataset), **options, skip_damaged=False)
+            images = StreamedImages(OwnExamples(dataset), **loader, skip_damaged=False)
         labels = source.labels(split)
         _opened[key] = Loaded(images, torch.arange(source.num_examples(split)), labels, mean, std)
     loaded: Loaded = _opened[key]

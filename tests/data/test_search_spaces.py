@@ -197,7 +197,7 @@ def test_every_folder_is_a_paper() -> None:
     groups = grouped_spaces()
     assert list(groups) == list(PAPERS)
     sharp = ["when_to_be_sharp.yaml", "when_to_be_sharp_cifar10.yaml"]
-    assert list(groups[""]) == ["cifar.yaml", "digits.yaml", "noisy_digits.yaml", *sharp]
+    assert list(groups[""]) == ["cifar.yaml", "diabetes.yaml", "digits.yaml", "noisy_digits.yaml", *sharp]
     assert sorted(chain.from_iterable(groups.values())) == sorted(builtin_spaces())
     names = [SearchSpace.from_yaml(path).name for path in builtin_spaces().values()]
     assert len(names) == len(set(names))  # each study has a name of its own

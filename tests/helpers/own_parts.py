@@ -45,6 +45,15 @@ def noisy() -> tuple[Noisy, None]:
     return Noisy(), None
 
 
+def three_sets(validation: bool = True, wide: bool = False) -> tuple[Any, ...]:
+    """Inputs whose first number says which set they are of: 0, 1, 2."""
+
+    def draw(number: int, part: float, width: int = 3) -> tuple[Tensor, Tensor]:
+        return torch.full((number, width), part), torch.arange(number) % 2
+
+    return draw(40, 0), draw(10, 1, 4 if wide else 3) if validation else None, draw(20, 2)
+
+
 def images() -> tuple[tuple[Tensor, Tensor], None]:
     generator = torch.Generator().manual_seed(1)
     return (torch.randint(0, 256, (80, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(80) % 4), None

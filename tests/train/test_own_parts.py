@@ -237,3 +237,26 @@ def test_flipped_labels_are_told_with_what_they_were() -> None:
     changed = {row for row, _, _ in told["flipped"]}
     assert all(labels[row] == row % 4 for row in labels.keys() - changed)
     json.dumps(told)
+
+
+@pytest.mark.parametrize(("fraction", "evaluated"), [(0.1, 1.0), (0.5, 1.0), (0.0, 2.0)])
+def test_a_validation_set_of_ones_own(fraction: float, evaluated: float) -> None:
+    """All of the training set is trained on; at 0 the test set is evaluated, as everywhere."""
+    config = OwnDataConfig(name="helpers.own_parts:three_sets", validation_fraction=fraction)
+    info, dataset = dataset_info(config), load_dataset(config)
+    assert (info.num_train, len(dataset.train)) == (40, 40)
+    assert info.num_validation == len(dataset.validation) == (10 if fraction else 0)
+    split = dataset.validation if fraction else dataset.load_test()
+    assert split.images[:, 0].unique().tolist() == [evaluated]
+    assert dataset.train.images[:, 0].unique().tolist() == [0.0]
+
+
+def test_three_sets_without_a_validation_set_hold_a_share_out() -> None:
+    config = OwnDataConfig(name="helpers.own_parts:three_sets", options={"validation": False})
+    assert (dataset_info(config).num_train, dataset_info(config).num_validation) == (36, 4)
+
+
+def test_a_validation_set_of_another_shape_is_refused() -> None:
+    config = OwnDataConfig(name="helpers.own_parts:three_sets", options={"wide": True})
+    with pytest.raises(UsageError, match=r"validation has inputs \(4,\), .*; train has inputs \(3,\)"):
+        check_dataset(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from samtune.config.data import (
     BirdsnapConfig,
     DataConfig,
+    DiabetesConfig,
     DigitsConfig,
     ImageFolderConfig,
     ImageNetConfig,
@@ -30,6 +31,10 @@ def open_source(config: DataConfig) -> DataSource:
             from samtune.data.sources.digits import DigitsSource
 
             return DigitsSource()
+        case DiabetesConfig():
+            from samtune.data.sources.diabetes import DiabetesSource
+
+            return DiabetesSource(config)
         case ImageFolderConfig() | ImageNetConfig() | BirdsnapConfig():
             from samtune.data.sources.folder import FolderSource
 

@@ -18,7 +18,7 @@ from samtune.errors import DatasetError
 from samtune.storage import cache_folder
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30  # of images that are being decoded
-SplitName = Literal["train", "test"]
+SplitName = Literal["train", "test", "validation"]
 ImageArray = NDArray[np.uint8]
 LabelArray = NDArray[np.int64]
 
@@ -40,6 +40,10 @@ class DataSource(ABC):
     @abstractmethod
     def num_examples(self, split: SplitName) -> int:
         """How many examples the split has, from metadata."""
+
+    def num_validation(self) -> int:
+        """Examples of a validation set of its own; 0: there is none, and a part of the training set is held out."""
+        return 0
 
     @abstractmethod
     def files(self, split: SplitName) -> Sequence[Path]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.data import OwnDataConfig
-from samtune.data.sources.base import DataSource, ImageArray, LabelArray, SplitName
+from samtune.data.sources.base import SplitName
+from samtune.data.sources.examples import ExamplesSource, refuse_class_options
 from samtune.data.sources.traits import Traits
 from samtune.errors import DatasetError
 from samtune.user_code import check_function, resolve_function
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 _KEY = "data.name"
 
 
-class OwnSource(DataSource):
+class OwnSource(ExamplesSource):
     """What the function returned: it is called once in a process."""
 
     def __init__(self, config: OwnDataConfig) -> None:
         self.name = config.name
-        self._splits = _call(
+        self.splits = _call(
             resolve_function(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True)
         )
         from samtune.data.sources.own_split import shapes_of
 
-        train = self._splits["train"]
+        train = self.splits["train"]
         shape = shapes_of(train.first())
         if not train.holds_classes:
-            _refuse_class_options(config)
+            refuse_class_options(config, config.name)
             one = hasattr(train.labels, "shape")
             self.traits = Traits(config.num_classes or train.target_size(), shape, classes=False, one_target=one)
             return
@@ -43,40 +43,6 @@ class OwnSource(DataSource):
             raise DatasetError(f"{_KEY}: {self.name}: classes must be in 0..{num_classes - 1} (found {largest - 1})")
         self.traits = Traits(num_classes, shape)
 
-    def check(self) -> None:
-        """The constructor has."""
-
-    def num_examples(self, split: SplitName) -> int:
-        return len(self._splits[split]) if split in self._splits else 0
-
-    def files(self, split: SplitName) -> Sequence[Path]:
-        return ()
-
-    def read(self, split: SplitName) -> tuple[ImageArray, LabelArray]:
-        raise AssertionError("the user's examples are not decoded")
-
-    def dataset(self, split: SplitName) -> Any | None:
-        """The torch Dataset of a split; None where it is tensors."""
-        return self._splits[split].dataset
-
-    def inputs(self, split: SplitName) -> Any:
-        """[N, ...] of a split of tensors; nested inputs: a structure of such."""
-        return self._splits[split].inputs
-
-    def labels(self, split: SplitName) -> Any:
-        """int64 [N]; targets that are not classes: a structure of tensors [N, ...], or None."""
-        return self._splits[split].labels
-
-    def first(self, split: SplitName) -> Any:
-        """The first input."""
-        return self._splits[split].first()
-
-
-def _refuse_class_options(config: OwnDataConfig) -> None:
-    for key in ("label_noise", "relabel", "mixup", "cutmix"):
-        if value := getattr(config, key):
-            raise DatasetError(f"data.{key}: needs targets that are classes (got {value}; {config.name} has others)")
-
 
 @lru_cache(maxsize=4)
 def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, OwnSplit]:
@@ -85,11 +51,17 @@ def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, 
     arguments = json.loads(options)
     check_function(path, _KEY, **arguments)
     returned = part(**arguments)
-    if not (isinstance(returned, tuple | list) and len(returned) == 2):
-        raise DatasetError(f"{_KEY}: {path} must return (train, test) (it returned {type(returned).__name__})")
-    splits: dict[SplitName, OwnSplit] = {"train": OwnSplit(returned[0], f"{_KEY}: {path}: train")}
-    if returned[1] is not None:
-        splits["test"] = OwnSplit(returned[1], f"{_KEY}: {path}: test")
-        if (form := splits["test"].form()) != (other := splits["train"].form()):
-            raise DatasetError(f"{_KEY}: {path}: test has {form}; train has {other}")
+    if not (isinstance(returned, tuple | list) and len(returned) in (2, 3)):
+        got = f"{len(returned)} things" if isinstance(returned, tuple | list) else type(returned).__name__
+        raise DatasetError(f"{_KEY}: {path} must return (train, test) or (train, validation, test) (it returned {got})")
+    names: tuple[SplitName, ...] = ("train", "test") if len(returned) == 2 else ("train", "validation", "test")
+    splits = {
+        name: OwnSplit(given, f"{_KEY}: {path}: {name}")
+        for name, given in zip(names, returned, strict=True)
+        if given is not None or name == "train"
+    }
+    train = splits["train"].form()
+    for name, split in splits.items():
+        if (form := split.form()) != train:
+            raise DatasetError(f"{_KEY}: {path}: {name} has {form}; train has {train}")
     return splits
