@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from samtune.config.distributions import Grid
+from samtune.config.further_problems import all_problems
 from samtune.config.located import Located, Problem, RefusedError
 from samtune.config.native import in_own_spelling
 from samtune.config.problems import problems_of
@@ -40,16 +41,22 @@ def build_space(cls: type[_Space], root: Located, before: _Space | None = None) 
         before: a valid space that this one is an edit of: what both have is not parsed or validated again.
 
     Raises:
-        RefusedError: with all problems that can be separated.
+        RefusedError: with all problems, but for those that may come of others.
     """
     read, foreign = in_own_spelling(root)
     if not foreign:
-        return _build(cls, root, before)
+        try:
+            return _build(cls, root, before)
+        except RefusedError as error:
+            if before is not None:
+                raise
+            raise all_problems(root, error, lambda smaller: _build(cls, smaller, None)) from error
     try:
         _build(cls, read, before)
-    except RefusedError as error:
+    except RefusedError as first:
+        everything = all_problems(read, first, lambda smaller: _build(cls, smaller, None))
         places = {problem.place for problem in foreign}
-        foreign += [problem for problem in error.problems if problem.place not in places]
+        foreign += [problem for problem in everything.problems if problem.place not in places]
     raise RefusedError(foreign)
 
 

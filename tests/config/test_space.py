@@ -103,6 +103,55 @@ def test_a_bad_space_gets_one_line_that_names_key_rule_and_value(
     assert message in refusal(tmp_path, SMALL.replace(old, new))
 
 
+MISTAKES = """\
+name: x
+data: digits
+model: {name: mlp, wdith: 3}
+method: {name: sam, rho: {log_uniform: [0.01, 0.5]}}
+training: {epochs: 0, batch_size: 32, lr: {log_unform: [0.1, 1]}}
+search:
+  training.learning: {uniform: [0, 1]}
+  method.rhoo: {uniform: [0, 1]}
+  training.momentum: {uniform: [1, 0]}
+constraints: [rhoo <= 0.3, rho <= lr]
+initial: [{method.rhoo: 0.1}]
+objective: {metric: val_acuracy}
+scheduler: ashaa
+num_trials: -1
+"""
+
+
+def test_all_problems_are_found_in_one_run_and_none_that_comes_of_another(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(MISTAKES)
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.from_yaml(tmp_path / "space.yaml")
+    found = [line.removeprefix(f"{tmp_path}/space.yaml:") for line in str(caught.value).splitlines()]
+    assert [line.partition(": ")[0] + ": " + line.split(": ")[1] for line in found] == [
+        "3: model.wdith",
+        "5: training.lr",
+        "5: training.epochs",
+        "7: search.training.learning",
+        "8: search.method.rhoo",
+        "9: search.training.momentum",
+        "13: scheduler",
+        "14: num_trials",
+    ]
+
+
+def test_a_problem_that_was_held_back_is_found_when_the_others_are_mended(tmp_path: Path) -> None:
+    """What was held back above, since it may come of others, is found once these are mended."""
+    mended = MISTAKES.replace("rhoo", "rho").replace("method.rho: {uniform: [0, 1]}", "method.m: {choice: [8, 16]}")
+    for wrong, right in (
+        ("log_unform", "log_uniform"),
+        ("[1, 0]", "[0, 0.9]"),
+        ("  training.learning: {uniform: [0, 1]}\n", ""),
+    ):
+        mended = mended.replace(wrong, right)
+    (tmp_path / "space.yaml").write_text(mended.replace("wdith", "width").replace("epochs: 0", "epochs: 1"))
+    with pytest.raises(SpaceError, match="unknown metric 'val_acuracy'; did you mean 'val_accuracy'"):
+        SearchSpace.from_yaml(tmp_path / "space.yaml", ["scheduler=asha", "num_trials=4"])
+
+
 def test_yaml_that_does_not_parse_names_line_and_column(tmp_path: Path) -> None:
     assert refusal(tmp_path, "name: x\ndata: ]\n").startswith("space.yaml:2:7: not valid YAML")
 
