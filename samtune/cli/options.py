@@ -112,6 +112,10 @@ Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial."
 Resume = Annotated[
     str | None, option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
 ]
+Extend = Annotated[
+    bool,
+    option(WHERE, "With --resume and --space: go on in that space; earlier trials that fit it count.", "--extend"),
+]
 RetryFailed = Annotated[bool, option(WHERE, "With --resume: run failed trials again.", "--retry-failed")]
 Name = Annotated[str | None, option(WHERE, "Name of the study. Default: the space's name and the time.")]
 StoragePath = Annotated[

@@ -18,6 +18,7 @@ from samtune.cli.options import (
     DryRun,
     Estimate,
     Experiment,
+    Extend,
     Json,
     LogTo,
     MaxConcurrent,
@@ -61,6 +62,7 @@ def search(
     seed: Seed = None,
     resume: Resume = None,
     code: Code = None,
+    extend: Extend = False,
     retry_failed: RetryFailed = False,
     name: Name = None,
     storage_path: StoragePath = None,
@@ -102,13 +104,15 @@ def search(
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
         only_looks = dry_run and not estimate  # which imports nothing
-        options = {"space": loaded, "retry_failed": retry_failed, **changes, **where}
+        if extend and space is None:
+            raise UsageError("--extend: goes with --space FILE, the space that the study goes on in")
+        options = {"space": loaded, "extend": extend, "retry_failed": retry_failed, **changes, **where}
         tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)
         if not only_looks:
             ask_for_secret(tuner.tracking_uri)
     else:
-        if retry_failed:
-            raise UsageError("--retry-failed: goes with --resume NAME")
+        if retry_failed or extend:
+            raise UsageError(f"--{'extend' if extend else 'retry-failed'}: goes with --resume NAME")
         assert loaded is not None
         tuner = Tuner(loaded, **changes, **where, **fixed)
     if dry_run or estimate:

@@ -25,6 +25,7 @@ from samtune.tune.trial_source import TrialSource
 from samtune.user_code import absolute_path, name_function
 
 if TYPE_CHECKING:
+    from samtune.experiments.extension import Extension
     from samtune.experiments.warm_start import Earlier
     from samtune.train.trial_context import TrialContext
 
@@ -153,6 +154,7 @@ class Tuner(StudyOwner):
         storage_path: str | Path | None = None,
         num_trials: int | None = None,
         space: SearchSpace | None = None,
+        extend: bool = False,
         max_concurrent: int | None = None,
         tracking_uri: str | None = None,
         retry_failed: bool = False,
@@ -172,6 +174,10 @@ class Tuner(StudyOwner):
             num_trials: how many trials the study shall have in all: more than before, or fewer to end it early, but not
                 fewer than have begun.
             space: must be the study's own (but for num_trials); default: the stored one.
+            extend: the study goes on in `space`, which may search other ranges, keys and constraints, but must not make
+                an earlier trial another one than was trained. The trials that it still searches count, and the sampler
+                learns from them; the others stay in the records. `num_trials` is then how many shall count, by default
+                that of `space`.
             tracking_uri: another MLflow store than before, to which all trials are written again.
             retry_failed: runs the failed trials again.
             trust: resume it although somebody else began it, or on another machine: what it names is imported.
@@ -190,7 +196,16 @@ class Tuner(StudyOwner):
                 if trial.state is TrialState.FAILED:
                     trial.state, trial.diverged = TrialState.INTERRUPTED, False
         stored = stored_space(study, folder.uri)
-        if space is not None:
+        extension: Extension | None = None
+        if extend:
+            if space is None:
+                raise UsageError("goes with the space that the study goes on in", argument="extend")
+            from samtune.experiments.extension import extend as extend_study
+
+            before, stored = located(stored), located(space)
+            extension = extend_study(study, before, stored)
+            num_trials = (stored.num_trials if num_trials is None else num_trials) + extension.num_other
+        elif space is not None:
             _check_same(name, stored, space)
         check_trust(study, stored.model_dump(), trust=trust or space is not None)
         num_trials = study.num_trials if num_trials is None else num_trials
@@ -214,6 +229,7 @@ class Tuner(StudyOwner):
             log_to=log_to,
             check=check,
         )
+        tuner._trials.extension = extension
         return tuner
 
     def fit(self, *, progress: Progress = "auto") -> Results:
@@ -243,6 +259,8 @@ class SearchTrials:
 
     def __init__(self, space: SearchSpace) -> None:
         self.definition = space
+        self.extension: Extension | None = None
+        """Where a study goes on in another space than it was begun with."""
         self._warm: list[Earlier] = []
 
     def variants(self) -> Iterable[TrialSpec]:
@@ -276,7 +294,15 @@ class SearchTrials:
             from samtune.experiments.warm_start import warm_start
 
             lines += warm_start(self.definition, study.name, folder, self._warm)
+        warm = []
+        if self.extension is not None:
+            from samtune.experiments.extension import add_warm, set_aside
+
+            warm = set_aside(folder)
+            lines.append(self.extension.line())
         optuna_study = open_study(self.definition, study.name, folder / FILE_NAME, parallel, study.trials, lines.append)
+        if warm:
+            add_warm(optuna_study, self.definition, warm)
         return OptunaTrials(self.definition, optuna_study, study.trials), lines
 
 

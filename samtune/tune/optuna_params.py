@@ -39,6 +39,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Scal
             return distribution.nearest(drawn)
 
 
+def fits(space: SearchSpace, config: Mapping[str, Scalar]) -> bool:
+    """Whether a configuration is one that the space searches: a study's space may have been narrowed since."""
+    return config.keys() <= space.tree.encoded_keys(config)
+
+
 def distributions_of(space: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:
     """What Optuna knows of every searched parameter, by its name."""
     asked = optuna.trial.FixedTrial({})

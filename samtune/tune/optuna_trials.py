@@ -22,7 +22,7 @@ from samtune.store.optuna_journal import open_or_set_aside
 from samtune.study import EpochRecord, Scalar, Trial, TrialState, is_over
 from samtune.tune.objectives import objectives_of
 from samtune.tune.optuna_names import reopen_trial
-from samtune.tune.optuna_params import WARM_START, GridPoints, distributions_of, draw, random_feasible
+from samtune.tune.optuna_params import WARM_START, GridPoints, distributions_of, draw, fits, random_feasible
 from samtune.tune.optuna_samplers import build_sampler
 from samtune.tune.trial_source import Proposal
 
@@ -179,7 +179,8 @@ class OptunaTrials:
             return  # stays RUNNING, to be resumed
         asked = self._running.pop(trial.number, None)
         if asked is None:  # Optuna had lost it, or knew it as failed
-            self._study.add_trial(self._as_finished(trial))
+            if fits(self._space, trial.config):
+                self._study.add_trial(self._as_finished(trial))
         else:
             state, values = self._outcome(trial)
             self._study_tell(asked.number, values, state if values is None else None)
@@ -238,7 +239,7 @@ class OptunaTrials:
         known = self._study.get_trials(deepcopy=False)
         numbers = {trial.user_attrs.get(_NUMBER) for trial in known}
         for trial in earlier:
-            if is_over(trial) and trial.number not in numbers:
+            if is_over(trial) and trial.number not in numbers and fits(self._space, trial.config):
                 self._study.add_trial(self._as_finished(trial))
         never_started: list[optuna.Trial] = []
         for frozen in known:
