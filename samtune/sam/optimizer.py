@@ -52,7 +52,7 @@ class SAM(Optimizer):
     group with `maximize`, ε̂ descends.
 
     `every`, `start`, `stop` and `probability` limit SAM to some steps. The others are the base optimizer's, for which
-    the closure runs once.
+    the closure runs once; so are those at which the `rho` of every group is 0, by a schedule of yours say.
 
     With a GradScaler (fp16) the closure unscales, and GradScaler.step is not used:
 
@@ -128,6 +128,7 @@ class SAM(Optimizer):
         self._local.watch()
         self._between_steps = False  # first_step was called, second_step was not
         self._accumulated: SavedState | None = None  # layers' running state before the first call of accumulate
+        self._accumulated_passes = 0  # of each of its batches
         self._zeroed = False  # zero_grad was called in the closure that runs
         self._key: tuple[int, ...] | None = None
         self._perturbed: list[int] | None = None  # positions of the parameters, None: all
@@ -161,7 +162,7 @@ class SAM(Optimizer):
         modules, scalers = self._scope(closure)
         state = RunningState(modules)
         before = state.save()
-        if not self._occasions.hold(self._count("sam_steps")):
+        if not self._is_sharp():
             with self._local.paused(), refusing_scaled_gradients(scalers, self):
                 loss = run()
             self._check_gradients()
@@ -208,8 +209,9 @@ class SAM(Optimizer):
             self._set_gradients(earlier)
             return self._run_adding(run)
 
+        is_sharp = self._is_sharp()
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
-            if self._occasions.hold(self._count("sam_steps")):
+            if is_sharp:
                 try:
                     loss = self._run_twice(from_nothing, onto_earlier, modules, state)
                 except BaseException:  # whoever catches it, for want of memory say, still has those of before
@@ -219,6 +221,8 @@ class SAM(Optimizer):
                 loss = self._run_adding(run)
         if self._accumulated is None:
             self._accumulated = before
+            self._accumulated_passes = 0
+        self._accumulated_passes = max(self._accumulated_passes, 2 if is_sharp else 1)
         return loss
 
     def first_step(self, zero_grad: bool = False) -> None:
@@ -349,6 +353,13 @@ class SAM(Optimizer):
         """Positions of the parameters that are perturbed; None: all."""
         return perturbed_among(self._names, modules, self._weights.parameters, self._perturb_which)
 
+    def _is_sharp(self) -> bool:
+        """Whether this step is SAM's. Where every rho is 0, w + ε̂ is w: the base optimizer's step, at one pass."""
+        for group in self.param_groups:
+            check_rho(group["rho"])
+        moves = any(group["rho"] != 0 for group in self.param_groups)
+        return moves and self._occasions.hold(self._count("sam_steps"))
+
     def _count(self, name: str) -> int:
         return max((int(group[name]) for group in self.param_groups), default=0)
 
@@ -370,7 +381,7 @@ class SAM(Optimizer):
     def _step_of_accumulated(self) -> None:
         before, self._accumulated = self._accumulated, None
         self._check_gradients()
-        self._take_step(before, passes=2 if self._occasions.hold(self._count("sam_steps")) else 1)
+        self._take_step(before, passes=self._accumulated_passes)
 
     def _set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         for parameter, gradient in zip(self._weights.parameters, gradients, strict=True):

@@ -59,6 +59,59 @@ def test_closure_runs_of_each_step_are_the_passes_that_are_counted(options, expe
     assert (group["sam_steps"], group["sam_passes"]) == (8, sum(expected))
 
 
+def test_a_step_whose_rho_is_0_by_a_schedule_costs_one_pass_as_in_train_step():
+    schedule = [0.0, 0.3, 0.0, 0.1]
+    loop, model = Loop(layers={"batch_norm": True}), make_network(batch_norm=True)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    method = Method(SAMRule, rho=lambda progress: schedule[round(progress * 4)])
+    step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, method, batch_size=BATCH_SIZE)
+    step.begin_epoch(0, 1, steps_per_epoch=4)
+    for index, rho in enumerate(schedule):
+        loop.optimizer.param_groups[0]["rho"] = rho
+        loop.step(index)
+        step(*batch(index))
+    assert loop.runs == [1, 2, 1, 2]
+    assert loop.optimizer.param_groups[0]["sam_passes"] == 6 == round(step.passes * 4)
+    assert_close(flat_weights(loop.model), flat_weights(model), rtol=0, atol=1e-14)
+    for mine, theirs in zip(loop.model.buffers(), model.buffers(), strict=True):
+        assert_close(mine, theirs, rtol=0, atol=1e-14)
+
+
+def test_one_group_with_a_radius_keeps_the_second_pass():
+    loop = Loop()
+    first, *rest = loop.model.parameters()
+    groups = [{"params": [first], "rho": 0.3}, {"params": rest, "rho": 0.0}]
+    loop.optimizer = SAM(groups, torch.optim.SGD, **SGD)
+    loop.step(0)
+    loop.optimizer.param_groups[0]["rho"] = 0.0
+    loop.step(1)
+    assert loop.runs == [2, 1]
+
+
+def test_accumulated_batches_at_rho_0_cost_one_pass_each():
+    loop, plain = Loop(), make_network()
+    loop.optimizer.param_groups[0]["rho"] = 0.0
+    base, runs = torch.optim.SGD(plain.parameters(), **SGD), []
+
+    def closure(model, index):
+        inputs, targets = batch(index)
+        runs.append(index)
+        loss = nn.functional.cross_entropy(model(inputs), targets) / 2
+        loss.backward()
+        return loss
+
+    for index in range(2):
+        loop.optimizer.accumulate(lambda index=index: closure(loop.model, index))
+    loop.optimizer.param_groups[0]["rho"] = 0.3  # of the next step: the passes of this one are made
+    loop.optimizer.step()
+    assert runs == [0, 1]
+    assert loop.optimizer.param_groups[0]["sam_passes"] == 1
+    for index in range(2):
+        closure(plain, index)
+    base.step()
+    assert_close(flat_weights(loop.model), flat_weights(plain), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "when", "perturb"),
     [
