@@ -204,9 +204,9 @@ def test_every_folder_is_a_paper() -> None:
 
 
 def test_methods_by_when_they_look_for_sharpness_are_compared_at_equal_passes():
-    """The grid has each of the 13 combinations once, and no trial costs more than the budget or an epoch less."""
+    """The grid has each of the 15 combinations once, and no trial costs more than the budget or an epoch less."""
     space = SearchSpace.from_yaml("when_to_be_sharp.yaml")
     trials = [space.trial(config) for config in space.tree.enumerate(lambda name, key, node: node.values())]
-    assert len(trials) == space.num_trials == 13
+    assert len(trials) == space.num_trials == 15
     assert all(30 - trial.passes_per_epoch < trial.num_passes <= 30 + 1e-9 for trial in trials)
     assert {trial.num_epochs for trial in trials} == {30, 15, 25, 24}

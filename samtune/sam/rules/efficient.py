@@ -26,9 +26,11 @@ class AESAMRule(SAMRule):
     at σ = 0, so that the first step is SAM's.
 
     With several m-groups each decides by its own gradient: with μ and σ as they would be after it; what is kept is the
-    mean over the groups' ‖g_S‖² and (‖g_S‖² - μ_t)². The authors' code was not at hand: the first values of μ and σ
-    are a choice of this one. 1 pass for a group that does not look for sharpness, 2 for one that does. The decision
-    waits for the device.
+    mean over the groups' ‖g_S‖² and (‖g_S‖² - μ_t)². 1 pass for a group that does not look for sharpness, 2 for one
+    that does. The decision waits for the device.
+
+    No code of the authors was found. The formulas are those of arXiv 2304.14647 as github.com/junaidaliop/zij
+    (docs/math/aesam.md) restates them; that leaves the first values of μ and σ open, so they are a choice of this one.
 
     Args:
         threshold_start, threshold_end: c at the beginning and the end of training.
@@ -152,7 +154,7 @@ class MESARule(Rule):
 
     The authors (github.com/AngusDujw/SAF) evaluate v with means of BatchNorm's running statistics; here v sees the
     batch's statistics and dropout masks, as w does. SAF, which keeps the outputs of earlier epochs for each example
-    instead of v, is not part of it: a step does not know which examples it has.
+    instead of v, is not part of it: a step does not know which examples it has (`samtune docs methods` says more).
 
     Args:
         temperature: T.

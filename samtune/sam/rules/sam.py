@@ -150,7 +150,8 @@ class FisherSAMRule(SAMRule):
     """Fisher SAM (Kim et al., ICML 2022): ε̂ = rho·F⁻¹g/√(gᵀF⁻¹g), the steepest ascent with √(εᵀFε) = rho.
 
     F is diagonal, and F⁻¹ = 1/(1 + η·g²) elementwise: the square of the batch's gradient stands for the diagonal of the
-    Fisher information, damped by 1. The paper's code was not at hand; η = 0 is SAM.
+    Fisher information, damped by 1. η = 0 is SAM. The formula is that of arXiv 2206.04920. No code of the authors was
+    found; the implementations of others that were (PyTorch, two) have the same F and the same ε̂.
 
     Args:
         eta: η.
