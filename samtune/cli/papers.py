@@ -39,7 +39,7 @@ def papers(
             metavar="SIZE",
         ),
     ] = None,
-    replicas: Annotated[int, option(SEARCH, "With --run: seeds of each configuration.", "--replicas", min=2)] = 3,
+    replicas: Annotated[int, option(SEARCH, "With --run: seeds of each configuration.", "--replicas", min=2)] = 10,
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,

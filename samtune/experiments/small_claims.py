@@ -138,7 +138,8 @@ class SmallClaims(StudyOwner):
     """Trains the small version of the papers' claims as a study, `papers-small`. Where it has begun, it is resumed.
 
     Args:
-        replicas: seeds of each candidate; two at least give an interval.
+        replicas: seeds of each candidate; two at least give an interval. With three it is 4.3 standard errors wide to
+            either side, with ten 2.3.
         storage_path, tracking_uri, address, callbacks: as of `Tuner`.
 
     Raises:
@@ -148,7 +149,7 @@ class SmallClaims(StudyOwner):
     def __init__(
         self,
         *,
-        replicas: int = 3,
+        replicas: int = 10,
         storage_path: str | Path | None = None,
         tracking_uri: str | None = None,
         address: str | None = None,

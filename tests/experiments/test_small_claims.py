@@ -46,7 +46,7 @@ def test_every_claim_compares_candidates_that_are_trained_and_figures_that_are_p
     assert {side for each in claims.values() for side in (each.candidate, each.against)} == set(listed.candidates)
     noise = claims["with 40% wrong labels SAM is more accurate than SGD"]
     assert (noise.place, noise.published, noise.expected) == ("table 4", "93.4 against 68.8: +24.6", 1)
-    assert [each.expected for each in claims.values()] == [1, -1, 1, 1, 1, 1, 0, 1, -1, -1, -1]
+    assert [each.expected for each in claims.values()] == [1, 1, -1, 1, 1, 1, 1, 0, 1, -1, -1, -1]
 
 
 def test_pairs_are_of_the_same_replica_and_in_percent() -> None:
