@@ -78,7 +78,7 @@ class LiveDisplay(Callback):
         parts: list[RenderableType] = [self._title(study)]
         shown, num_hidden = self._shown(tally)
         if shown:
-            parts.append(live_table(self._console, study, shown, tally.best))
+            parts.append(live_table(self._console, study, shown, tally.best, tally.seconds_of))
         if num_hidden:
             parts.append(Text(f"{self._ellipsis} and {num_hidden} more", style="dim"))
         if best := tally.best:

@@ -99,7 +99,7 @@ class NotebookDisplay(Callback):
                 *(format_metric(objective.value(trial)) for objective in study.objectives),
                 *(format_value(trial.config[key]) if key in trial.config else "-" for key in names),
                 f"{len(trial.history)}/{trial.num_epochs}",
-                format_seconds(trial.seconds),
+                format_seconds(tally.seconds_of(trial)),
             ]
             for trial in trials
         ]

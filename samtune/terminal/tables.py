@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,10 +90,16 @@ def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> T
     return _fitted(before, trials, [passes, seconds, _states(trials)], width)
 
 
-def live_table(console: Console, study: Study, trials: Sequence[Trial], best: Trial | None) -> Table:
-    """A search that runs: one line per trial."""
+def live_table(
+    console: Console, study: Study, trials: Sequence[Trial], best: Trial | None, seconds: Callable[[Trial], float]
+) -> Table:
+    """A search that runs: one line per trial.
+
+    Args:
+        seconds: of a trial.
+    """
     epochs = _Column("epoch", [Text(f"{len(t.history)}/{t.num_epochs}") for t in trials])
-    times = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
+    times = _Column("time", [Text(format_seconds(seconds(t))) for t in trials], optional=True)
     before = [_trials(trials), _states(trials), *_objectives(study, trials)]
     cut: OverflowMethod = "crop" if console.options.ascii_only else "ellipsis"
     table = _fitted(before, trials, [epochs, times], console.width, cut)

@@ -280,7 +280,7 @@ def test_the_time_left_is_that_of_the_pace_since_the_first_epoch(
     assert after(1.0, first) is None
     assert after(1.0, first) == pytest.approx(36.0)  # 3 of 10 epochs in 3 s: 3.6 of the 4 trials are left
     tally.end(search.end(first))  # stopped early
-    assert tally.seconds_left == pytest.approx(3.0 / 0.9 * 3)
+    assert tally.seconds_left == pytest.approx(12.0)  # three more trials of so many epochs
     again = Tally(search.study)
     assert again.seconds_left is None
     again.start(second := search.start())
@@ -289,4 +289,94 @@ def test_the_time_left_is_that_of_the_pace_since_the_first_epoch(
     clock += 1.0
     for _ in range(4):
         search.epoch(second, 0.5)
-    assert again.seconds_left == pytest.approx(1.0 / 0.4 * 2.5)  # one trial is done, half of another
+    again.epoch()
+    # 8 passes took a second; the second trial has 10 to come, and two more have 8 each, as the first had.
+    assert again.seconds_left == pytest.approx((10 + 2 * 8) / 8)
+
+
+class Clocked:
+    """A tally of a search at times that a test sets."""
+
+    def __init__(self, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.search, self.now = search, 1000.0
+        monkeypatch.setattr(samtune.terminal.tally.time, "time", lambda: self.now)
+        monkeypatch.setattr(samtune.study.time, "time", lambda: self.now)
+        self.tally = Tally(search.study)
+
+    def start(self, epochs: int = 10) -> Trial:
+        trial = self.search.start()
+        trial.started_at, trial.num_epochs = self.now, epochs
+        self.tally.start(trial)
+        return trial
+
+    def epoch(self, trial: Trial, seconds: float, passes: float = 2.0) -> None:
+        self.now += seconds
+        self.search.epoch(trial, 0.5)
+        trial.history[-1]["num_passes"] = passes * len(trial.history)
+        self.tally.epoch()
+
+    def end(self, trial: Trial) -> None:
+        trial.state, trial.ended_at = TrialState.COMPLETED, self.now
+        self.tally.end(trial)
+
+
+def test_the_clock_of_a_trial_runs_forward(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for the workers is in a trial's time until its first epoch has ended, and then is not."""
+    clocked = Clocked(search, monkeypatch)
+    first, second = clocked.start(), clocked.start()
+    clocked.now += 8.0
+    seen = [clocked.tally.seconds_of(second)]
+    assert clocked.tally.seconds_of(first) == 0.0  # workers start
+    clocked.now += 2.0
+    first.started_at = 1008.0
+    clocked.epoch(first, 0.0)
+    assert clocked.tally.seconds_of(first) == 2.0
+    for _ in range(3):
+        seen.append(clocked.tally.seconds_of(second))
+        clocked.now += 1.0
+    second.started_at = 1009.5
+    clocked.epoch(second, 0.0)
+    seen.append(clocked.tally.seconds_of(second))
+    clocked.now += 1.0
+    seen.append(clocked.tally.seconds_of(second))
+    assert seen == [0.0, 2.0, 3.0, 4.0, 4.0, 4.5]
+    clocked.end(second)
+    assert clocked.tally.seconds_of(second) == 4.5
+
+
+def test_a_first_epoch_of_minutes_has_a_clock(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Clocked(search, monkeypatch)
+    trial = clocked.start()
+    clocked.now += 300.0
+    assert clocked.tally.seconds_of(trial) == 300.0
+
+
+def test_the_time_left_of_trials_of_different_cost_goes_by_their_passes(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A confirmation of SAM beside SGD for as many epochs: two trials of each, SGD first, a second for a pass."""
+    search.study.plan = {"scheduler": "none", "passes_per_trial": (10.0, 20.0)}
+    clocked = Clocked(search, monkeypatch)
+    left = {}
+    spent = 0.0
+    for passes in (1.0, 1.0, 2.0, 2.0):
+        trial = clocked.start()
+        for _ in range(10):
+            clocked.epoch(trial, passes, passes)
+            spent += passes
+            left[spent] = clocked.tally.seconds_left
+        clocked.end(trial)
+    assert all(60.0 - at == pytest.approx(value, abs=10.0) for at, value in left.items() if value is not None)
+    assert left[50.0] == pytest.approx(10.0)
+
+
+def test_the_time_left_runs_down_while_an_epoch_is_under_way(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked = Clocked(search, monkeypatch)
+    trial = clocked.start()
+    for _ in range(4):
+        clocked.epoch(trial, 1.0)
+    seen = [clocked.tally.seconds_left]
+    for _ in range(2):
+        clocked.now += 0.25
+        seen.append(clocked.tally.seconds_left)
+    assert seen == pytest.approx([36.0, 35.75, 35.5])
