@@ -22,7 +22,8 @@ def sharpness(
     subjects: Annotated[
         list[str],
         typer.Argument(
-            help="A .safetensors file, a checkpoint of a study, STUDY/TRIAL, or the id of a trial's MLflow run. "
+            help="A .safetensors file, a STUDY that has kept weights, STUDY/TRIAL, a checkpoint of a study, or the id "
+            "of a trial's MLflow run. "
             "Several are compared.",
             metavar="NETWORK...",
         ),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.studies import make_confirmation
+from helpers.studies import make_study as make_simple_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
@@ -154,6 +157,24 @@ def test_a_network_is_found_by_each_of_its_names(studies):
         assert all(torch.equal(a, b) for a, b in pairs)
         assert subject.metrics["epoch"] == 2
     assert load_subject(str(folder / "epoch-000001.pt")).metrics["epoch"] == 1
+
+
+def test_a_study_is_measured_by_the_weights_that_its_confirmation_has_kept(studies, tmp_path):
+    make_simple_study(tmp_path, name="s", num_trials=2)
+    with pytest.raises(
+        UsageError, match=r"^study s has kept no weights: `samtune confirm s` trains its best and keeps them"
+    ):
+        load_subject("s", str(tmp_path))
+    make_confirmation(tmp_path, {"trial 1 (sam)": (0.9,)}, replicas=1, name="s-confirm")
+    with pytest.raises(UsageError, match=r"^study s-confirm has kept no weights: `samtune confirm digits-1`"):
+        load_subject("s-confirm", str(tmp_path))
+    shutil.copy(studies / "weights.safetensors", tmp_path / "s-confirm" / "best.safetensors")
+    expected = load_subject(str(studies / "weights.safetensors"))
+    for text in ("s", "s-confirm"):
+        subject = load_subject(text, str(tmp_path))
+        assert subject.name == "s-confirm"
+        pairs = zip(subject.model.parameters(), expected.model.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_what_a_run_is_measured_at_is_logged_to_it(studies, tmp_path):

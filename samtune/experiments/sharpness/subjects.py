@@ -15,10 +15,12 @@ from samtune.config.trial import TrialSpec
 from samtune.data import Dataset, load_dataset
 from samtune.data.sample import Sample
 from samtune.errors import UsageError, one_line
+from samtune.experiments.confirm import SUFFIX as CONFIRM_SUFFIX
 from samtune.experiments.tracked_study import study_of_run
 from samtune.experiments.trust import UntrustedError, check_trust
 from samtune.models import build_model
-from samtune.storage import is_remote, join
+from samtune.storage import is_file, is_remote, join, parent
+from samtune.store.study_files import is_name
 from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder, weights_file
 from samtune.study import Study, Trial
 from samtune.tracking.runs import TrackedRun, is_run_id
@@ -96,8 +98,8 @@ def load_subject(
     """Finds what the user wrote.
 
     Args:
-        text: a `.safetensors` file; a checkpoint `.pt`, or its folder, within a study; STUDY/TRIAL, the trial by its
-            number; or the id of a trial's MLflow run.
+        text: a `.safetensors` file; a checkpoint `.pt`, or its folder, within a study; a study, for the weights that it
+            or its confirmation has kept; STUDY/TRIAL, the trial by its number; or the id of a trial's MLflow run.
         storage_path: of studies; default ./samtune-results, and for a run where it says.
         tracking_uri: where runs are looked for; default the store in the storage path.
         trust: whether functions may be imported that a file, or a study of somebody else, names.
@@ -121,10 +123,12 @@ def load_subject(
     if path.exists() and (path.suffix == ".pt" or path.is_dir()):
         return _from_checkpoint(path, trust)
     study, _, number = text.rpartition("/")
+    if not study and is_name(text) and study_folder(storage_path, text).exists():
+        return _from_study(study_folder(storage_path, text).read(), trust)
     if not study or not number.isdecimal():
         raise UsageError(
-            f"{text}: must be a .safetensors file, a checkpoint (.pt or folder) of a study, STUDY/TRIAL such as "
-            "digits/3, or an MLflow run id"
+            f"{text}: must be a .safetensors file, a checkpoint (.pt or folder) of a study, a STUDY that has kept "
+            "weights, STUDY/TRIAL such as digits/3, or an MLflow run id"
         )
     found = study_folder(storage_path, study).read()
     trial = next((trial for trial in found.trials if trial.number == int(number)), None)
@@ -141,6 +145,22 @@ def _from_weights(path: str, name: str, run: TrackedRun | None = None, *, trust:
     if reasons and not trust:
         raise UntrustedError(f"{path}: is data, which may be somebody else's", reasons)
     return subject_from_state(name, spec, tensors, metrics=metadata["metrics"], run=run)
+
+
+def _from_study(study: Study, trust: bool) -> Subject:
+    """The best weights of a confirmation or a training; of a search those of its confirmation."""
+    kept = study
+    if study.kind == "search":
+        confirmation = study_folder(parent(study.storage_path), study.name + CONFIRM_SUFFIX)
+        kept = confirmation.read() if confirmation.exists() else study
+    weights = weights_file(kept)
+    if kept.kind == "search" or not is_file(weights):
+        how = {"search": f"samtune confirm {study.name}"}.get(study.kind, study.command)
+        raise UsageError(
+            f"study {study.name} has kept no weights: `{how}` trains its best and keeps them; of a trial that is "
+            f"under way {study.name}/TRIAL has those so far"
+        )
+    return _from_weights(weights, kept.name, trust=trust or kept.is_own)
 
 
 def _from_checkpoint(path: Path, trust: bool) -> Subject:
