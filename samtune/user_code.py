@@ -45,7 +45,7 @@ def name_function(part: Any, kind: str) -> str:
         The path by which `resolve_function` finds it.
     """
     function = part if callable(part) else lambda: part
-    name = getattr(part, "__name__", kind)
+    name = getattr(part, "__name__", type(part).__name__ if kind == "metrics" else kind)
     path = PREFIX + (name if name.isidentifier() else kind)
     _given[path] = function
     return path

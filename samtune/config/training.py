@@ -104,7 +104,8 @@ class TrainingConfig(Config):
     the examples."""
     metrics: Annotated[list[Metric | ImportPath], AfterValidator(_told_apart)] = Field(default_factory=list)
     """More measures of an evaluation: top5_accuracy of classes; mae, rmse, r2 of numbers; one's own as
-    `package.module:function`, (outputs, targets) -> mean over the examples; logged as val_NAME."""
+    `package.module:function`, (outputs, targets) -> mean over the examples, or `package.module:object`, an object of
+    torchmetrics, which has a state over the evaluation; logged as val_NAME."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability spread over all classes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

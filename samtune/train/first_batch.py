@@ -19,6 +19,7 @@ from samtune.sam import tree
 from samtune.train.bootstrap import check_classes
 from samtune.train.loss import training_loss
 from samtune.train.network import widened
+from samtune.train.stateful_metrics import is_stateful
 from samtune.train.trial import EVAL_BATCH_SIZE, TrialRun
 from samtune.user_code import resolve_function
 from samtune.user_path import causes_of, place_of, place_of_function
@@ -72,6 +73,8 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
         run.model.eval()
         for path in (path for path in training.metrics if ":" in path):
             function = resolve_function(path, "training.metrics")
+            if is_stateful(function):
+                continue  # the evaluation below updates and computes it
             with _within(f"the metric {metric_name(path)}", function, device):
                 check_scalar(function(outputs, tree.for_loss(inputs, targets)), f"training.metrics: {path}")
     with _within("the evaluation", None, device):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samtune.config.training import TrainingConfig, metric_name
 from samtune.train.loss import Measure, accuracy, evaluation_loss, like_targets, of_tensors
+from samtune.train.stateful_metrics import is_stateful
 from samtune.user_code import resolve_function
 
 
@@ -34,13 +35,18 @@ def mean_of(measure: Measure) -> Metric:
 
 
 def evaluation_metrics(config: TrainingConfig, *, classes: bool) -> dict[str, Metric]:
-    """What an evaluation measures, by name: the loss, of classes the accuracy, and `training.metrics`."""
+    """What an evaluation measures, by name: the loss, of classes the accuracy, and `training.metrics`.
+
+    Those with a state are `StatefulMetrics`.
+    """
     found = {"loss": mean_of(evaluation_loss(config))}
     if classes:
         found["accuracy"] = metric_by_name("accuracy")
     for path in config.metrics:
-        own = ":" in path
-        found[metric_name(path)] = mean_of(resolve_function(path, "training.metrics")) if own else metric_by_name(path)
+        if ":" not in path:
+            found[metric_name(path)] = metric_by_name(path)
+        elif not is_stateful(function := resolve_function(path, "training.metrics")):
+            found[metric_name(path)] = mean_of(function)
     return found
 
 

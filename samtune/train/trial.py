@@ -29,6 +29,7 @@ from samtune.train.metrics import evaluation_metrics
 from samtune.train.network import compile_model, in_channels_last, widened
 from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
 from samtune.train.plain_state import why_not_saved
+from samtune.train.stateful_metrics import StatefulMetrics
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
 
@@ -102,6 +103,7 @@ class TrialRun(Resumable):
         if training.compile:
             compile_model(self.model, self.train_step.num_forwards)
         self._measures = evaluation_metrics(training, classes=self.dataset.traits.classes)
+        self._stateful = StatefulMetrics(training, device)
         self.evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -303,13 +305,15 @@ class TrialRun(Resumable):
             dist.all_reduce(totals)
         sizes = [metric.num_parts for metric in self._measures.values()]
         parts = torch.split((totals[:-1] / totals[-1]).cpu(), sizes)
-        return {name: metric.value(means) for (name, metric), means in zip(self._measures.items(), parts, strict=True)}
+        found = {name: metric.value(means) for (name, metric), means in zip(self._measures.items(), parts, strict=True)}
+        return {**found, **self._stateful.compute()}
 
     @torch.no_grad()
     def _totals(self, split: Split) -> Tensor:
         """Sums of the measures over this worker's share of a split, and its examples; float64."""
         model = self.evaluated_model
         model.eval()
+        self._stateful.begin()
         totals = torch.zeros(
             sum(metric.num_parts for metric in self._measures.values()) + 1, dtype=torch.float64, device=self.device
         )
@@ -328,6 +332,7 @@ class TrialRun(Resumable):
             outputs = tree.map_tensors(widened, outputs)
             second = tree.for_loss(inputs, targets)
             means = [metric.parts(outputs, second) for metric in self._measures.values()]
+            self._stateful.update(outputs, second)
             totals += tree.num_examples((inputs, targets)) * torch.cat([*means, torch.ones_like(means[0])])
         return totals
 
