@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -12,11 +12,14 @@ from torch.optim import Optimizer
 
 from samtune.sam import vectors
 from samtune.sam.closure_hooks import ascent_run, descent_run, refusing_scaled_gradients
+from samtune.sam.closure_rule import ClosureStep
 from samtune.sam.closure_scope import ClosureScope, key_of
 from samtune.sam.conditional_step import step_if
 from samtune.sam.local_gradients import LocalGradients
+from samtune.sam.method import checked_options
 from samtune.sam.optimizer_options import Ascent, Occasions, check_group, check_rho, needs_closure
 from samtune.sam.randomness import ModelNoise
+from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState, SavedState
 from samtune.sam.weights import Weights
 from samtune.sam.where import compile_pattern, perturbed_among
@@ -79,6 +82,10 @@ class SAM(Optimizer):
         perturb: `all`, `no_norm_bias` (all but the parameters of normalisation layers and biases), `only_norm` (SAM-ON)
             or a regular expression that is searched in the parameters' names, as their model has them. The other
             parameters keep ε̂ = 0 and do not enter its norm.
+        rule: a subclass of `Rule`, a method of your own, in the place of SAM's. `step` runs the closure for each
+            gradient that it asks for; `p`, `adaptive` and `eta` are not used. What needs the network's outputs or
+            epochs is refused: that takes `TrainStep`. Its state is in `state_dict`, under "rule".
+        rule_options: keyword arguments of the rule.
         base_options: arguments of the base optimizer, e.g. lr, momentum, weight_decay.
 
     Raises:
@@ -103,6 +110,8 @@ class SAM(Optimizer):
         probability: float = 1.0,
         seed: int = 0,
         perturb: str = "all",
+        rule: type[Rule] | None = None,
+        rule_options: Mapping[str, Any] | None = None,
         **base_options: Any,
     ) -> None:
         check_rho(rho)
@@ -120,6 +129,17 @@ class SAM(Optimizer):
             )
         self._share_with_base()
         self._begin()
+        self._rule: Rule | None = None
+        self._rule_steps = 0
+        if rule is not None:
+            if rule.begin_epoch is not Rule.begin_epoch:
+                raise ValueError(f"the rule {rule.__qualname__} needs epochs (begin_epoch): train with TrainStep")
+            if any(group.get("maximize") for group in self.param_groups):
+                raise ValueError("a rule must minimise (maximize is True): negate the loss instead")
+            self._rule = rule(self._weights.parameters, seed, **checked_options(rule, rule_options or {}))
+            self._rule.check(self.base_optimizer)
+        elif rule_options is not None:
+            raise ValueError("rule_options needs a rule")
 
     def _begin(self) -> None:
         """What is known of the parameters and their modules, from scratch."""
@@ -168,6 +188,11 @@ class SAM(Optimizer):
             self._check_gradients()
             self._take_step(before, passes=1)
             return loss
+        if self._rule is not None:
+            passes, loss = self._run_rule(self._rule, run, modules, scalers)
+            self._take_step(before, passes=passes)
+            self._rule_steps += 1
+            return loss
         with self._local.paused(), refusing_scaled_gradients(scalers, self):
             loss = self._run_twice(lambda: self._run_from_zero(run), run, modules, state)
         self._check_gradients()
@@ -195,6 +220,7 @@ class SAM(Optimizer):
             RuntimeError: `first_step` was called before, and `second_step` was not.
         """
         self._check_not_between("accumulate")
+        self._check_no_rule("accumulate")
         run = torch.enable_grad()(closure)
         modules, scalers = self._scope(closure)
         state = RunningState(modules)
@@ -235,6 +261,7 @@ class SAM(Optimizer):
             RuntimeError: called twice without `second_step`, the worker's own gradient is not known, or only some steps
                 are SAM's.
         """
+        self._check_no_rule("first_step")
         if not self._occasions.are_all:
             raise RuntimeError("every, start, stop and probability need step(closure), which runs the closure once")
         if self._between_steps:
@@ -277,6 +304,7 @@ class SAM(Optimizer):
             super().add_param_group(param_group)
             return
         self._check_not_between("add_param_group")
+        self._check_no_rule("add_param_group")
         param_group.setdefault("rho", self.defaults["rho"])
         check_group(param_group)
         for count in _COUNTS:
@@ -289,6 +317,8 @@ class SAM(Optimizer):
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state = self.base_optimizer.state_dict()
+        if self._rule is not None:
+            state["rule"] = {"state": self._rule.state_dict(), "num_steps": self._rule_steps}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state)
             state = state if changed is None else changed
@@ -302,6 +332,9 @@ class SAM(Optimizer):
             state_dict = state_dict if changed is None else changed
         radii = [group["rho"] for group in self.param_groups]
         self.base_optimizer.load_state_dict(state_dict)
+        if self._rule is not None and "rule" in state_dict:
+            self._rule.load_state_dict(state_dict["rule"]["state"])
+            self._rule_steps = state_dict["rule"]["num_steps"]
         self._share_with_base()
         for group, rho in zip(self.param_groups, radii, strict=True):
             group.setdefault("rho", rho)
@@ -311,7 +344,7 @@ class SAM(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles. The base optimizer goes with it, what is known of the modules does not."""
         self._check_not_between("a copy")
-        own = ("_ascent", "_occasions", "_perturb_which", "base_optimizer")
+        own = ("_ascent", "_occasions", "_perturb_which", "base_optimizer", "_rule", "_rule_steps")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -416,6 +449,27 @@ class SAM(Optimizer):
             self._weights.restore()
             after.restore()
         return loss
+
+    def _run_rule(
+        self,
+        rule: Rule,
+        run: Callable[[], Any],
+        modules: Sequence[nn.Module],
+        scalers: Sequence[torch.amp.GradScaler],
+    ) -> tuple[int, Any]:
+        """Leaves the rule's update direction in `.grad`; returns the runs of the closure and the loss at w."""
+        rule.names = [self._names.get(id(p), "") for p in self._weights.parameters]
+        rule.perturbed = self._perturbed
+        self._weights.forget()
+        counts = {"num_steps": self._count("sam_steps"), "num_method_steps": self._rule_steps}
+        step = ClosureStep(rule, self._weights, self.base_optimizer, modules, run, m=self._ascent.m, **counts)
+        with self._local.paused(), refusing_scaled_gradients(scalers, self):
+            loss = step.take()
+        return step.num_runs, loss
+
+    def _check_no_rule(self, what: str) -> None:
+        if self._rule is not None:
+            raise RuntimeError(f"{what} cannot be used with a rule of your own: use step(closure)")
 
     def _run_adding(self, run: Callable[[], Any]) -> Any:
         """Runs the closure of `accumulate`.
