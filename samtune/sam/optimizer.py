@@ -21,6 +21,7 @@ from samtune.sam.optimizer_options import Ascent, Occasions, check_group, check_
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState, SavedState
+from samtune.sam.shards import local
 from samtune.sam.weights import Weights
 from samtune.sam.where import compile_pattern, perturbed_among
 
@@ -48,6 +49,9 @@ class SAM(Optimizer):
 
     Under DistributedDataParallel the first run's gradients stay on their worker, so that each worker computes its own
     ε̂ (m-sharpness), and only the second run's are averaged: no `no_sync` is needed.
+
+    A model that `fully_shard` (FSDP2) has sharded needs `m="global"`: its backward leaves one gradient, averaged over
+    all workers, and none of a worker's own. Norms are those of the whole model.
 
     The parameter groups and the state are the base optimizer's own, so that learning-rate schedulers work and
     `state_dict` holds everything, and a state of the base optimizer alone can be loaded; `rho` is in the groups too and
@@ -90,7 +94,7 @@ class SAM(Optimizer):
 
     Raises:
         ValueError: an argument is out of range, a group has an option that all groups share, the parameters are
-            sharded or complex, or the base optimizer needs a closure itself.
+            complex or sharded otherwise than by `fully_shard` with `m="global"`, or the base optimizer needs a closure.
     """
 
     def __init__(
@@ -143,7 +147,8 @@ class SAM(Optimizer):
 
     def _begin(self) -> None:
         """What is known of the parameters and their modules, from scratch."""
-        self._weights = Weights(self._parameters())
+        self._weights = Weights(self._parameters(), sharded=True)
+        self._ascent.check_shards(self._weights.shards is not None)
         self._local = LocalGradients(self._weights.parameters if self._ascent.m == "worker" else [])
         self._local.watch()
         self._between_steps = False  # first_step was called, second_step was not
@@ -407,7 +412,7 @@ class SAM(Optimizer):
 
     def _step_at_zero_gradient(self) -> None:
         gradients = [p.grad for p in self._weights.parameters if p.grad is not None]
-        if not gradients or vectors.norm(gradients) != 0:
+        if not gradients or self._norm(gradients) != 0:
             raise ValueError("SAM.step needs a closure that zeroes the gradients, calls backward and returns the loss")
         self.base_optimizer.step()
 
@@ -415,6 +420,10 @@ class SAM(Optimizer):
         before, self._accumulated = self._accumulated, None
         self._check_gradients()
         self._take_step(before, passes=self._accumulated_passes)
+
+    def _norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        with vectors.over_shards(self._weights.shards):
+            return vectors.norm(local(gradients))
 
     def _set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         for parameter, gradient in zip(self._weights.parameters, gradients, strict=True):
@@ -515,19 +524,21 @@ class SAM(Optimizer):
             self._perturbed = self._chosen(ClosureScope(lambda: None, self._weights.parameters).modules)
         chosen = range(len(gradients)) if self._perturbed is None else self._perturbed
         used = [i for i in chosen if gradients[i] is not None]
-        gradient = vectors.dense([cast(Tensor, gradients[i]) for i in used])
-        parameters = [self._weights.parameters[i] for i in used]
-        unit = self._ascent.unit(parameters, gradient, [self._names.get(id(p), "weight") for p in parameters])
+        gradient = vectors.dense(local([cast(Tensor, gradients[i]) for i in used]))
+        parts = self._weights.parts
+        names = [self._names.get(id(self._weights.parameters[i]), "weight") for i in used]
+        with vectors.over_shards(self._weights.shards):
+            unit = self._ascent.unit([parts[i] for i in used], gradient, names)
         radii = [-g["rho"] if g.get("maximize") else g["rho"] for g in self.param_groups for _ in g["params"]]
         vectors.scale_each_(unit, [radii[i] for i in used])
         places = dict(zip(used, unit, strict=True))
-        zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(self._weights.parameters)]
+        zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(parts)]
         self._weights.perturb(zeros)
 
     @torch.no_grad()
     def _take_step(self, before: SavedState | None = None, *, passes: int) -> None:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        finite = torch.isfinite(vectors.norm(gradients))
+        finite = torch.isfinite(self._norm(gradients))
         step_if(finite, self.base_optimizer)
         for group in self.param_groups:
             group["sam_steps"] += 1

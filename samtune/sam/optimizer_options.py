@@ -43,6 +43,16 @@ class Ascent:
         if self.m not in ("worker", "global"):
             raise ValueError(f"m must be worker or global (got {self.m!r})")
 
+    def check_shards(self, sharded: bool) -> None:
+        """Raises ValueError where there is no such perturbation of parameters that `fully_shard` has sharded."""
+        if sharded and self.m != "global":
+            raise ValueError(
+                "sharded parameters (DTensor: fully_shard) have one gradient, averaged over the workers: use "
+                "SAM(..., m='global'), or DistributedDataParallel for an epsilon of each worker"
+            )
+        if sharded and self.p == 1:
+            raise ValueError("p must be above 1 for sharded parameters (got 1)")
+
     def unit(self, parameters: Sequence[Tensor], gradient: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
         """ε̂ of radius 1.
 

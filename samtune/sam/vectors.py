@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from samtune.sam.shards import gathered
 
 Vector = Sequence[Tensor]
 
@@ -39,11 +43,28 @@ def norm(vector: Vector, q: float = 2.0) -> Tensor:
     It neither vanishes nor overflows where the norm itself does not: squares of float32 numbers below 1e-22 would
     vanish, those of numbers above 1e19 overflow. Sums in 64 bits cost nothing on an accelerator, where reading the
     memory takes the time; on a CPU they are 35 times slower, so there they are only made where 32 bits do not suffice.
+
+    Inside `over_shards` it is that of the vector of which each rank has a part.
     """
     parts = _norms(vector, q)
-    if not parts:
-        return torch.zeros(())
-    return _norm_of_norms(parts, q)
+    group = _shards.get()
+    if group is None:
+        return _norm_of_norms(parts, q) if parts else torch.zeros(())
+    own = _norm_of_norms(parts, q) if parts else torch.zeros((), device=vector[0].device if vector else None)
+    return _norm_of_norms(list(gathered(own, group)), q)
+
+
+_shards: ContextVar[dist.ProcessGroup | None] = ContextVar("shards", default=None)
+
+
+@contextmanager
+def over_shards(group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Inside, each rank of a group has a part of every vector, and a norm is a collective; None: the whole vector."""
+    token = _shards.set(group)
+    try:
+        yield
+    finally:
+        _shards.reset(token)
 
 
 def _norm_of_norms(parts: Sequence[Tensor], q: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samtune.sam import vectors
+from samtune.sam.shards import is_sharded, local, shard_group
 
 
 class Weights:
@@ -21,18 +21,29 @@ class Weights:
     A region of `torch.autocast` keeps low-precision copies of the weights for all forwards inside it. They are dropped
     whenever the weights move: otherwise a perturbation inside such a region has no effect.
 
+    Args:
+        sharded: whether the parameters may be DTensors, sharded by `fully_shard`; perturbations are then of this rank's
+            part alone.
+
     Raises:
         ValueError: parameters are sharded or complex.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        check_parameters(parameters)
+    def __init__(self, parameters: Sequence[Tensor], *, sharded: bool = False) -> None:
+        check_parameters(parameters, sharded=sharded)
         self.parameters = list(parameters)
+        self.shards = shard_group(self.parameters) if sharded else None
+        """The ranks that have the other parts of the parameters; None: they are whole."""
         self.origin: list[Tensor] = []
         """w, valid inside `held` once a perturbation was made. Allocated by the first one and kept."""
         self.moved = False
         """Whether the parameters are perturbed."""
         self._saved = False
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """What this rank has of the parameters."""
+        return self.parameters if self.shards is None else local(self.parameters)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -48,12 +59,12 @@ class Weights:
         """Moves to w + ε, from wherever the parameters are."""
         if not self._saved:
             if not self.origin:
-                self.origin = [torch.empty_like(parameter) for parameter in self.parameters]
-            vectors.copy_(self.origin, self.parameters)
+                self.origin = [torch.empty_like(parameter) for parameter in self.parts]
+            vectors.copy_(self.origin, self.parts)
             self._saved = True
         self.restore()
         self.moved = True
-        vectors.add_(self.parameters, perturbation)
+        vectors.add_(self.parts, perturbation)
         torch.clear_autocast_cache()
 
     def forget(self) -> None:
@@ -65,19 +76,22 @@ class Weights:
     def restore(self) -> None:
         """Moves back to w."""
         if self.moved:
-            vectors.copy_(self.parameters, self.origin)
+            vectors.copy_(self.parts, self.origin)
             torch.clear_autocast_cache()
             self.moved = False
 
 
-def check_parameters(parameters: Sequence[Tensor]) -> None:
-    """Raises ValueError for parameters whose norms and perturbations would come out wrong."""
-    dtensor = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())  # imported by whoever made one
+def check_parameters(parameters: Sequence[Tensor], *, sharded: bool = False) -> None:
+    """Raises ValueError for parameters whose norms and perturbations would come out wrong.
+
+    Args:
+        sharded: whether whoever asks takes DTensors.
+    """
     for parameter in parameters:
-        if isinstance(parameter, dtensor):
+        if is_sharded(parameter) and not sharded:
             raise ValueError(
                 "sharded parameters (DTensor: fully_shard, tensor parallelism) are not supported: every norm would be "
-                "that of a shard; use DistributedDataParallel"
+                "that of a shard; use DistributedDataParallel, or samtune.sam.SAM(..., m='global') for fully_shard"
             )
         # What FullyShardedDataParallel sets on the parameters that it cuts up, whether it shows the originals or not.
         if getattr(parameter, "_fsdp_flattened", False):
