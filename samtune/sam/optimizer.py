@@ -140,6 +140,10 @@ class SAM(Optimizer):
                 raise ValueError(f"the rule {rule.__qualname__} needs epochs (begin_epoch): train with TrainStep")
             if any(group.get("maximize") for group in self.param_groups):
                 raise ValueError("a rule must minimise (maximize is True): negate the loss instead")
+            if self._weights.shards is not None:
+                raise ValueError(
+                    "a rule of your own takes no sharded parameters (DTensor): use DistributedDataParallel"
+                )
             self._rule = rule(self._weights.parameters, seed, **checked_options(rule, rule_options or {}))
             self._rule.check(self.base_optimizer)
         elif rule_options is not None:

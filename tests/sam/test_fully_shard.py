@@ -12,7 +12,7 @@ from helpers.ranks import run_ranks
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from samtune.sam import SAM
+from samtune.sam import SAM, Rule
 
 EXAMPLES = 8
 ATOL = 1e-12
@@ -141,7 +141,13 @@ def perturbed_and_back(rank: int, num_ranks: int) -> tuple[float, bool, list[str
     fully_shard(mixed[0])
     hybrid = fully_shard(nn.Linear(2, 2), mesh=init_device_mesh("cpu", (1, num_ranks), mesh_dim_names=("r", "s")))
     refused = []
-    for net, options in [(sharded_net(), {"m": "worker"}), (model, {"p": 1.0}), (mixed, {}), (hybrid, {})]:
+    for net, options in [
+        (sharded_net(), {"m": "worker"}),
+        (model, {"p": 1.0}),
+        (mixed, {}),
+        (hybrid, {}),
+        (model, {"rule": Rule}),
+    ]:
         try:
             SAM(net.parameters(), torch.optim.SGD, lr=0.1, **{"m": "global", **options})
         except ValueError as error:
@@ -158,6 +164,7 @@ def test_the_perturbation_has_its_length_over_all_shards_and_others_are_refused(
             "p must be above 1 for sharded parameters",
             "parameters must be sharded all or none (",
             "sharded parameters (DTensor) are support",
+            "a rule of your own takes no sharded para",
         ]
 
 
