@@ -29,6 +29,9 @@ from samtune.config.method import MethodConfig, SAMConfig
 from samtune.config.method_base import BaseOptimizerConfig
 from samtune.gpucheck.card import synchronize
 from samtune.gpucheck.peers import Problem, installed_peers, limit_step, peer_step
+from samtune.models.digits_cnn import DigitsCnn
+from samtune.models.mlp import mlp
+from samtune.sam.group_runner import GroupOrder
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 
@@ -94,7 +97,23 @@ def convolutional() -> tuple[nn.Module, tuple[int, ...], int]:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)), (3, 32, 32), 10
 
 
-MODELS = {"many_small": many_small, "few_large": few_large, "convolutional": convolutional}
+def digits_cnn() -> tuple[nn.Module, tuple[int, ...], int]:
+    """The network of `search_spaces/digits.yaml`, on 8x8 images."""
+    return DigitsCnn(16, 10, (1, 8, 8)), (1, 8, 8), 10
+
+
+def multi_layer() -> tuple[nn.Module, tuple[int, ...], int]:
+    """`model: mlp` with its defaults: six layers of width 128, on 8x8 images."""
+    return mlp(6, 128, 10, (1, 8, 8)), (1, 8, 8), 10
+
+
+MODELS = {
+    "many_small": many_small,
+    "few_large": few_large,
+    "convolutional": convolutional,
+    "digits_cnn": digits_cnn,
+    "mlp": multi_layer,
+}
 
 
 # -- contestants -------------------------------------------------------------------------------------------------------
@@ -106,14 +125,13 @@ def limit(setting: Setting, passes: int = 2) -> Callable[[], None]:
     return limit_step(problem, torch.optim.SGD(problem.model.parameters(), **SGD_OPTIONS), passes)
 
 
-def train_step(setting: Setting, method: MethodConfig) -> Callable[[], None]:
+def train_step(setting: Setting, method: MethodConfig, m_groups: GroupOrder = "loop") -> Callable[[], None]:
     """samtune's TrainStep."""
     model, inputs, targets = setting.build()
     optimizer = torch.optim.SGD(model.parameters(), **SGD_OPTIONS)
     precision: Any = setting.precision
-    step = TrainStep(
-        model, nn.CrossEntropyLoss(), optimizer, method, batch_size=setting.batch_size, precision=precision
-    )
+    options: dict[str, Any] = {"batch_size": setting.batch_size, "precision": precision, "m_groups": m_groups}
+    step = TrainStep(model, nn.CrossEntropyLoss(), optimizer, method, **options)
     return lambda: step(inputs, targets)
 
 
@@ -136,6 +154,8 @@ def contestants(setting: Setting, groups: Sequence[int], peers: Sequence[str]) -
         m = setting.batch_size // count
         name = "samtune TrainStep, m = b" + (f"/{count}" if count > 1 else "")
         steps[name] = train_step(setting, SAMConfig(m=m))
+        if count > 1:
+            steps[f"{name}, vectorized"] = train_step(setting, SAMConfig(m=m), "vectorized")
     steps["samtune SAM.step(closure), m = b"] = closure_step(setting)
     for path in peers:
         steps[f"{path}, m = b"] = peer_step(setting.problem(), path, SGD_OPTIONS)

@@ -36,8 +36,12 @@ class RunningStatistics:
         self._keepers = [layer for layer in model.modules() if isinstance(getattr(layer, "running_mean", None), Tensor)]
 
     @contextmanager
-    def update(self, index: int, num_groups: int) -> Iterator[None]:
-        """The forwards inside update the statistics, as forward `index` of `num_groups` in this worker's step."""
+    def update(self, index: int, num_groups: int, together: int = 1) -> Iterator[None]:
+        """The forwards inside update the statistics, as forward `index` of `num_groups` in this worker's step.
+
+        Args:
+            together: forwards from `index` on that are one, whose statistics are the mean of these.
+        """
         if num_groups == 1:
             yield
             return
@@ -46,7 +50,7 @@ class RunningStatistics:
             # Chosen so that in the end each of the groups weighs momentum / num_groups. None is torch's cumulative
             # mean, which weighs all forwards the same anyway.
             if momentum is not None:
-                layer.momentum = momentum / (num_groups - momentum * (num_groups - 1 - index))
+                layer.momentum = momentum * together / (num_groups - momentum * (num_groups - together - index))
         try:
             yield
         finally:

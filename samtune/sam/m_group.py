@@ -200,7 +200,7 @@ class MGroup:
         if (factors := self._step.rho_factors) is not None:
             perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
         self.perturbation = perturbation
-        self._step.weights.perturb(perturbation)
+        self._move(perturbation)
 
     def restore(self) -> None:
         """Moves the weights back to w."""
@@ -288,12 +288,20 @@ class MGroup:
         main = tree.main_output(outputs)
         if first:
             self._state = step.state.save()
-            step.diagnostics.add_forward(main, self.targets, loss)
         if record:
-            self.losses.append(loss.detach())
-            if rows is None:
-                self.outputs = [*self.outputs[:1], main.detach()] if isinstance(main, Tensor) else []
+            self._note_forward(loss, main, whole=rows is None)
         return loss
+
+    def _note_forward(self, loss: Tensor, outputs: Any, *, whole: bool = True) -> None:
+        """A forward's loss, and the main output; `whole`: for all of the group's examples."""
+        if not self.losses:
+            self._step.diagnostics.add_forward(outputs, self.targets, loss)
+        self.losses.append(loss.detach())
+        if whole:
+            self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
+
+    def _move(self, perturbation: Sequence[Tensor]) -> None:
+        self._step.weights.perturb(perturbation)
 
     def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
         step = self._step

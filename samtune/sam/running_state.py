@@ -43,11 +43,12 @@ class SavedState:
                     seen.add(id(buffer))
                     self._places.append((module, name))
                     buffers.append(buffer)
-        self._values = vectors.copies(buffers)
+        self.values = vectors.copies(buffers)
+        """Copies of the buffers."""
 
     def restore(self) -> None:
         """Goes back to it. Where a forward has put a new tensor in place of a buffer, that one gets the old values."""
-        self._assign(self._values)
+        self._assign(self.values)
 
     def restore_unless(self, keep: Tensor) -> None:
         """Goes back to it unless `keep` (a boolean scalar tensor) holds, without waiting for an accelerator."""
@@ -58,11 +59,11 @@ class SavedState:
                 self.restore()
             return
         now = SavedState(self._holders)
-        same = [(a, b.shape) for a, b in zip(now._places, now._values, strict=True)] == [
-            (a, b.shape) for a, b in zip(self._places, self._values, strict=True)
+        same = [(a, b.shape) for a, b in zip(now._places, now.values, strict=True)] == [
+            (a, b.shape) for a, b in zip(self._places, self.values, strict=True)
         ]
         if same:
-            self._assign(vectors.where(keep, now._values, self._values))
+            self._assign(vectors.where(keep, now.values, self.values))
         elif not keep:
             self.restore()
 

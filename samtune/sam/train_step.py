@@ -16,8 +16,8 @@ from samtune.sam.batch_statistics import RunningStatistics, averaged
 from samtune.sam.conditional_step import step_if
 from samtune.sam.diagnostics import Diagnostics, merged_state
 from samtune.sam.gradients import depends_on_all
+from samtune.sam.group_runner import GroupOrder, GroupRunner
 from samtune.sam.layout import GroupLayout
-from samtune.sam.m_group import MGroup
 from samtune.sam.method import MethodLike
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rule_guard import guard_of
@@ -51,6 +51,9 @@ class TrainStep:
         precision: fp32, or autocast to bf16 / fp16 (weights stay as they are; fp16 scales the loss dynamically).
         clip_norm: largest 2-norm of the averaged gradient.
         accumulate: calls per step of the optimizer; the step is that of one batch with `accumulate` times the examples.
+        m_groups: how the m-groups of a worker run: `loop`, one after another; `vectorized`, side by side in one pass
+            wherever that is exact; `auto`: that if a trial on the first batch shows it to be clearly faster. The
+            results agree to rounding.
 
     Raises:
         ValueError: the batch or m does not fit the workers, the method does not fit the optimizer, the model is
@@ -71,6 +74,7 @@ class TrainStep:
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
         clip_norm: float | None = None,
         accumulate: int = 1,
+        m_groups: GroupOrder = "loop",
     ) -> None:
         if accumulate < 1:
             raise ValueError(f"accumulate must be at least 1 (got {accumulate})")
@@ -112,7 +116,10 @@ class TrainStep:
         self._distributed: nn.parallel.DistributedDataParallel | None = None
         self._model_parameters = list(model.parameters())  # the optimizer need not hold all of them
         self._used = [False] * len(self.parameters)
-        self._calls = 0
+        self.num_calls = 0
+        """Of batches of the present step so far, with `accumulate`."""
+        self._groups = GroupRunner(self, m_groups)
+        self._averages_at_end = False  # the workers' gradients, instead of in the last backward
         self._epoch, self._num_epochs, self._steps_per_epoch, self._steps_in_epoch = 0, 1, 1, 0
         self._passes = 0.0
 
@@ -159,26 +166,18 @@ class TrainStep:
         rule = self._plain_rule if plain else self._method_rule
         run = rule if plain or self.guard is None else self.guard
         self.layout = self._plain_layout if plain else self._method_layout
-        if self._calls == 0:
+        if self.num_calls == 0:
             self._clear_gradients()
             self._state_before = self.state.save()
         size = self.layout.forward_size
         with self.noise.borrowed():
-            if self._distributed is None and self.layout.num_workers > 1 and rule.ends_in_backward:
+            self._averages_at_end = not rule.ends_in_backward or self._groups.are_vectorized(rule, inputs, targets)
+            if self._distributed is None and self.layout.num_workers > 1 and not self._averages_at_end:
                 self._distributed = self._wrap(*tree.take((inputs, targets), slice(size)))
-            for micro in range(self.layout.num_micro_groups):
-                rows = slice(micro * size, (micro + 1) * size)
-                index = self._calls * self.layout.num_micro_groups + micro
-                group = MGroup(self, *tree.take((inputs, targets), rows), index=index, rho=rho)
-                try:
-                    with self.weights.held():
-                        run(group)
-                        self._diagnose(group, rule)
-                finally:
-                    group.settle()
-        self._calls += 1
-        if self._calls == self.accumulate:
-            self._calls = 0
+            self._groups.run(rule, run, inputs, targets, rho)
+        self.num_calls += 1
+        if self.num_calls == self.accumulate:
+            self.num_calls = 0
             self._update(rule)
             self.num_method_steps += not plain
 
@@ -208,6 +207,7 @@ class TrainStep:
             "num_method_steps": self.num_method_steps,
             "passes": self._passes,
             "rule": self._method_rule.state_dict(),
+            "m_groups": self._groups.state_dict(),
         }
         if self._scaler is not None:
             state["scaler"] = self._scaler.state_dict()
@@ -220,6 +220,7 @@ class TrainStep:
         self.num_method_steps = state.get("num_method_steps", self.num_steps)  # 0.1.0 had no plain steps in between
         self._passes = state["passes"]
         self._method_rule.load_state_dict(state["rule"])
+        self._groups.load_state_dict(state.get("m_groups", {}))
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
 
@@ -258,13 +259,18 @@ class TrainStep:
     def outer_module(self, index: int) -> nn.Module:
         """The module for a group's last forward and backward: the last group's synchronises the gradients."""
         last = index == self.num_forwards - 1
-        return self._distributed if last and self._distributed is not None else self.model
+        return self._distributed if last and self._distributed is not None and not self._averages_at_end else self.model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of a forward."""
         if self._autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether forwards run in the precision of the weights."""
+        return self._autocast_dtype is None
 
     def scaled(self, loss: Tensor) -> Tensor:
         """loss · loss scale (fp16)."""
@@ -303,16 +309,6 @@ class TrainStep:
         for parameter in self._model_parameters:
             parameter.grad = None
 
-    def _diagnose(self, group: MGroup, rule: Rule) -> None:
-        self.weights.restore()
-        self.diagnostics.add_group(
-            group,
-            rule.sharpness(group.losses),
-            self.parameters,
-            p=rule.p,
-            counts=self.layout.rank % self.layout.workers_per_group == 0,
-        )
-
     def _wrap(self, inputs: Any, targets: Any) -> nn.parallel.DistributedDataParallel:
         """DistributedDataParallel around the model. Set this if the loss does not depend on some parameter."""
         own = self.state.save()
@@ -339,7 +335,7 @@ class TrainStep:
                 parameter.grad = parameter.grad.to_dense()
         gradients = [parameter.grad for parameter in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
-        if self.layout.num_workers > 1 and not rule.ends_in_backward:
+        if self.layout.num_workers > 1 and self._averages_at_end:
             vectors.average_(present, self.layout.num_workers)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)

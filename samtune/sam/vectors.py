@@ -229,6 +229,16 @@ def copies(vector: Vector) -> list[Tensor]:
     return result
 
 
+def stacked(vectors: Sequence[Vector]) -> list[Tensor]:
+    """Several vectors as one of [K, ...] tensors."""
+    return [torch.stack(list(tensors)) for tensors in zip(*vectors, strict=True)]
+
+
+def unstacked(vector: Vector) -> list[list[Tensor]]:
+    """The vectors that a stacked one consists of: views of it."""
+    return [list(tensors) for tensors in zip(*(tensor.unbind() for tensor in vector), strict=True)]
+
+
 def where(condition: Tensor, vector: Vector, other: Vector) -> list[Tensor]:
     """vector if condition else other, new tensors. The condition is a boolean scalar tensor."""
     return [torch.where(condition.to(a.device), a, b) for a, b in zip(vector, other, strict=True)]

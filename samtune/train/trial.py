@@ -41,8 +41,8 @@ class DivergedError(Exception):
 class TrialRun(Resumable):
     """One trial on one rank. Everything is fresh but the data set, which stays loaded in the process.
 
-    The result is a function of the spec (its seed included) and of m, not of the process, of what ran before it, or,
-    up to rounding, of the number of workers.
+    The result is a function of the spec (its seed included) and of m, not of the process or of what ran before it; up
+    to rounding not of the number of workers either, nor of what `training.m_groups: auto` finds to be faster.
 
     Args:
         spec: what to train.
@@ -99,6 +99,7 @@ class TrialRun(Resumable):
             precision=self.arithmetic.precision,
             clip_norm=training.clip_norm,
             accumulate=training.accumulate,
+            m_groups=training.m_groups,
         )
         if training.compile:
             compile_model(self.model, self.train_step.num_forwards)

@@ -59,6 +59,7 @@ class TrialStep:
             seed=spec.seed,
             precision=Arithmetic.chosen(spec.training, Capabilities.of(place.device)).precision,
             clip_norm=spec.training.clip_norm,
+            m_groups=spec.training.m_groups,
         )
         self._steps_per_epoch = _steps(loader)
         self._lr, self._averaged_at, self._begun_at = spec.training.lr, 0, 0
