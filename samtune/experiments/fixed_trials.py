@@ -10,7 +10,7 @@ from samtune.config.data import OwnDataConfig
 from samtune.config.model import is_one_shape
 from samtune.config.trial import TrialSpec
 from samtune.data.info import dataset_info
-from samtune.errors import UsageError
+from samtune.errors import RunError, UsageError
 from samtune.experiments.candidates import CandidateList, stored_candidates
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
@@ -169,7 +169,7 @@ class CandidateRun:
         if any(spec.train is not None for spec in self.candidates.candidates.values()):
             return  # only the training function can build the network
         from samtune.models.saved import function_of, load_model, saved_input_shape
-        from samtune.tracking.models import log_model
+        from samtune.tracking.models import ModelNotLoggedError, log_model
 
         weights, run_id = weights_file(study), study.parent_run_id
         assert run_id is not None
@@ -178,7 +178,14 @@ class CandidateRun:
             return  # MLflow's signature is of one array
         function = function_of(weights, (spec.model for spec in self.candidates.candidates.values()))
         model = load_model(weights, model=function)
-        log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)
+        try:
+            log_model(self.runner.tracking_uri, run_id, model, shape, registered_name=register)
+        except ModelNotLoggedError as error:
+            if register:
+                raise RunError(
+                    f"the network is not registered in MLflow: {error}; its weights are in {weights}"
+                ) from error
+            self.runner.say(f"note: the network is no model in MLflow: {error}; its weights are in {weights}")
 
 
 def _continues(begun: CandidateList, candidates: CandidateList) -> bool:

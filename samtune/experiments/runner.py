@@ -188,7 +188,7 @@ class Runner:
             return self._close_again(self.earlier)
         check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
-        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
+        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)
         connecting = tracker.connect_in_background()
         tried = self._variants if self.check else []
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
@@ -209,7 +209,7 @@ class Runner:
             self._notes = first_batch.result(lambda: self.ending.signal is not None)
             if self.ending.signal is not None:
                 raise Interrupted(self.ending.signal)
-            keepers = self.folder.open(self._say, self.ending.stop)
+            keepers = self.folder.open(self.say, self.ending.stop)
             self._study = study = self._make_study(plan)
             study.experiment_id, study.parent_run_id = tracker.open(study)
             with self._watcher:
@@ -226,16 +226,16 @@ class Runner:
         study.tracking_uri, study.storage_path = self.tracking_uri, self.folder.uri
         if self._writes_elsewhere():
             study.parent_run_id = None
-        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self._say)
+        tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)
         tracker.connect()
-        keepers = self.folder.open(self._say, self.ending.stop)
+        keepers = self.folder.open(self.say, self.ending.stop)
         self._study = study
         study.experiment_id, study.parent_run_id = tracker.open(study)
         write_file(self.folder.local / SPACE_FILE, study.space_yaml)
         again = ", --retry-failed runs the failed again" if study.count(TrialState.FAILED) else ""
         more = f"; --num-trials gives it more{again}" if study.kind == "search" else ""
         ended = "its trial has ended" if study.num_trials == 1 else f"all {study.num_trials} trials have ended"
-        self._say(f"study {study.name} is complete: {ended}{more}")
+        self.say(f"study {study.name} is complete: {ended}{more}")
         with ExitStack() as at_end:
             at_end.callback(_tell_end, study, self._started)
             for callback in [*keepers, tracker, *self.callbacks]:
@@ -255,10 +255,10 @@ class Runner:
             loss.start()
             source, lines = self.trials.source(study, self.folder.local, plan.num_groups > 1)
             for line in [*self._notes, *lines]:
-                self._say(line)
+                self.say(line)
             pool = self._start_pool(study, plan, at_end)
             most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)
-            elasticity = ElasticityThread(pool, most, self._say)
+            elasticity = ElasticityThread(pool, most, self.say)
             at_end.callback(elasticity.stop)
             elasticity.start()
 
@@ -293,11 +293,11 @@ class Runner:
             metrics=[objective.metric for objective in study.objectives],
             parts=given_functions(flatten(definition.model_dump()).values()),
         )
-        events = EventThread(pool, self._say)
+        events = EventThread(pool, self.say)
         at_end.callback(self._close_pool, study, pool, events)
         pool.start()
         waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
-        self._say(
+        self.say(
             f"starting {counted(plan.num_groups, 'worker group')} of {counted(plan.num_workers, 'worker')}{waiting}"
         )
         events.start()
@@ -381,7 +381,8 @@ class Runner:
         origin = self.earlier.moved_from
         return origin is not None and study_folder(parent(origin), origin.rpartition("/")[2]).exists()
 
-    def _say(self, message: str) -> None:
+    def say(self, message: str) -> None:
+        """Tells whoever watches the study."""
         if self._study is not None:
             for callback in self.callbacks:
                 callback.on_status(self._study, message)
@@ -413,7 +414,7 @@ class Runner:
         if count == 1 and not self.ending.trials_done:
             # In a thread: the line that this interrupts may be in the middle of a display, and hold its lock.
             message = "interrupted: stopping the workers (once more to stop them at once)"
-            threading.Thread(target=self._say, args=(message,), daemon=True).start()
+            threading.Thread(target=self.say, args=(message,), daemon=True).start()
 
 
 def all_done(study: Study, num_trials: int | None = None) -> bool:

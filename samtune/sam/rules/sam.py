@@ -151,7 +151,7 @@ class FisherSAMRule(SAMRule):
 
     F is diagonal, and F⁻¹ = 1/(1 + η·g²) elementwise: the square of the batch's gradient stands for the diagonal of the
     Fisher information, damped by 1. η = 0 is SAM. The formula is that of arXiv 2206.04920. No code of the authors was
-    found; the implementations of others that were (PyTorch, two) have the same F and the same ε̂.
+    found; the one PyTorch implementation of others that was read has the same F and the same ε̂.
 
     Args:
         eta: η.
