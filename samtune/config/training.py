@@ -77,10 +77,10 @@ class TrainingConfig(Config):
     optimizer: Optimizer = "sgd"
     """The base optimizer, which takes the step at the restored weights: one of torch's by name, or a class of yours
     as `package.module:class`; with options of its own as `{name: adamw, betas: [0.9, 0.95]}`."""
-    m_groups: Literal["auto", "loop", "vectorized"] = "auto"
+    m_groups: Literal["auto", "loop", "vectorized"] = "loop"
     """How a worker's m-groups of a step run, where `m` makes several: loop, one after another; vectorized, side by side
     in one pass wherever that is exact; auto: that if a trial on the first batch shows it to be clearly faster, as it is
-    for small networks. The results agree to rounding."""
+    for small networks. The results agree to rounding; with auto, a timing decides which of the two roundings it is."""
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
