@@ -13,7 +13,7 @@ TOPICS = {
     "your-own-code": "networks, data, losses, metrics and training loops of yours; data sets by name; what is trusted",
     "integrations": "SAM in Lightning, HF's Trainer, accelerate, skorch and timm",
     "from-search-to-answer": "confirm, report, plot, export, and results in Python",
-    "mlflow": "what is logged and under which names",
+    "mlflow": "what is logged and under which names; TensorBoard and W&B beside it",
     "fault-tolerance": "what happens when a worker, the driver, a node or the tracking server fails",
     "clusters": "ray up, storage in a bucket, how far it scales",
     "gpus": "checking and timing a card, what is on by default",
@@ -25,14 +25,26 @@ TOPICS = {
 }
 """Every topic with a line about it, in the order in which one reads them."""
 
+_FOUND_IN = {
+    "asha": "search-spaces",
+    "budget": "search-spaces",
+    "kubernetes": "clusters",
+    "lightning": "integrations",
+    "slurm": "clusters",
+    "tensorboard": "mlflow",
+    "wandb": "mlflow",
+}
+"""Words that people look for, and the topic that has them."""
+
 
 def read_topic(topic: str) -> str:
-    """The Markdown of a topic.
+    """The Markdown of a topic, or of the one that a word is found in.
 
     Raises:
         UsageError: there is no such topic; names the nearest.
     """
     name = topic.lower().removesuffix(".md").replace("_", "-")
+    name = _FOUND_IN.get(name, name)
     if name not in TOPICS:
         near = difflib.get_close_matches(name, TOPICS, n=1, cutoff=0.0)
         raise UsageError(f"{topic}: no such topic; the nearest is {near[0]} (`samtune docs` lists all)")

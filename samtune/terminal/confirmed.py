@@ -14,6 +14,7 @@ from rich.text import Text
 from samtune.experiments.confirmed_study import confirmation_commands, confirmation_lines, format_best_candidate
 from samtune.experiments.summary import format_outcome
 from samtune.terminal.failures import print_failures
+from samtune.user_code import PREFIX
 
 if TYPE_CHECKING:
     from samtune.experiments.confirmation import Confirmation
@@ -30,8 +31,15 @@ def print_loading(console: Console, study: Study) -> None:
         console.print(f"  model.load_state_dict(load_file({weights}))", soft_wrap=True)
         return
     console.print("  from samtune import load_model", soft_wrap=True)
+    first = study.trials[0].params
+    module, _, function = str(first.get("model.name", "")).partition(":")
+    if function:  # the user's, who has it at hand where it is not in a module
+        if (module := module.removesuffix(".py")) != PREFIX.rstrip(":") and "/" not in module:
+            console.print(f"  from {module} import {function}", soft_wrap=True)
+        weights += f", model={function}"
     console.print(f"  model = load_model({weights})", soft_wrap=True)
-    console.print("  logits = model(images)  # float32 [N, C, H, W] in [0, 1]", soft_wrap=True)
+    what = "as your data gives them" if ":" in str(first.get("data.name", "")) else "float32 [N, C, H, W] in [0, 1]"
+    console.print(f"  logits = model(images)  # {what}", soft_wrap=True)
 
 
 def print_confirmation(console: Console, confirmation: Confirmation, again: str, *, debug: bool = False) -> None:
