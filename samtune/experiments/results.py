@@ -107,8 +107,9 @@ class Results:
     def _importances(self, of: Callable[..., dict[str, _T]]) -> dict[str, _T]:
         if self.study.kind == "confirmation":
             raise RunError("a confirmation repeats its candidates; nothing was searched")
+        found = self.optuna_study()  # its file may be damaged, which is another fault
         try:
-            return of(self.optuna_study(), maximize=self.study.objective.mode == "max")
+            return of(found, maximize=self.study.objective.mode == "max")
         except (ValueError, RuntimeError, UserWarning) as error:
             raise RunError(f"study {self.study.name}: no importances: {error}") from error
 
