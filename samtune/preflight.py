@@ -13,7 +13,7 @@ from samtune.config.model import (
     ModelConfig,
     OwnModelConfig,
     TorchvisionConfig,
-    is_one_shape,
+    refuse_nested_inputs,
 )
 from samtune.config.optimizer import OF_THE_TRAINING
 from samtune.config.own_method import OwnMethodConfig
@@ -59,8 +59,7 @@ def check_model(
         check = check_function if import_code else look_up
         check(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
         return
-    if not is_one_shape(input_shape):
-        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")
+    refuse_nested_inputs(config, input_shape)
     if isinstance(config, MlpConfig):
         return
     if len(input_shape) != 3:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from samtune.config.base import Config, ImportPath, own_or_builtin
+from samtune.errors import UsageError
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1)]
@@ -275,3 +276,9 @@ ModelConfig = Annotated[
 def is_one_shape(shape: Any) -> bool:
     """Whether inputs are one tensor: of nested inputs, the shape is a structure of shapes."""
     return isinstance(shape, tuple) and all(isinstance(size, int) for size in shape)
+
+
+def refuse_nested_inputs(config: ModelConfig, shape: Any) -> None:
+    """Raises UsageError for a network of samtune's where the inputs are nested."""
+    if not is_one_shape(shape):
+        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")

@@ -35,9 +35,8 @@ def find_sources(texts: Sequence[str | SearchSpace], **options: Any) -> list[Sou
     sources = [find_source(text, **options) for text in different]
     first = sources[0]
     for other in sources[1:]:
-        one, two = _goal(first), _goal(other)
-        if (one.metric, one.mode) != (two.metric, two.mode):
-            raise UsageError(f"{first.name} and {other.name} have other objectives ({one}; {two})")
+        if not _have_one_goal(first, other):
+            raise UsageError(f"{first.name} and {other.name} have other objectives ({_goal(first)}; {_goal(other)})")
         if other.storage != first.storage:
             raise UsageError(f"{first.name} and {other.name} are in other storage paths")
     _check_test_sets(first, [(label, spec) for source in sources for label, spec in _labelled(source)])
@@ -88,10 +87,9 @@ def add_baselines(found: Source, baseline: str, storage_path: str | Path | None)
     tuned = find_source(baseline, top=1, storage_path=storage_path)
     label, (spec, value) = next(iter(tuned.chosen.items()))
     _check_test_sets(found, [*((name, each) for name, (each, _) in found.chosen.items()), (baseline, spec)])
-    same_goal = (_goal(found).metric, _goal(found).mode) == (_goal(tuned).metric, _goal(tuned).mode)
     known_as = next((name for name, (other, _) in found.chosen.items() if other == spec), None)
     label = known_as or f"{_prefix(tuned)} {label}"
-    found.chosen.setdefault(label, (spec, value if same_goal else None))
+    found.chosen.setdefault(label, (spec, value if _have_one_goal(found, tuned) else None))
     return [label], tuned
 
 
@@ -100,6 +98,11 @@ def _goal(source: Source) -> Objective:
         return source.study.objective
     objective = source.space.objective
     return Objective(objective.metric, objective.mode)
+
+
+def _have_one_goal(first: Source, other: Source) -> bool:
+    one, two = _goal(first), _goal(other)
+    return (one.metric, one.mode) == (two.metric, two.mode)
 
 
 def _prefix(source: Source) -> str:

@@ -19,7 +19,7 @@ from samtune.config.model import (
     ShakeShakeConfig,
     TorchvisionConfig,
     WideResNetConfig,
-    is_one_shape,
+    refuse_nested_inputs,
 )
 from samtune.errors import UsageError
 from samtune.user_code import resolve_function
@@ -57,8 +57,7 @@ def build_model(
 
 
 def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    if not is_one_shape(input_shape):
-        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")
+    refuse_nested_inputs(config, input_shape)
     if not isinstance(config, MlpConfig) and len(input_shape) != 3:
         raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
     channels, height, width = input_shape if len(input_shape) == 3 else (0, 0, 0)

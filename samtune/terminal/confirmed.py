@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -66,7 +67,12 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
         console.print(f"the best weights ({confirmation.best.label}), in Python:")
         print_loading(console, study)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
-    if commands := confirmation_commands(study):
+    print_next(console, confirmation_commands(study))
+
+
+def print_next(console: Console, commands: Sequence[tuple[str, str]]) -> None:
+    """What can be done next: (command, what it does); nothing where there is none."""
+    if commands:
         console.print("what next:")
         for command, what in commands:
             console.print(f"  {command}  # {what}", soft_wrap=True)

@@ -12,30 +12,30 @@ from rich.table import Table
 from rich.text import Text
 
 from samtune.formatting import counted, format_clock, format_config, format_metric
-from samtune.study import Callback, Study, Trial
+from samtune.study import Study, Trial
 from samtune.terminal.tables import live_table
-from samtune.terminal.tally import Tally
+from samtune.terminal.tally import Tally, TallyDisplay
 
 REFRESH_PER_SECOND = 4
 MESSAGE_SECONDS = 15.0  # how long a message stays once trials run
 _OTHER_LINES = 9  # title, header, rule, rows left out, best, progress, message, and room for the prompt
 
 
-class LiveDisplay(Callback):
+class LiveDisplay(TallyDisplay):
     """Trials, the best so far, progress and the latest message, redrawn a few times per second while it runs.
 
     Gone without a trace at the end: the summary is what stays. Callbacks may come from several threads.
     """
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
         self._live: Live | None = None
-        self._tally: Tally | None = None
         self._message = ""
         self._message_until = 0.0
 
     def on_study_start(self, study: Study) -> None:
-        self._tally = Tally(study)
+        super().on_study_start(study)
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -45,18 +45,6 @@ class LiveDisplay(Callback):
         )
         atexit.register(self._live.stop)  # whatever happens, the cursor comes back
         self._live.start()
-
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
-        if self._tally:
-            self._tally.start(trial)
-
-    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        if self._tally:
-            self._tally.epoch()
-
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
-        if self._tally:
-            self._tally.end(trial)
 
     def on_status(self, study: Study, message: str) -> None:
         if self._live is None or message.startswith("warning"):

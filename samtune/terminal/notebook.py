@@ -17,22 +17,22 @@ from samtune.formatting import (
     short_names,
 )
 from samtune.html_table import html_table
-from samtune.study import Callback, Study, Trial
-from samtune.terminal.tally import Tally
+from samtune.study import Study, Trial
+from samtune.terminal.tally import Tally, TallyDisplay
 
 REFRESH_SECONDS = 1.0
 _MOST_ROWS = 20
 _MOST_WARNINGS = 5
 
 
-class NotebookDisplay(Callback):
+class NotebookDisplay(TallyDisplay):
     """Trials, the best so far, progress and the latest message. Its last state stays.
 
     It needs no widgets: the table is one output of the cell, which IPython replaces by its `display_id`.
     """
 
     def __init__(self) -> None:
-        self._tally: Tally | None = None
+        super().__init__()
         self._handle: Any = None
         self._message = ""
         self._warnings: list[str] = []
@@ -42,22 +42,10 @@ class NotebookDisplay(Callback):
         self._clock: threading.Thread | None = None
 
     def on_study_start(self, study: Study) -> None:
-        self._tally = Tally(study)
+        super().on_study_start(study)
         self._refresh()
         self._clock = threading.Thread(target=self._tick, name="samtune-notebook", daemon=True)
         self._clock.start()
-
-    def on_trial_start(self, study: Study, trial: Trial) -> None:
-        if self._tally:
-            self._tally.start(trial)
-
-    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        if self._tally:
-            self._tally.epoch()
-
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
-        if self._tally:
-            self._tally.end(trial)
 
     def on_status(self, study: Study, message: str) -> None:
         if message.startswith("warning"):

@@ -9,23 +9,23 @@ from rich.console import Console
 from rich.text import Text
 
 from samtune.formatting import counted, first_line, format_clock, format_config, format_metric, format_seconds
-from samtune.study import Callback, Study, Trial, TrialState
-from samtune.terminal.tally import Tally
+from samtune.study import Study, Trial, TrialState
+from samtune.terminal.tally import TallyDisplay
 
 HEARTBEAT_SECONDS = 30.0  # a trial that runs longer says now and then how it is doing
 
 
-class PlainDisplay(Callback):
+class PlainDisplay(TallyDisplay):
     """One line per ended trial and message, and for long trials one every half minute. No control codes."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
-        self._tally: Tally | None = None
         self._spoken_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def on_study_start(self, study: Study) -> None:
-        self._tally = Tally(study)
+        super().on_study_start(study)
         self._print(
             study,
             f"{study.name}: {counted(study.num_trials, 'trial')}, {study.goal}, in {study.storage_path}",
@@ -33,12 +33,10 @@ class PlainDisplay(Callback):
 
     def on_trial_start(self, study: Study, trial: Trial) -> None:
         self._spoken_at[trial.id] = time.monotonic()
-        if self._tally:
-            self._tally.start(trial)
+        super().on_trial_start(study, trial)
 
     def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
-        if self._tally:
-            self._tally.epoch()
+        super().on_epoch(study, trial, metrics)
         if time.monotonic() - self._spoken_at.get(trial.id, 0.0) >= HEARTBEAT_SECONDS:
             self._spoken_at[trial.id] = time.monotonic()
             value = metrics.get(study.objective.metric)
@@ -50,10 +48,10 @@ class PlainDisplay(Callback):
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
         self._spoken_at.pop(trial.id, None)
+        super().on_trial_end(study, trial)
         tally = self._tally
         if tally is None:
             return
-        tally.end(trial)
         parts = [
             f"trial {trial.number} {trial.state}",
             *(f"{objective} {format_metric(objective.value(trial))}" for objective in study.objectives),

@@ -12,7 +12,7 @@ from samtune.experiments.summary import format_best, format_outcome, next_comman
 from samtune.experiments.verdict import verdict_of
 from samtune.formatting import counted, set_arguments
 from samtune.study import Study, TrialState
-from samtune.terminal.confirmed import print_confirmation, print_confirmed_table
+from samtune.terminal.confirmed import print_confirmation, print_confirmed_table, print_next
 from samtune.terminal.failures import print_failures
 from samtune.terminal.tables import leaderboard
 from samtune.tracking import ui_command, ui_page
@@ -46,10 +46,7 @@ def print_summary(console: Console, study: Study, *, debug: bool = False) -> Non
         for line in verdict.lines():
             console.print(f"  {line}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
-    if commands := next_commands(study):
-        console.print("what next:")
-        for command, what in commands:
-            console.print(f"  {command}  # {what}", soft_wrap=True)
+    print_next(console, next_commands(study))
     console.print("compare the trials in MLflow:", soft_wrap=True)
     for line in dict.fromkeys([ui_command(study), ui_page(study)]):
         console.print(f"  {line}", soft_wrap=True)

@@ -6,7 +6,7 @@ import bisect
 import time
 from dataclasses import dataclass
 
-from samtune.study import Study, Trial, TrialState, is_over, tie_break
+from samtune.study import Callback, Study, Trial, TrialState, is_over, tie_break
 
 START_SECONDS = 60.0  # within which workers have started
 
@@ -121,6 +121,28 @@ class Tally:
             seconds = min(seconds, longest)
         self._shown[trial.id] = max(seconds, self._shown.get(trial.id, 0.0))
         return self._shown[trial.id]
+
+
+class TallyDisplay(Callback):
+    """A display that keeps a tally of the search it is told of."""
+
+    def __init__(self) -> None:
+        self._tally: Tally | None = None
+
+    def on_study_start(self, study: Study) -> None:
+        self._tally = Tally(study)
+
+    def on_trial_start(self, study: Study, trial: Trial) -> None:
+        if self._tally:
+            self._tally.start(trial)
+
+    def on_epoch(self, study: Study, trial: Trial, metrics: dict[str, float]) -> None:
+        if self._tally:
+            self._tally.epoch()
+
+    def on_trial_end(self, study: Study, trial: Trial) -> None:
+        if self._tally:
+            self._tally.end(trial)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from samtune.config.trial import TrialSpec
 from samtune.sam import tree
 from samtune.train.loss import Measure
+from samtune.train.network import widened
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial import DivergedError
 from samtune.train.trial_loader import TrialLoader, moved, seed_of
@@ -171,8 +172,8 @@ class TrialContext:
                 inputs, targets = moved(batch, self.device)
                 with self.autocast():
                     outputs = tree.call(bare(model), inputs)
-                if isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16):
-                    outputs = outputs.float()
+                if isinstance(outputs, Tensor):
+                    outputs = widened(outputs)
                 second = tree.for_loss(inputs, targets)
                 means = [measure(outputs, second).double() for measure in measures.values()]
                 totals += tree.num_examples((inputs, targets)) * torch.stack([*means, torch.ones_like(means[0])])

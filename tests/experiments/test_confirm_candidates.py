@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.studies import make_confirmation, make_study
+from helpers.studies import SPACE, make_confirmation, make_study
 
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
@@ -15,15 +15,6 @@ from samtune.experiments.confirm import Confirmer
 from samtune.experiments.confirmed_study import confirmation_commands
 from samtune.experiments.fixed_trials import CandidateRun
 from samtune.study import Objective
-
-SPACE: dict[str, Any] = {
-    "name": "digits",
-    "data": {"name": "digits"},
-    "model": {"name": "digits_cnn"},
-    "method": {"name": "sam"},
-    "training": {"epochs": 4},
-    "search": {"method.rho": {"log_uniform": [0.01, 0.5]}, "training.lr": {"log_uniform": [0.01, 0.5]}},
-}
 
 
 def _search(storage: Path, name: str, num_trials: int = 3, **changes: Any) -> float:

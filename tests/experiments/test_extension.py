@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from helpers.studies import make_study
+from helpers.studies import SPACE, make_study
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
@@ -19,20 +19,12 @@ from samtune.experiments.tuner import SearchTrials, Tuner
 from samtune.study import Study
 from samtune.tune.optuna_params import WARM_START
 
-SPACE: dict[str, Any] = {
-    "name": "digits",
-    "data": {"name": "digits"},
-    "model": {"name": "digits_cnn"},
-    "method": {"name": "sam"},
-    "training": {"epochs": 4},
-    "search": {"method.rho": {"log_uniform": [0.01, 0.5]}, "training.lr": {"log_uniform": [0.01, 0.5]}},
-    "num_trials": 12,
-}
+SPACE_OF_12 = {**SPACE, "num_trials": 12}
 LR = "search.training.lr"
 
 
 def _changed(**changes: Any) -> SearchSpace:
-    return SearchSpace.from_dict(SPACE, changes)
+    return SearchSpace.from_dict(SPACE_OF_12, changes)
 
 
 @pytest.fixture

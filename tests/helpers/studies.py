@@ -20,6 +20,15 @@ from samtune.store.checksums import to_line
 from samtune.store.journal import FILE_NAME, Journal
 from samtune.study import CANDIDATE, REPLICA, EpochRecord, Objective, Scalar, Study, Trial, TrialState
 
+SPACE: dict[str, Any] = {
+    "name": "digits",
+    "data": {"name": "digits"},
+    "model": {"name": "digits_cnn"},
+    "method": {"name": "sam"},
+    "training": {"epochs": 4},
+    "search": {"method.rho": {"log_uniform": [0.01, 0.5]}, "training.lr": {"log_uniform": [0.01, 0.5]}},
+}
+"""A search over what `make_study` draws."""
 METHODS = ("sam", "asam", "sgd")
 
 
