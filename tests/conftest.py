@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,16 @@ SLOW = ("cluster", "browser")
 S3_FIXTURES = {"s3", "s3_server"}
 
 
+class _Loggers(dict[str, Any]):
+    """All loggers by name. pytest goes through them before each test, while a thread that imports may add some."""
+
+    def values(self) -> Any:
+        return list(super().values())
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Under `pytest -n`, gives each process its own folder of Ray, which holds the address of a cluster."""
+    logging.root.manager.loggerDict = _Loggers(logging.root.manager.loggerDict)
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets are in it
         os.environ["RAY_TMPDIR"] = folder

@@ -13,7 +13,8 @@ class WorkerLossCallback(UserCallback):
     """Runs in Ray Train's controller, which sees which workers' processes have ended.
 
     Args:
-        tell: called with what Ray says of each lost process, by rank. It must not wait.
+        tell: called with what Ray says of each lost process, by rank; with nothing where a rank has raised and no
+            process is known to be gone yet. It must not wait.
     """
 
     def __init__(self, tell: Callable[[dict[int, str]], None]) -> None:
@@ -21,9 +22,7 @@ class WorkerLossCallback(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Of Ray Train's: some workers have raised, or are gone."""
-        losses = {rank: text for rank, error in worker_exceptions.items() if (text := loss_of(error)) is not None}
-        if losses:
-            self._tell(losses)
+        self._tell({rank: text for rank, error in worker_exceptions.items() if (text := loss_of(error)) is not None})
 
 
 def loss_of(error: Exception) -> str | None:

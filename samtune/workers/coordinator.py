@@ -13,7 +13,7 @@ from typing import Any
 from samtune.config.trial import TrialSpec
 from samtune.workers.coordinator_state import CoordinatorState, PostedTrial
 from samtune.workers.protocol import Assignment, Failure, Progress, Reply, WorkerId
-from samtune.workers.worker_endings import ending_of
+from samtune.workers.worker_endings import ending_of, losses_among
 
 POLL_SECONDS = 10.0
 """How long the coordinator holds a question before it answers `ASK_AGAIN`: no caller ever waits on a dead process."""
@@ -92,11 +92,12 @@ class Coordinator:
 
     # -- the workers' questions --------------------------------------------------------------------------------------
 
-    async def next_assignment(self, worker: WorkerId, after: int) -> Assignment | Reply:
+    async def next_assignment(self, worker: WorkerId, after: int, actor: Any = None) -> Assignment | Reply:
         """What the group is to train now.
 
         Args:
             after: number of the last assignment this process has finished; -1 when it has finished none.
+            actor: Ray's handle of the process that asks.
 
         Returns:
             An assignment with a higher number, END when the search is over, ASK_AGAIN or RESTART.
@@ -107,6 +108,8 @@ class Coordinator:
         if known is not None and known.generation != worker.generation:
             await self._wait(lambda: not known.examined)
         group = self._state.arrive(worker)
+        if actor is not None:
+            group.actors[worker.rank] = actor
         await self._announce()
         await self._wait(lambda: self._state.next_for(group, worker, after))
         found = self._state.next_for(group, worker, after)
@@ -225,13 +228,15 @@ class Coordinator:
         """Processes of the group are gone, and Ray Train is about to replace them all. How they ended is told then.
 
         Args:
-            losses: what Ray says of each, by rank.
+            losses: what Ray says of each, by rank. Empty where all that Ray Train has seen so far is the broken
+                collective of another rank: on a busy machine the news of a lost process comes after it.
         """
         group = self._state.groups.get(group_index)
-        if group is None:
+        if group is None or (not losses and group.failure_reported):
             return
         group.examined = True
         try:
+            losses = losses or await losses_among(group.actors)
             endings = [await ending_of(group.present.get(rank), text) for rank, text in sorted(losses.items())]
             self._state.note_endings(group, dict(zip(sorted(losses), endings, strict=True)))
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from samtune.config.trial import TrialSpec
 from samtune.formatting import counted
@@ -42,6 +43,7 @@ class WorkerGroup:
     index: int
     generation: str = ""
     present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
+    actors: dict[int, Any] = field(default_factory=dict)  # Ray's handles of their processes
     nodes: set[str] = field(default_factory=set)  # that they run on
     leaving: bool = False  # a node is about to be taken away: the trial is saved and continues elsewhere
     dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
@@ -170,7 +172,8 @@ class CoordinatorState:
                     reason = f": {group.endings}" if group.endings else ""
                     self.events.append(f"group {group.index} lost a worker and was restarted{reason}")
                 self._note_lost_attempt(group)
-            group.generation, group.present, group.nodes, group.endings = worker.generation, {}, set(), ""
+            group.generation, group.present, group.actors, group.nodes = worker.generation, {}, {}, set()
+            group.endings = ""
             group.dying = group.failure_reported = group.leaving = False
         group.present[worker.rank] = worker
         group.nodes.add(worker.node)

@@ -10,9 +10,10 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from samtune.errors import one_line
 from samtune.workers.protocol import WorkerId
@@ -61,6 +62,24 @@ def kernel_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+async def losses_among(actors: Mapping[int, Any]) -> dict[int, str]:
+    """What Ray says of those of a group's processes that have ended, but for those that Ray Train has ended."""
+    said = await asyncio.gather(*(_ray_says(actor) for actor in actors.values()))
+    return {rank: text for rank, text in zip(actors, said, strict=True) if text is not None}
+
+
+async def _ray_says(actor: Any) -> str | None:
+    import ray
+
+    try:
+        await asyncio.wait_for(actor.__ray_ready__.remote(), LOOK_SECONDS)
+    except ray.exceptions.RayActorError as error:
+        return None if "ray.kill" in str(error) else str(error)
+    except TimeoutError:
+        pass
+    return None
 
 
 async def ending_of(worker: WorkerId | None, ray_says: str) -> str:

@@ -31,8 +31,9 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
         ray.get(loop.coordinator.group_lost.remote(loop.group, failure_of(error)))
         return
     finished, settings = -1, TorchGlobals()
+    process = ray.get_runtime_context().current_actor
     while True:
-        answer = ray.get(loop.coordinator.next_assignment.remote(worker.id, finished))
+        answer = ray.get(loop.coordinator.next_assignment.remote(worker.id, finished, process))
         if answer is Reply.END:
             return
         if answer is Reply.RESTART:

@@ -16,8 +16,9 @@ from helpers.driver import Client, pids, spec, worker_pids
 from helpers.hosted import make_spec
 
 from samtune.config.search import CheckpointConfig
+from samtune.workers.coordinator import Coordinator
 from samtune.workers.pool import WorkerPool
-from samtune.workers.protocol import Outcome
+from samtune.workers.protocol import Outcome, WorkerId
 
 pytestmark = pytest.mark.cluster
 
@@ -144,3 +145,34 @@ def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(clie
     assert failed.failure.error.startswith("lost its workers 3 times (max_failures is 2)")
     assert re.search(r"; the last time: worker [01] was killed by SIGKILL", failed.failure.error)
     assert client.run("calm", spec(seed=41)).outcome is Outcome.COMPLETED
+
+
+def test_a_loss_that_ray_train_has_not_seen_yet_is_found_out(local_ray: None) -> None:
+    """On a busy machine all that Ray Train tells at first is the broken collective of another rank."""
+
+    @ray.remote
+    class Process:
+        def pid(self) -> int:
+            return os.getpid()
+
+    coordinator = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=100).remote(3)
+    _, _, ended = processes = [Process.options(num_cpus=0).remote() for _ in range(3)]
+    pid, *_ = ray.get([process.pid.remote() for process in processes])
+
+    def start(generation: str) -> None:
+        ray.get(
+            [
+                coordinator.next_assignment.remote(WorkerId(0, rank, generation), -1, process)
+                for rank, process in enumerate(processes)
+            ]
+        )
+
+    start("first")
+    os.kill(pid, signal.SIGKILL)
+    ray.kill(ended)  # as Ray Train ends those that are left
+    ray.get(coordinator.workers_lost.remote(0, {}))
+    start("second")
+    (line,) = (line for line in ray.get(coordinator.events.remote(0)) if "lost a worker" in line)
+    assert line.startswith("group 0 lost a worker and was restarted: worker 0 was killed by SIGKILL")
+    assert "worker 1" not in line
+    assert "worker 2" not in line

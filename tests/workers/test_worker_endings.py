@@ -55,13 +55,13 @@ def test_a_lack_of_memory_is_told_from_a_kill() -> None:
     assert kernel_kills() >= 0
 
 
-def test_only_a_lost_process_is_told_of() -> None:
+def test_a_rank_that_raised_is_told_of_as_no_loss() -> None:
     told: list[dict[int, str]] = []
     callback = WorkerLossCallback(told.append)
     callback.after_exception(None, {0: RuntimeError("a collective broke")})
-    assert told == []
+    assert told == [{}]
     callback.after_exception(None, {0: RuntimeError("a collective broke"), 1: ActorDiedError()})
-    assert list(told[0]) == [1]
+    assert list(told[1]) == [1]
     assert loss_of(ActorUnavailableError("gone", b"0" * 16)) is not None
 
 
