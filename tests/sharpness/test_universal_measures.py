@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers.problems import DTYPE, Quadratic, row_mean, with_spectrum, zero_bat
 from torch import Tensor, nn
 
 from samtune.errors import UsageError
+from samtune.experiments.sharpness.toy_examples import hessians, product, saddle, write
 from samtune.sam.rules.universal import cube, gaussian
 from samtune.sharpness import named_universal_measure, trace, universal_measure
 
@@ -38,12 +40,6 @@ def hessian(function: Callable[[Tensor], Tensor], at: tuple[float, float]) -> Te
 # -- the examples of section 3.2 -----------------------------------------------------------------------------------
 
 
-def saddle(w: Tensor) -> Tensor:
-    """Harmonic, so that the trace of its Hessian is 0 everywhere. Example 1's own formula is missing in our copy of the
-    paper; this one has its property."""
-    return w[0] ** 3 - 3 * w[0] * w[1] ** 2
-
-
 def test_example_1_the_trace_sees_no_difference_where_the_frobenius_norm_does() -> None:
     """H = 6·[[w₀, -w₁], [-w₁, -w₀]]: tr H = 0, ‖H‖_F² = 72·‖w‖², the largest eigenvalue 6·‖w‖."""
     for at in ((0.1, 0.0), (1.0, 1.0), (-2.0, 0.5)):
@@ -56,11 +52,6 @@ def test_example_1_the_trace_sees_no_difference_where_the_frobenius_norm_does() 
         assert float(torch.linalg.eigvalsh(matrix)[-1]) == pytest.approx(6 * math.hypot(*at))
 
 
-def product(w: Tensor) -> Tensor:
-    """L(w) = (w₀w₁ - 1)²: the same along the zero-loss manifold w₀w₁ = 1, and for (c·w₀, w₁/c)."""
-    return (w[0] * w[1] - 1) ** 2
-
-
 def test_example_2_the_trace_changes_with_the_scale_and_the_determinant_does_not() -> None:
     """On the manifold tr H = 2(w₀² + w₁²) goes to infinity with the scale; det H is scale-invariant everywhere."""
     traces = [float(hessian(product, (c, 1 / c)).trace()) for c in (1.0, 10.0, 100.0)]
@@ -68,6 +59,17 @@ def test_example_2_the_trace_changes_with_the_scale_and_the_determinant_does_not
     determinants = [float(torch.linalg.det(hessian(product, (2.0 * c, 0.8 / c)))) for c in (0.1, 1.0, 10.0)]
     assert determinants == pytest.approx([determinants[1]] * 3)
     assert determinants[1] != pytest.approx(0.0, abs=0.1)
+
+
+def test_the_picture_of_both_examples_is_of_these_functions_and_does_not_change(tmp_path: Path) -> None:
+    points = torch.tensor([[0.1, 0.0], [1.0, 1.0], [2.0, 0.5]], dtype=DTYPE)
+    for loss in (saddle, product):
+        expected = torch.stack([hessian(loss, (float(a), float(b))) for a, b in points])
+        torch.testing.assert_close(hessians(loss, points), expected, rtol=1e-12, atol=1e-12)
+    write(first := tmp_path / "first.svg")
+    write(second := tmp_path / "second.svg")
+    assert first.read_bytes() == second.read_bytes()
+    assert "trace of H" in first.read_text("utf-8")
 
 
 # -- table 1 -------------------------------------------------------------------------------------------------------
