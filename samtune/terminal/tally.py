@@ -52,7 +52,9 @@ class Tally:
 
     @property
     def best(self) -> Trial | None:
-        """The best completed trial so far."""
+        """The best completed trial so far. Replicas of candidates are there for their means: none is the best."""
+        if self.study.kind == "confirmation":
+            return None
         first = self.ranked[0] if self.ranked else None
         if first and first.state is TrialState.COMPLETED and self.study.objective.value(first) is not None:
             return first

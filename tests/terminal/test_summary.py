@@ -260,6 +260,13 @@ def test_the_best_so_far_is_on_the_pareto_front(search: Search) -> None:
     assert search.study.best is tally.best
 
 
+def test_no_replica_of_a_confirmation_is_called_the_best(search: Search) -> None:
+    """It would be the best of its seeds on the test set."""
+    search.study.kind = "confirmation"
+    search.run(0.9)
+    assert Tally(search.study).best is None
+
+
 def test_the_time_left_is_that_of_the_pace_since_the_first_epoch(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
