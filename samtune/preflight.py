@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+from samtune.config.library_model import LibraryModelConfig, TransformersConfig, refuse_missing_library
 from samtune.config.method import MethodConfig
 from samtune.config.model import (
     DigitsCnnConfig,
@@ -59,6 +60,10 @@ def check_model(
         check = check_function if import_code else look_up
         check(config.name, "model.name", num_classes=num_classes, input_shape=input_shape, **config.options)
         return
+    if isinstance(config, LibraryModelConfig):
+        refuse_missing_library(config.library)
+        check_library_weights(config)
+        return  # the library itself says what suits it: `samtune.experiments.network_check`
     refuse_nested_inputs(config, input_shape)
     if isinstance(config, MlpConfig):
         return
@@ -180,11 +185,29 @@ def check_images(config: TorchvisionConfig, channels: int, height: int, width: i
 
 
 def check_weights(path: Path) -> None:
-    """Raises UsageError where a file is not one that `torch.save` wrote; its content is not read."""
+    """Raises UsageError where a file is not one that `torch.save` or safetensors wrote; its content is not read."""
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise UsageError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
-    if not zipfile.is_zipfile(path) and start[:1] != pickle.PROTO:
-        raise UsageError(f"model.weights: {path} is not a file that torch.save wrote, or not all of it")
+    if not zipfile.is_zipfile(path) and start[:1] != pickle.PROTO and not _is_safetensors(start, size):
+        raise UsageError(f"model.weights: {path} is not a file that torch.save or safetensors wrote, or not all of it")
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a JSON header that is in it."""
+    return start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size
+
+
+def check_library_weights(config: LibraryModelConfig) -> None:
+    """Raises UsageError where the weights of a library's network are not there; their content is not read."""
+    weights = getattr(config, "weights", None)
+    if weights is None:
+        return
+    path = Path(weights).expanduser().absolute()
+    if not isinstance(config, TransformersConfig) or not path.is_dir():
+        check_weights(path)
+    elif not (path / "config.json").is_file():
+        raise UsageError(f"model.weights: {path} has no config.json: it is not a folder that save_pretrained wrote")

@@ -89,6 +89,8 @@ def functions_in(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
         inner = [pair for index, value in enumerate(tree) for pair in functions_in(value, f"{prefix}.{index}")]
     else:
         names_one = isinstance(tree, str) and is_path(tree) and not tree.startswith(PREFIX)
+        if names_one and _is_architecture(prefix, tree):
+            return []
         # A source of `warm_start` looks like one: mlflow:EXPERIMENT.
         return [(prefix, tree)] if names_one and not prefix.startswith("warm_start") else []
     first: dict[str, str] = {}
@@ -118,6 +120,11 @@ def absolute_path(path: str, folder: str) -> str:
 def _is_config(key: str, tree: Mapping[str, Any]) -> bool:
     """Whether a key holds what a training function of the user's reads: nothing in it is imported but by that."""
     return (key == "config" and tree.get("train") is not None) or key.startswith("config.")
+
+
+def _is_architecture(key: str, text: str) -> bool:
+    """Whether a text under a key is a network of a library by its name there, which looks like a path."""
+    return "model" in key.split(".") and text.startswith(("timm:", "transformers:"))
 
 
 def given_in(tree: Any) -> Any:

@@ -15,7 +15,20 @@ Name = Annotated[str | None, typer.Argument(help="One of them, to be shown with 
 
 
 def models(name: Name = None, json_: Json = False, debug: Debug = False) -> None:
-    """List the networks, or show the keys, ranges and defaults of one."""
+    """List the networks, or show the keys, ranges and defaults of one.
+
+    `timm:` and `transformers:`, with wildcards `'timm:vit*'`, list those of the library that is installed.
+    """
+    from samtune.config.library_model import library_of
+
+    if name is not None and (library := library_of(name)) and name != f"{library}:architecture":
+        from samtune.models.libraries import list_architectures
+
+        found = list_architectures(name)
+        if json_ or name not in found:
+            print(json.dumps(found) if json_ else "\n".join(found))
+            return
+        name = f"{library}:architecture"
     _show("model", name, json_)
 
 

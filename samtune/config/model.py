@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from samtune.config.base import Config, ImportPath, own_or_builtin
+from samtune.config.library_model import TimmConfig, TransformersConfig, library_of
 from samtune.errors import UsageError
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -231,7 +232,8 @@ class TorchvisionConfig(Config):
     """torchvision's name of the network."""
 
     weights: str | None = None
-    """File with a state_dict to start from; its last layer is left out when it has another number of classes."""
+    """File with a state_dict to start from, torch.save's or .safetensors; its last layer is left out when it has
+    another number of classes."""
 
     freeze_batchnorm: bool = False
     """Normalise with the running statistics of `weights` and keep these as they are, for fine-tuning."""
@@ -267,9 +269,20 @@ BuiltinModelConfig = Annotated[
     | TorchvisionConfig,
     Field(discriminator="name"),
 ]
+
+
+def _whose(value: Any) -> str:
+    """The tag of a network's section: a library's, the user's or samtune's."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return library_of(name) or own_or_builtin(value)
+
+
 ModelConfig = Annotated[
-    Annotated[BuiltinModelConfig, Tag("builtin")] | Annotated[OwnModelConfig, Tag("own")],
-    Discriminator(own_or_builtin),
+    Annotated[BuiltinModelConfig, Tag("builtin")]
+    | Annotated[TimmConfig, Tag("timm")]
+    | Annotated[TransformersConfig, Tag("transformers")]
+    | Annotated[OwnModelConfig, Tag("own")],
+    Discriminator(_whose),
 ]
 
 

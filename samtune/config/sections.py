@@ -13,9 +13,10 @@ from pydantic.fields import FieldInfo
 from samtune.config.base import Config
 from samtune.config.data import NoDataConfig
 from samtune.config.distributions import kind_of
+from samtune.config.library_model import LibraryModelConfig, library_of
 from samtune.config.located import Located
 from samtune.config.method import OTHER_NAMES
-from samtune.config.model import NoModelConfig
+from samtune.config.model import NoModelConfig, OwnModelConfig
 from samtune.config.own_method import OwnMethodConfig
 from samtune.config.samplers import SamplerConfig
 from samtune.config.search import SchedulerConfig
@@ -34,9 +35,7 @@ def classes_of(section: str, name: Any = None) -> list[type[Config]]:
     classes = list(config_classes(others.get(section) or TrialSpec.model_fields[section].annotation))
     if name is None or len(classes) == 1:
         return [cls for cls in classes if cls not in (NoDataConfig, NoModelConfig)]
-    return [cls for cls in classes if name in names_of(cls)] or [
-        cls for cls in classes if not names_of(cls) and ":" in str(name)
-    ]
+    return [cls for cls in classes if name in names_of(cls)] or [cls for cls in classes if _is_path_of(cls, name)]
 
 
 def keys_of(section: str, name: Any = None) -> list[str]:
@@ -49,7 +48,7 @@ def config_class(annotation: Any, name: Any = None) -> type[Config] | None:
     classes = list(config_classes(annotation))
     if len(classes) <= 1:
         return classes[0] if classes else None
-    fallback = next((cls for cls in classes if ":" in str(name) and not names_of(cls)), None)
+    fallback = next((cls for cls in classes if _is_path_of(cls, name)), None)
     return next((cls for cls in classes if name in names_of(cls)), fallback)
 
 
@@ -71,6 +70,15 @@ def names_of(config: type[Config]) -> tuple[str, ...]:
     """The values of the `name` that selects this class in a union; empty where it has none."""
     name = config.model_fields.get("name")
     return get_args(name.annotation) if name is not None and get_origin(name.annotation) is Literal else ()
+
+
+def _is_path_of(config: type[Config], name: Any) -> bool:
+    """Whether a class without names takes this one: a library's network, or what is the user's own."""
+    if names_of(config) or ":" not in str(name):
+        return False
+    if issubclass(config, LibraryModelConfig):
+        return config.library == library_of(name)
+    return config is not OwnModelConfig or library_of(name) is None
 
 
 def item_annotation(annotation: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from samtune.config.library_model import LibraryModelConfig
 from samtune.config.search import ResourcesConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import UsageError
@@ -163,6 +164,7 @@ def with_own_parts(variants: Sequence[TrialSpec]) -> list[TrialSpec]:
         training = spec.training
         names = (spec.data.name, spec.model.name, spec.method.name, training.loss, training.optimizer_name)
         own = any(is_path(name) for name in (*names, *training.metrics)) or getattr(spec.model, "weights", None)
+        own = own or isinstance(spec.model, LibraryModelConfig)
         if spec.train is None and own:
             found.setdefault((*names, *training.metrics), spec)
     return list(found.values())[:_MOST_TRIALS]

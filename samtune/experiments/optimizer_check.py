@@ -44,9 +44,8 @@ def _check(variant: TrialSpec, info: DatasetInfo) -> None:
     from samtune.models import build_model
     from samtune.train.optimizers import base_optimizer
 
-    config = variant.model
-    if hasattr(config, "weights"):
-        config = config.model_copy(update={"weights": None})
     with torch.device("meta"):
-        model = build_model(config, num_classes=info.num_classes, input_shape=info.input_shape, seed=0)
+        model = build_model(
+            variant.model, num_classes=info.num_classes, input_shape=info.input_shape, seed=0, pretrained=False
+        )
     base_optimizer(variant.training, model)

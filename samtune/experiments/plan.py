@@ -15,6 +15,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
+from samtune.experiments.network_check import check_networks
 from samtune.experiments.optimizer_check import check_optimizers
 from samtune.experiments.variants import search_layouts, search_variants
 from samtune.experiments.worker_choice import choose_workers
@@ -176,6 +177,7 @@ def make_plan(
     infos = {key: dataset_info(config) for key, config in datasets.items() if import_code or not _must_run(config)}
     for variant in variants:
         _check_variant(layout, variant, infos.get(variant.data.model_dump_json()), import_code)
+    check_networks(variants, infos)
     check_optimizers(variants, infos, import_code=import_code)
     info = next((infos.get(key) for key in datasets), None)
     every = [*nodes, *addable]
@@ -258,6 +260,7 @@ def check_space(space: SearchSpace) -> list[str]:
         check_method(variant.method, import_code=False)
         if info := infos.get(variant.data.model_dump_json()):
             _check_batch(space.source_name, variant, info)
+    check_networks(variants, infos)
     check_optimizers(variants, infos, import_code=False)
     return missing
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from samtune.config.library_model import TimmConfig, TransformersConfig
 from samtune.config.model import (
+    BuiltinModelConfig,
     CifarResNetConfig,
     DigitsCnnConfig,
     MlpConfig,
@@ -32,6 +34,7 @@ def build_model(
     input_shape: tuple[int, ...],
     seed: int,
     function: Callable[..., nn.Module] | None = None,
+    pretrained: bool = True,
 ) -> nn.Module:
     """A freshly initialised network on the CPU.
 
@@ -40,6 +43,7 @@ def build_model(
         num_classes: outputs of its last layer.
         input_shape: (channels, height, width) of an input; of nested inputs, the same structure of shapes.
         function: of a network of the user's; default: what the configuration names, which is imported.
+        pretrained: whether the weights that the configuration names, a file, are loaded.
         seed: the initialisation is a function of this alone; the caller's random state is left as it was.
 
     Returns:
@@ -53,10 +57,20 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         if isinstance(config, OwnModelConfig):
             return _own_model(config, num_classes, input_shape, function)
+        if isinstance(config, TimmConfig):
+            from samtune.models.from_timm import timm_model
+
+            return timm_model(config, num_classes, input_shape, pretrained=pretrained)
+        if isinstance(config, TransformersConfig):
+            from samtune.models.from_transformers import transformers_model
+
+            return transformers_model(config, num_classes, input_shape, pretrained=pretrained)
+        if isinstance(config, TorchvisionConfig) and not pretrained:
+            config = config.model_copy(update={"weights": None})
         return _build(config, num_classes, input_shape)
 
 
-def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+def _build(config: BuiltinModelConfig, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
     refuse_nested_inputs(config, input_shape)
     if not isinstance(config, MlpConfig) and len(input_shape) != 3:
         raise UsageError(f"model.name {config.name} needs images [channels, height, width] (got inputs {input_shape})")
@@ -96,7 +110,7 @@ def _build(config: ModelConfig, num_classes: int, input_shape: tuple[int, ...]) 
             from samtune.models.pretrained import torchvision_model
 
             return torchvision_model(config, num_classes, (channels, height, width))
-        case OwnModelConfig() | NoModelConfig():
+        case NoModelConfig():
             raise AssertionError("built by a function of the user's")
 
 

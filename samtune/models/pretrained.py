@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from samtune.config.model import TorchvisionConfig
 from samtune.errors import UsageError
+from samtune.models.weights import read_state_dict, shapes_differ
 from samtune.preflight import check_images
 
 
@@ -49,22 +48,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UsageError: the file is missing, damaged, or of another network.
     """
-    try:
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UsageError(f"model.weights: {path} cannot be read ({reason})") from error
+    weights = read_state_dict(path)
     own = model.state_dict()
-    if not isinstance(weights, dict) or own.keys() != weights.keys():
-        names = own.keys() ^ weights.keys() if isinstance(weights, dict) else {type(weights).__name__}
+    if own.keys() != weights.keys():
+        names = own.keys() ^ weights.keys()
         raise UsageError(f"model.weights: {path} is not of this network ({len(names)} names differ, as {min(names)})")
     other = {name for name in own if own[name].shape != weights[name].shape}
     if not other <= _head_names(model):
-        name = min(other - _head_names(model))
-        raise UsageError(
-            f"model.weights: {path} is not of this network "
-            f"({name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)})"
-        )
+        raise shapes_differ(path, other - _head_names(model), weights, own)
     model.load_state_dict({**weights, **{name: own[name] for name in other}})
 
 

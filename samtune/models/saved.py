@@ -102,8 +102,6 @@ def load_model(
             f"{path}: its network is made by {spec.train}, a training function, and cannot be built here: "
             "build it and give it safetensors.torch.load_file(…)"
         )
-    if hasattr(config, "weights"):  # a file to start from, which need not be here
-        config = config.model_copy(update={"weights": None})
     if isinstance(config, OwnModelConfig) and model is None:
         raise UsageError(
             f"{path}: its network is made by {config.name}, a function that is not samtune's and is not imported: "
@@ -116,6 +114,7 @@ def load_model(
         input_shape=shape,
         seed=spec.seed,
         function=model,
+        pretrained=False,  # a file to start from need not be here
     )
     network.load_state_dict(tensors)
     if not is_one_shape(shape):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.config.model import OwnModelConfig
 from samtune.config.training import metric_name
 from samtune.config.trial import TrialSpec
 from samtune.data import load_dataset, train_batches, training_examples
@@ -47,7 +48,8 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
     if device.type == "cpu":  # which need not have what the workers' cards have
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"precision": "fp32"})})
     training = spec.training
-    data, network = _function_of(spec.data.name, "data.name"), _function_of(spec.model.name, "model.name")
+    data = _function_of(spec.data.name, "data.name")
+    network = _function_of(spec.model.name, "model.name") if isinstance(spec.model, OwnModelConfig) else None
     with _within("the data", data, device):
         load_dataset(spec.examples)  # is kept
     with _within("the construction of its parts", network, device):

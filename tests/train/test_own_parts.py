@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from samtune.config.data import OwnDataConfig
@@ -200,16 +201,19 @@ def test_the_smallest_image_is_the_smallest_that_the_network_takes(name: str, si
         check_model(config, num_classes=2, input_shape=(3, side - 1, side - 1))
 
 
-def test_weights_that_torch_did_not_write_are_refused(tmp_path: Path) -> None:
+def test_weights_that_no_library_wrote_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     config = TorchvisionConfig(weights=str(path))
     for legacy in (False, True):
         torch.save({}, path, _use_new_zipfile_serialization=not legacy)
         check_model(config, num_classes=2, input_shape=(3, 32, 32))
-    torch.save({"a": torch.zeros(1000)}, path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UsageError, match=r"not a file that torch\.save wrote, or not all of it"):
-        check_model(config, num_classes=2, input_shape=(3, 32, 32))
+    save_file({"a": torch.zeros(1)}, path)
+    check_model(config, num_classes=2, input_shape=(3, 32, 32))
+    for save, kept in ((torch.save, -100), (save_file, 10)):
+        save({"a": torch.zeros(1000)}, path)
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(UsageError, match=r"not a file that torch\.save or safetensors wrote, or not all of it"):
+            check_model(config, num_classes=2, input_shape=(3, 32, 32))
 
 
 def test_a_function_that_returns_no_network_is_named() -> None:

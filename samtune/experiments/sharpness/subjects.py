@@ -82,8 +82,13 @@ def subject_from_state(
     if spec.train is not None:
         raise UsageError(f"{name}: {spec.train} has made its data and its network, which cannot be built here")
     dataset = load_dataset(spec.examples)
-    config = spec.model.model_copy(update={"weights": None}) if hasattr(spec.model, "weights") else spec.model
-    model = build_model(config, num_classes=dataset.num_classes, input_shape=dataset.input_shape, seed=spec.seed)
+    model = build_model(
+        spec.model,
+        num_classes=dataset.num_classes,
+        input_shape=dataset.input_shape,
+        seed=spec.seed,
+        pretrained=False,
+    )
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
