@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -323,8 +324,6 @@ def test_a_new_store_is_made_in_silence(
 def test_a_trial_is_in_the_store_while_the_search_runs(
     client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
-    import time
-
     start(tracker, study)
     trial = start_trial(study, [tracker])
     run_epoch(study, trial, [tracker], 0.5)
@@ -337,6 +336,17 @@ def test_a_trial_is_in_the_store_while_the_search_runs(
     end_trial(study, trial, [tracker])
     end_study(study, [tracker])
     assert children(client, study)[0].info.status == "FINISHED"
+
+
+def test_the_search_is_described_in_the_store_before_its_first_trial_ends(
+    client: MlflowClient, tracker: MlflowTracker, study: Study
+) -> None:
+    start(tracker, study)
+    deadline = time.monotonic() + 240
+    while "mlflow.note.content" not in parent(client, study).data.tags:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    end_study(study, [tracker])
 
 
 def test_a_long_wait_at_the_end_shows_its_progress(
@@ -379,6 +389,7 @@ class TestResume:
         trial.state, trial.ended_at = TrialState.RUNNING, None
         second = MlflowTracker(store_uri, "resume")
         start(second, study)
+        assert parent(client, study).info.status == "RUNNING"
         second.on_trial_start(study, trial)
         for accuracy in (0.7, 0.8):
             run_epoch(study, trial, [second], accuracy)

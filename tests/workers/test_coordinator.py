@@ -446,3 +446,48 @@ def test_a_checkpoint_whose_writer_died_before_it_said_so_counts_once_it_was_res
         assert await saving == "a"
 
     run(scenario())
+
+
+def test_a_group_that_comes_up_again_waits_until_it_is_known_how_its_processes_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        known = asyncio.Event()
+
+        async def ending_of(worker: WorkerId | None, ray_says: str) -> str:
+            await known.wait()
+            assert worker == at(0, 1)
+            return f"ended with {ray_says}"
+
+        monkeypatch.setattr(module, "ending_of", ending_of)
+        monkeypatch.setattr(module, "POLL_SECONDS", 20)
+        box = Coordinator(num_workers=2)
+        await box.workers_lost(5, {0: "no group of this number has been seen"})
+        await box.assign("a", SPEC, FAR)
+        for rank in (0, 1):
+            await ask(box, 0, rank, -1)
+        examined = asyncio.create_task(box.workers_lost(0, {1: "code 3"}))
+        await asyncio.sleep(0)
+        again = asyncio.create_task(ask(box, 0, 0, -1, "second"))
+        await asyncio.sleep(0)
+        assert not any("lost a worker" in line for line in await box.events(0) or [])
+        known.set()
+        await asyncio.gather(examined, again)
+        assert "group 0 lost a worker and was restarted: worker 1 ended with code 3" in (await box.events(0) or [])
+
+    run(scenario())
+
+
+def test_where_a_rank_has_told_why_the_trial_failed_no_loss_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async def losses_among(actors: object) -> dict[int, str]:
+            raise AssertionError
+
+        monkeypatch.setattr(module, "losses_among", losses_among)
+        box = Coordinator(num_workers=1)
+        await box.assign("a", SPEC, FAR)
+        work = await ask(box, 0, 0, -1)
+        await box.trial_failed(at(0), work.number, Failure("its own"), restarts=True)
+        await box.workers_lost(0, {})
+
+    run(scenario())
