@@ -54,7 +54,8 @@ class ClosureStep:
         num_method_steps: int,
     ) -> None:
         self.rule, self.weights, self.optimizer, self._modules, self._run = rule, weights, optimizer, modules, run
-        self.parameters, self.seed = weights.parameters, rule.seed
+        self.parameters, self.parts, self.seed = weights.parameters, weights.parts, rule.seed
+        self.shards = None
         self.num_steps, self.num_method_steps = num_steps, num_method_steps
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.guard = RuleGuard(rule, weights)
@@ -133,6 +134,11 @@ class ClosureStep:
         self._used = [used or gradient is not None for used, gradient in zip(self._used, found, strict=True)]
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.parameters, strict=True)]
         return loss, vectors.copies(vectors.dense(filled))
+
+    def average_(self, vector: Sequence[Tensor]) -> None:
+        """Overwrites a vector made of this worker's gradients with its mean over the workers."""
+        if self.layout.num_workers > 1:
+            vectors.average_(vector, self.layout.num_workers, self._workers)
 
     def scaled(self, value: Tensor) -> Tensor:
         """As it is: the closure unscales."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from samtune.sam.shards import is_sharded
+
 
 def step_if(finite: Tensor, optimizer: Optimizer) -> None:
     """`optimizer.step()` if `finite` holds, else nothing changes: neither parameters nor the optimizer's state.
@@ -15,11 +17,12 @@ def step_if(finite: Tensor, optimizer: Optimizer) -> None:
     On the CPU looking at `finite` costs nothing. On an accelerator it would empty the queue of kernels once per step;
     so fused optimizers are told on the device, as torch.amp.GradScaler does it, and for all others the step is taken
     and undone by a select. Until the optimizer has made its state there is nothing to go back to: the first step looks.
+    So does every step on sharded parameters, whose collectives wait anyway.
 
     Args:
         finite: a boolean scalar tensor, the same on every worker.
     """
-    if finite.device.type == "cpu" or not _has_state(optimizer):
+    if finite.device.type == "cpu" or not _has_state(optimizer) or any(map(is_sharded, _trained(optimizer))):
         if finite:
             optimizer.step()
     elif getattr(optimizer, "_step_supports_amp_scaling", False):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from samtune.sam import vectors
+from samtune.sam import parts, vectors
 
 if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
@@ -121,9 +121,9 @@ class Diagnostics:
 
     def _add_direction(self, unit: Sequence[Tensor], counts: bool) -> None:
         sample = torch.cat([tensor.flatten()[:: self._stride] for tensor in unit]).double()
-        length = torch.linalg.vector_norm(sample)
-        sample = sample * vectors.safe_ratio(1.0, length)
-        entry = torch.cat([sample, (length > 0).double().reshape(1)]) * float(counts)
+        length = vectors.norm([sample])
+        sample = parts.placed(sample * vectors.safe_ratio(1.0, length), counts)
+        entry = torch.cat([sample, (length > 0).double().reshape(1) * float(counts)])
         self._directions = entry if self._directions is None else self._directions + entry
 
     def _add_relation_to_weights(

@@ -10,14 +10,23 @@ from torch import Tensor
 from samtune.sam import vectors
 
 
-def gradients_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor | None]:
+def gradients_of(
+    loss: Tensor, parameters: Sequence[Tensor], *, only: Sequence[int] | None = None, create_graph: bool = False
+) -> list[Tensor | None]:
     """∇loss, one tensor per parameter, None where the loss does not depend on it. Nothing is added to `.grad`.
+
+    Args:
+        only: positions of the parameters whose gradient is wanted, the others' is None; None: all.
 
     Raises:
         ValueError: an activation checkpoint in the model cannot do this.
     """
+    chosen = range(len(parameters)) if only is None else only
+    if not chosen:
+        return [None] * len(parameters)
+    wanted = [parameters[index] for index in chosen]
     try:
-        gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, create_graph=create_graph)
+        found = torch.autograd.grad(loss, wanted, allow_unused=True, create_graph=create_graph)
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise ValueError(
@@ -25,7 +34,8 @@ def gradients_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bo
                 "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             ) from error
         raise
-    return [None if gradient is None else vectors.dense([gradient])[0] for gradient in gradients]
+    dense = {i: vectors.dense([g])[0] for i, g in zip(chosen, found, strict=True) if g is not None}
+    return [dense.get(index) for index in range(len(parameters))]
 
 
 def depends_on_all(loss: Tensor, parameters: Sequence[Tensor]) -> bool:

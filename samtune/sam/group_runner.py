@@ -126,7 +126,7 @@ class GroupRunner:
         step, layout = self._step, self._step.layout
         step.weights.restore()
         counts = layout.rank % layout.workers_per_group == 0
-        step.diagnostics.add_group(group, rule.sharpness(group.losses), step.parameters, p=rule.p, counts=counts)
+        step.diagnostics.add_group(group, rule.sharpness(group.losses), step.parts, p=rule.p, counts=counts)
 
     def _split(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Views [K, m, ...]."""

@@ -15,6 +15,7 @@ from samtune.sam import tree, vectors
 from samtune.sam.gradients import gradients_of
 from samtune.sam.randomness import make_generator
 from samtune.sam.running_state import SavedState
+from samtune.sam.shards import local
 
 if TYPE_CHECKING:
     from samtune.sam.train_step import TrainStep
@@ -98,7 +99,7 @@ class MGroup:
         """As `forward` at other weights; leaves the weights at w, and metrics and running statistics as they were."""
         step = self._step
         own = step.state.save()
-        step.weights.perturb(vectors.difference(weights, step.parameters))
+        step.weights.perturb(vectors.difference(weights, step.parts))
         self._loss(step.model, record=False)
         own.restore()
         self.restore()
@@ -236,8 +237,8 @@ class MGroup:
             for p in self._step.parameters
         ]
         return [
-            torch.zeros_like(p) if value is None else value.clone()
-            for value, p in zip(found, self._step.parameters, strict=True)
+            torch.zeros_like(part) if value is None else local([value])[0].clone()
+            for value, part in zip(found, self._step.parts, strict=True)
         ]
 
     @property
@@ -305,15 +306,12 @@ class MGroup:
 
     def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
         step = self._step
-        chosen = range(len(step.parameters)) if only is None else only
-        found = gradients_of(step.scaled(loss), [step.parameters[index] for index in chosen]) if chosen else []
-        by_index = dict(zip(chosen, found, strict=True))
-        gradients = [by_index.get(index) for index in range(len(step.parameters))]
+        gradients = step.gradients_of(step.scaled(loss), only)
         step.count_pass()
         step.note_used(gradients)
         return [
-            torch.zeros_like(parameter) if gradient is None else gradient
-            for gradient, parameter in zip(gradients, step.parameters, strict=True)
+            torch.zeros_like(part) if gradient is None else gradient
+            for gradient, part in zip(gradients, step.parts, strict=True)
         ]
 
     def _unscale_(self, gradients: list[Tensor]) -> None:
@@ -323,7 +321,7 @@ class MGroup:
 
     def _shared(self, gradients: list[Tensor]) -> list[Tensor]:
         workers = self._step.layout.workers_per_group
-        if workers > 1:
+        if workers > 1 and self._step.shards is None:
             vectors.average_(gradients, workers, ascent_group(workers))
         return gradients
 

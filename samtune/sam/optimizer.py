@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from samtune.sam import vectors
+from samtune.sam import parts, vectors
 from samtune.sam.closure_hooks import ascent_run, descent_run, refusing_scaled_gradients
 from samtune.sam.closure_rule import ClosureStep
 from samtune.sam.closure_scope import ClosureScope, key_of
@@ -426,7 +426,7 @@ class SAM(Optimizer):
         self._take_step(before, passes=self._accumulated_passes)
 
     def _norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        with vectors.over_shards(self._weights.shards):
+        with parts.over_shards(self._weights.shards):
             return vectors.norm(local(gradients))
 
     def _set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
@@ -529,14 +529,14 @@ class SAM(Optimizer):
         chosen = range(len(gradients)) if self._perturbed is None else self._perturbed
         used = [i for i in chosen if gradients[i] is not None]
         gradient = vectors.dense(local([cast(Tensor, gradients[i]) for i in used]))
-        parts = self._weights.parts
+        own = self._weights.parts
         names = [self._names.get(id(self._weights.parameters[i]), "weight") for i in used]
-        with vectors.over_shards(self._weights.shards):
-            unit = self._ascent.unit([parts[i] for i in used], gradient, names)
+        with parts.over_shards(self._weights.shards):
+            unit = self._ascent.unit([own[i] for i in used], gradient, names)
         radii = [-g["rho"] if g.get("maximize") else g["rho"] for g in self.param_groups for _ in g["params"]]
         vectors.scale_each_(unit, [radii[i] for i in used])
         places = dict(zip(used, unit, strict=True))
-        zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(parts)]
+        zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(own)]
         self._weights.perturb(zeros)
 
     @torch.no_grad()

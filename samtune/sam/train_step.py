@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.sam import tree, vectors
+from samtune.sam import parts, sharded_step, tree, vectors
 from samtune.sam.batch_statistics import RunningStatistics, averaged
 from samtune.sam.conditional_step import step_if
+from samtune.sam.data_parallel import data_parallel
 from samtune.sam.diagnostics import Diagnostics, merged_state
-from samtune.sam.gradients import depends_on_all
+from samtune.sam.gradients import gradients_of
 from samtune.sam.group_runner import GroupOrder, GroupRunner
 from samtune.sam.layout import GroupLayout
 from samtune.sam.method import MethodLike
@@ -23,6 +22,7 @@ from samtune.sam.randomness import ModelNoise
 from samtune.sam.rule_guard import guard_of
 from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState
+from samtune.sam.shards import local, reshard, settle
 from samtune.sam.weights import Weights
 from samtune.sam.when import When
 from samtune.sam.where import perturbed_parameters
@@ -38,6 +38,9 @@ class TrainStep:
     clipping, then the base optimizer's step at the restored weights. Gradients are averaged by one all-reduce per step,
     which DistributedDataParallel overlaps with the last backward, as in plain SGD. A gradient that is not finite in
     either pass on any worker makes all workers skip the step.
+
+    A model that `fully_shard` (FSDP2) has sharded needs a method with m = "global": its backward leaves one gradient,
+    averaged over all workers. Each worker then holds its part of ε̂, of the gradients and of what methods keep.
 
     Args:
         model: the bare module, already on its device; parameters must have the same values on all workers.
@@ -57,7 +60,8 @@ class TrainStep:
 
     Raises:
         ValueError: the batch or m does not fit the workers, the method does not fit the optimizer, the model is
-            wrapped, or its parameters are sharded or complex.
+            wrapped, its parameters are complex, or sharded otherwise than `fully_shard` does; or they are sharded, and
+            the method needs an m-group of a worker's own.
     """
 
     def __init__(
@@ -87,13 +91,19 @@ class TrainStep:
         factors = [g.get("rho_factor", 1.0) for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
         self.rho_factors = None if all(factor == 1 for factor in factors) else factors
         """Of each parameter, what its group in the optimizer multiplies ε̂ by; None: nothing."""
+        settle(model)
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
         place = {"batch_size": batch_size, "num_workers": num_workers, "rank": rank}
         self._plain_layout = GroupLayout.resolve("worker", **place)
         self._method_layout = GroupLayout.resolve(method.group_size, **place)
         self.layout = self._plain_layout
-        self.weights = Weights(self.parameters)
+        self.weights = Weights(self.parameters, sharded=True)
+        self.weights.before_move = lambda: reshard(model)
+        self.shards = self.weights.shards
+        """How `fully_shard` has cut up the parameters; None: it has not."""
+        self.parts = self.weights.parts
+        """What this worker has of the parameters, what rules work with: all, or its part of each."""
         self.statistics = RunningStatistics(model)
         self.state = RunningState(model.modules())
         self.noise = ModelNoise(self.device, model)
@@ -104,8 +114,11 @@ class TrainStep:
         """Those of them that were the method's, not the base optimizer's."""
         self._when: When = getattr(method, "when", When())
         self._peak_lr = optimizer.param_groups[0]["lr"] if getattr(method, "rho_follows_lr", False) else None
-        self._plain_rule = Rule(self.parameters, seed)
-        self._method_rule = method.make_rule(self.parameters, seed)
+        self._plain_rule = Rule(self.parts, seed)
+        with parts.over_shards(self.shards):
+            self._method_rule = method.make_rule(self.parts, seed)
+        if self.shards is not None:
+            sharded_step.check_sharded(self.shards, self._method_rule, self._method_layout)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._method_rule.names = [names.get(id(parameter), "") for parameter in self.parameters]
         perturb = getattr(method, "perturb", "all")
@@ -146,7 +159,8 @@ class TrainStep:
         if self.guard is not None:
             self.guard.is_due = True
         if steps_done == 0:
-            self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
+            with parts.over_shards(self.shards):
+                self._method_rule.begin_epoch(self, epoch, num_epochs, examples)
 
     def __call__(self, inputs: Any, targets: Any) -> None:
         """One step (with `accumulate`, one of its batches).
@@ -170,16 +184,18 @@ class TrainStep:
             self._clear_gradients()
             self._state_before = self.state.save()
         size = self.layout.forward_size
-        with self.noise.borrowed():
-            self._averages_at_end = not rule.ends_in_backward or self._groups.are_vectorized(rule, inputs, targets)
-            if self._distributed is None and self.layout.num_workers > 1 and not self._averages_at_end:
+        with self.noise.borrowed(), parts.over_shards(self.shards):
+            stacked = self.shards is None and self._groups.are_vectorized(rule, inputs, targets)
+            self._averages_at_end = self.shards is None and (stacked or not rule.ends_in_backward)
+            is_wrapped = self.shards is None and self.layout.num_workers > 1 and not self._averages_at_end
+            if is_wrapped and self._distributed is None:
                 self._distributed = self._wrap(*tree.take((inputs, targets), slice(size)))
             self._groups.run(rule, run, inputs, targets, rho)
-        self.num_calls += 1
-        if self.num_calls == self.accumulate:
-            self.num_calls = 0
-            self._update(rule)
-            self.num_method_steps += not plain
+            self.num_calls += 1
+            if self.num_calls == self.accumulate:
+                self.num_calls = 0
+                self._update(rule)
+                self.num_method_steps += not plain
 
     def epoch_metrics(self) -> dict[str, float]:
         """The means over the steps since the last call, the same on every rank. A collective."""
@@ -200,13 +216,16 @@ class TrainStep:
         self._scaler = torch.amp.GradScaler(self.device.type) if precision == "fp16" else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-exact resume needs between two steps, but for the model's own state."""
+        """Everything that a bit-exact resume needs between two steps, but for the model's own state.
+
+        Of sharded parameters it holds whole tensors, so that any number of workers can go on; then it is a collective.
+        """
         state: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": sharded_step.whole_optimizer_state(self.optimizer),
             "num_steps": self.num_steps,
             "num_method_steps": self.num_method_steps,
             "passes": self._passes,
-            "rule": self._method_rule.state_dict(),
+            "rule": sharded_step.whole_rule_state(self._method_rule, self.shards),
             "m_groups": self._groups.state_dict(),
         }
         if self._scaler is not None:
@@ -215,11 +234,11 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`; call `begin_epoch` next."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(sharded_step.cut_optimizer_state(self.optimizer, state["optimizer"]))
         self.num_steps = state["num_steps"]
         self.num_method_steps = state.get("num_method_steps", self.num_steps)  # 0.1.0 had no plain steps in between
         self._passes = state["passes"]
-        self._method_rule.load_state_dict(state["rule"])
+        self._method_rule.load_state_dict(sharded_step.cut_rule_state(self._method_rule, self.shards, state["rule"]))
         self._groups.load_state_dict(state.get("m_groups", {}))
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
@@ -288,11 +307,28 @@ class TrainStep:
         """Remembers which parameters ever had a gradient: the optimizer must not touch the others."""
         self._used = [used or gradient is not None for used, gradient in zip(self._used, gradients, strict=True)]
 
+    def gradients_of(self, loss: Tensor, only: Sequence[int] | None = None) -> list[Tensor | None]:
+        """What this worker has of ∇loss, None where the loss does not depend on a parameter; `.grad` stays as it is.
+
+        It is that of this worker's loss; of sharded parameters that of the mean loss over the workers.
+
+        Args:
+            only: positions of the parameters whose gradient is wanted; None: all.
+        """
+        if self.shards is None:
+            return gradients_of(loss, self.parameters, only=only)
+        return sharded_step.gradients_of_parts(loss, self.parameters, self._model_parameters, only)
+
+    def average_(self, vector: Sequence[Tensor]) -> None:
+        """Overwrites a vector made of this worker's gradients with its mean over the workers."""
+        if self.layout.num_workers > 1 and self.shards is None:
+            vectors.average_(vector, self.layout.num_workers)
+
     def add_to_gradients(self, vector: Sequence[Tensor]) -> None:
         """`.grad` += vector."""
         for parameter, used, part in zip(self.parameters, self._used, vector, strict=True):
             if used:
-                parameter.grad = part if parameter.grad is None else vectors.dense([parameter.grad])[0].add_(part)
+                sharded_step.add_to_gradient(parameter, part)
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
@@ -310,33 +346,21 @@ class TrainStep:
             parameter.grad = None
 
     def _wrap(self, inputs: Any, targets: Any) -> nn.parallel.DistributedDataParallel:
-        """DistributedDataParallel around the model. Set this if the loss does not depend on some parameter."""
-        own = self.state.save()
-        with self.autocast():
-            loss = self.loss_fn(tree.call(self.model, inputs), tree.for_loss(inputs, targets))
-        own.restore()
-        trained = [parameter for parameter in self._model_parameters if parameter.requires_grad]
-        unused = not depends_on_all(loss, trained)
-        flag = torch.tensor(float(unused), device=self.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        # Renamed in torch 2.15. Running statistics stay each worker's own until they are averaged.
-        renamed = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-        options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        wrapped = nn.parallel.DistributedDataParallel(
-            self.model, gradient_as_bucket_view=True, find_unused_parameters=bool(flag), **options
-        )
-        own.restore()  # the first rank's were sent to all, and in the middle of an epoch they differ
-        return wrapped
+        def loss() -> Tensor:
+            with self.autocast():
+                return self.loss_fn(tree.call(self.model, inputs), tree.for_loss(inputs, targets))
+
+        return data_parallel(self.model, loss, self._model_parameters, self.state)
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:
         for parameter in self.parameters:
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
                 parameter.grad = parameter.grad.to_dense()
-        gradients = [parameter.grad for parameter in self.parameters]
+        gradients = [None if p.grad is None else local([p.grad])[0] for p in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
-        if self.layout.num_workers > 1 and self._averages_at_end:
-            vectors.average_(present, self.layout.num_workers)
+        if self._averages_at_end:
+            self.average_(present)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         rule.finish(self, gradients)
@@ -345,7 +369,9 @@ class TrainStep:
         if not rule.has_ascent_gradient:
             self.diagnostics.add("gradient_norm", norm)
         self.diagnostics.add_update(gradients, norm, finite)
-        if self.clip_norm is not None:
+        if self.clip_norm is not None and self.shards is not None:
+            sharded_step.clip_(present, self.clip_norm, norm)
+        elif self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         step_if(finite, self.optimizer)
         torch.clear_autocast_cache()  # of a region around the step

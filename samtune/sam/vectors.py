@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from samtune.sam.shards import gathered
+from samtune.sam.parts import drawn_like, of_all_ranks, summed
 
 Vector = Sequence[Tensor]
 
@@ -44,27 +42,12 @@ def norm(vector: Vector, q: float = 2.0) -> Tensor:
     vanish, those of numbers above 1e19 overflow. Sums in 64 bits cost nothing on an accelerator, where reading the
     memory takes the time; on a CPU they are 35 times slower, so there they are only made where 32 bits do not suffice.
 
-    Inside `over_shards` it is that of the vector of which each rank has a part.
+    Inside `parts.over_shards` it is that of the vector of which each rank has a part.
     """
-    parts = _norms(vector, q)
-    group = _shards.get()
-    if group is None:
-        return _norm_of_norms(parts, q) if parts else torch.zeros(())
-    own = _norm_of_norms(parts, q) if parts else torch.zeros((), device=vector[0].device if vector else None)
-    return _norm_of_norms(list(gathered(own, group)), q)
-
-
-_shards: ContextVar[dist.ProcessGroup | None] = ContextVar("shards", default=None)
-
-
-@contextmanager
-def over_shards(group: dist.ProcessGroup | None) -> Iterator[None]:
-    """Inside, each rank of a group has a part of every vector, and a norm is a collective; None: the whole vector."""
-    token = _shards.set(group)
-    try:
-        yield
-    finally:
-        _shards.reset(token)
+    norms = _norms(vector, q)
+    own = _norm_of_norms(norms, q) if norms else torch.zeros((), device=vector[0].device if vector else None)
+    every = of_all_ranks(own)
+    return own if len(every) == 1 else _norm_of_norms(every, q)
 
 
 def _norm_of_norms(parts: Sequence[Tensor], q: float) -> Tensor:
@@ -104,12 +87,16 @@ def _norms_of_kind(tensors: list[Tensor], q: float) -> Sequence[Tensor]:
 def count_nonzero(vector: Vector) -> Tensor:
     """The number of entries that are not 0, a scalar tensor."""
     counts = _norms(vector, 0.0)
-    return _norm_of_norms([count.double() for count in counts], 0.0) if counts else torch.zeros((), dtype=torch.float64)
+    device = vector[0].device if vector else None
+    none = torch.zeros((), dtype=torch.float64, device=device)
+    return summed(_norm_of_norms([count.double() for count in counts], 0.0) if counts else none)
 
 
 def dot(a: Vector, b: Vector) -> Tensor:
     """The inner product, a scalar tensor."""
-    return _total([product.sum() for product in torch._foreach_mul(list(a), list(b))], a) if a else torch.zeros(())
+    if not a:
+        return torch.zeros(())
+    return summed(_total([product.sum() for product in torch._foreach_mul(list(a), list(b))], a))
 
 
 def add_(target: Vector, other: Vector) -> None:
@@ -342,7 +329,4 @@ def random_direction(parameters: Sequence[Tensor], rho: float, generator: torch.
 
 def normal_like(parameters: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """Standard normal tensors of the parameters' shapes, dtypes and devices."""
-    return [
-        torch.empty(p.shape, dtype=p.dtype, device=p.device).normal_(generator=generator)  # not p's memory layout
-        for p in parameters
-    ]
+    return drawn_like(parameters, lambda tensor: tensor.normal_(generator=generator))

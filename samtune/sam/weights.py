@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from samtune.sam import vectors
-from samtune.sam.shards import is_sharded, local, shard_group
+from samtune.sam.shards import is_sharded, local, shards_of
 
 
 class Weights:
@@ -32,8 +32,10 @@ class Weights:
     def __init__(self, parameters: Sequence[Tensor], *, sharded: bool = False) -> None:
         check_parameters(parameters, sharded=sharded)
         self.parameters = list(parameters)
-        self.shards = shard_group(self.parameters) if sharded else None
-        """The ranks that have the other parts of the parameters; None: they are whole."""
+        self.shards = shards_of(self.parameters) if sharded else None
+        """How the parameters lie over the ranks; None: they are whole."""
+        self.before_move: Callable[[], None] = lambda: None
+        """Called before the parameters move: what has copies of them drops these."""
         self.origin: list[Tensor] = []
         """w, valid inside `held` once a perturbation was made. Allocated by the first one and kept."""
         self.moved = False
@@ -63,6 +65,7 @@ class Weights:
             vectors.copy_(self.origin, self.parts)
             self._saved = True
         self.restore()
+        self.before_move()
         self.moved = True
         vectors.add_(self.parts, perturbation)
         torch.clear_autocast_cache()
@@ -76,6 +79,7 @@ class Weights:
     def restore(self) -> None:
         """Moves back to w."""
         if self.moved:
+            self.before_move()
             vectors.copy_(self.parts, self.origin)
             torch.clear_autocast_cache()
             self.moved = False
@@ -90,8 +94,8 @@ def check_parameters(parameters: Sequence[Tensor], *, sharded: bool = False) -> 
     for parameter in parameters:
         if is_sharded(parameter) and not sharded:
             raise ValueError(
-                "sharded parameters (DTensor: fully_shard, tensor parallelism) are not supported: every norm would be "
-                "that of a shard; use DistributedDataParallel, or samtune.sam.SAM(..., m='global') for fully_shard"
+                "sharded parameters (DTensor: fully_shard, tensor parallelism) are not supported here: every norm "
+                "would be that of a shard; use DistributedDataParallel (samtune.sam.SAM and TrainStep take fully_shard)"
             )
         # What FullyShardedDataParallel sets on the parameters that it cuts up, whether it shows the originals or not.
         if getattr(parameter, "_fsdp_flattened", False):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samtune.config.method import MethodConfig
 from samtune.sam import TrainStep
@@ -24,11 +24,18 @@ def train(
     dtype: torch.dtype = torch.float64,
     optimizer: str = "sgd",
     layers: dict[str, Any] | None = None,
+    sharded: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Trains for two epochs and returns what is left: weights, buffers, metrics, passes."""
+    """Trains for two epochs and returns what is left: weights, buffers, metrics, passes.
+
+    Args:
+        sharded: by fully_shard.
+    """
     torch.set_num_threads(1)
     model = make_network(dtype, **(layers or {}))
+    if sharded:
+        shard_layers(model)
     base = make_optimizer(model, optimizer)
     size = options.pop("batch_size", BATCH_SIZE)
     step = TrainStep(
@@ -53,9 +60,23 @@ def train(
     local_buffers = {name: value.clone() for name, value in model.named_buffers()}
     step.average_running_statistics()
     return {
-        "weights": torch.cat([p.detach().flatten() for p in model.parameters()]),
+        "weights": torch.cat([p.flatten() for p in whole_parameters(model)]),
         "buffers": {name: value.clone() for name, value in model.named_buffers()},
         "local_buffers": local_buffers,
         "metrics": metrics,
         "passes": step.passes,
     }
+
+
+def shard_layers(model: nn.Module) -> None:
+    """fully_shard of two layers by themselves, and of the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model.layers[0])
+    fully_shard(model.layers[-1])
+    fully_shard(model)
+
+
+def whole_parameters(model: nn.Module) -> list[Tensor]:
+    """Also of a model that is sharded; then a collective."""
+    return [(p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone() for p in model.parameters()]

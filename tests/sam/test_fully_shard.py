@@ -102,6 +102,37 @@ def test_shards_are_trained_as_the_whole_model_is(num_ranks: int, net: dict[str,
             assert not torch.equal(ours, before)
 
 
+def accumulate(net: nn.Module, sam: SAM, rank: int = 0, num_ranks: int = 1) -> list[Tensor]:
+    """Two steps of two batches each, each batch with an epsilon of its own."""
+    size = EXAMPLES // num_ranks
+    for index in range(4):
+        inputs = batch(index)[rank * size : (rank + 1) * size]
+
+        def closure(inputs: Tensor = inputs) -> Tensor:
+            loss = (net(inputs) - 1).square().mean() / 2
+            loss.backward()
+            return loss
+
+        sam.accumulate(closure)
+        if index % 2:
+            sam.step()
+            sam.zero_grad()
+    return [part.detach().clone() for part in whole(net)]
+
+
+def accumulated_in_shards(rank: int, num_ranks: int) -> list[Tensor]:
+    model = sharded_net()
+    return accumulate(model, make_sam(model), rank, num_ranks)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_model() -> None:
+    model = make_net()
+    alone = accumulate(model, make_sam(model))
+    for weights in run_ranks(2, accumulated_in_shards):
+        torch.testing.assert_close(weights, alone, rtol=0, atol=ATOL)
+        assert not torch.equal(weights[0], make_net().body[0].weight.detach())
+
+
 def resumed_in_shards(rank: int, num_ranks: int) -> bool:
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 

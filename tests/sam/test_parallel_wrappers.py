@@ -173,17 +173,20 @@ def sharded(rank: int, num_ranks: int, kind: str) -> list[str]:
             model = FullyShardedDataParallel(model, use_orig_params=shown, device_id=torch.device("cpu"))
     batches = [(own_batch(rank), torch.zeros(8))]
     base = torch.optim.SGD(model.parameters(), lr=0.1)
-    return [
+    messages = [
         message_of(lambda: SAM(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1)),
-        message_of(lambda: TrainStep(model, nn.MSELoss(), base, Step(), batch_size=8)),
         message_of(lambda: m_sharpness(model, lambda outputs, targets: outputs.mean(), batches)),
     ]
+    if kind == "fsdp2":
+        return messages
+    return [*messages, message_of(lambda: TrainStep(model, nn.MSELoss(), base, Step(), batch_size=8))]
 
 
 @pytest.mark.parametrize("kind", ["fsdp1_original", "fsdp1_flat", "fsdp2"])
 def test_sharded_parameters_are_refused_in_one_line_everywhere(kind):
+    """By fully_shard: where it is not asked for; `TrainStep` takes it (test_sharded_step.py)."""
     name = "DTensor" if kind == "fsdp2" else "FullyShardedDataParallel"
     for messages in run_ranks(2, sharded, kind):
-        for message, error in zip(messages, ("ValueError", "ValueError", "UsageError"), strict=True):
+        for message, error in zip(messages, ("ValueError", "UsageError", "ValueError"), strict=False):
             assert message.startswith(f"{error}: sharded parameters ({name}")
             assert "DistributedDataParallel" in message

@@ -23,6 +23,7 @@ class AveragedAscentRule(SAMRule):
     per step on several workers. The first gradient is its first value.
     """
 
+    state_vectors = ("mean",)
     share_of_new: float
     """Weight of a step's gradient in the mean."""
 
@@ -48,8 +49,7 @@ class AveragedAscentRule(SAMRule):
 
     def finish(self, step: TrainStep, gradients: Sequence[Tensor | None]) -> None:
         new, self._sum = self._sum, []
-        if step.layout.num_workers > 1:
-            vectors.average_(new, step.layout.num_workers)
+        step.average_(new)
         # A step that is going to be skipped must leave nothing behind.
         descent = vectors.norm([gradient for gradient in gradients if gradient is not None])
         finite = torch.isfinite(vectors.norm(new)) & torch.isfinite(descent).to(self._started.device)

@@ -56,6 +56,8 @@ class Rule:
     options_class: ClassVar[type | None] = None
     """Checks the options before a trial: a class, e.g. a dataclass, that takes them as keyword arguments and raises
     ValueError where one is wrong. The rule gets what the object holds. None: any options that the constructor takes."""
+    state_vectors: ClassVar[tuple[str, ...]] = ()
+    """What in `state_dict` is a vector, one tensor per parameter."""
     has_ascent_gradient = False
     """Whether groups know the gradient at w; if not, the metric gradient_norm is that of the update direction."""
 
@@ -69,6 +71,9 @@ class Rule:
 
     def check(self, optimizer: Optimizer) -> None:
         """Raises ValueError if the method does not fit the base optimizer."""
+
+    def check_shards(self) -> None:
+        """Raises ValueError if the method cannot work on parameters of which each worker has a part."""
 
     def __call__(self, group: MGroup) -> None:
         """Adds the group's share to the update direction. The group restores the weights afterwards."""

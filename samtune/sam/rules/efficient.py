@@ -162,6 +162,7 @@ class MESARule(Rule):
     """
 
     name = "mesa"
+    state_vectors = ("mean",)
 
     def __init__(
         self, parameters: Sequence[Tensor], seed: int, *, temperature: float = 5.0, decay: float = 0.9998

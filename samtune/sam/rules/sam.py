@@ -46,6 +46,12 @@ class SAMRule(Rule):
         self.ends_in_backward = not second_order
         self.has_ascent_gradient = ascent == "gradient"
 
+    def check_shards(self) -> None:
+        if self.p == 1:
+            raise ValueError("p must be above 1 for sharded parameters (got 1)")
+        if self.second_order:
+            raise ValueError("second_order takes no sharded parameters (DTensor): fully_shard has no second derivative")
+
     def __call__(self, group: MGroup) -> None:
         if self.ascent == "random":
             chosen = self.chosen(self.parameters)

@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.sam import vectors
-from samtune.sam.gradients import gradients_of
+from samtune.sam import parts, vectors
 from samtune.sam.randomness import make_generator
 from samtune.sam.rules.sam import SAMRule
 
@@ -30,6 +29,8 @@ class MaskRule(SAMRule):
         num_examples: training examples that a refresh looks at.
     """
 
+    state_vectors = ("mask",)
+
     def __init__(
         self,
         parameters: Sequence[Tensor],
@@ -41,7 +42,7 @@ class MaskRule(SAMRule):
     ) -> None:
         super().__init__(parameters, seed)
         self.update_every, self.num_examples = update_every, num_examples
-        self.size = sum(parameter.numel() for parameter in parameters)
+        self.size = parts.num_entries(parameters)
         self.num_kept = self.size - round(sparsity * self.size)
         self.mask: list[Tensor] = []
 
@@ -66,8 +67,10 @@ class MaskRule(SAMRule):
             byte = kept.to(torch.uint8)
             dist.broadcast(byte, 0)  # workers of different hardware may round differently
             kept = byte.bool()
-        parts = torch.split(kept, [parameter.numel() for parameter in self.parameters])
-        self.mask = [part.view(p.shape).to(p.dtype) for part, p in zip(parts, self.parameters, strict=True)]
+        shapes = parts.whole_shapes(self.parameters)
+        flat = torch.split(kept, [shape.numel() for shape in shapes])
+        mask = parts.own_part([part.view(shape) for part, shape in zip(flat, shapes, strict=True)])
+        self.mask = [part.to(p.dtype) for part, p in zip(mask, self.parameters, strict=True)]
 
     def choose(self, step: TrainStep, epoch: int, num_epochs: int, examples: Examples) -> Tensor:
         """The weights to perturb, a boolean tensor [d] with `num_kept` entries True."""
@@ -124,7 +127,7 @@ class DynamicMaskRule(MaskRule):
 
 
 def _flat(vector: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in vector])
+    return torch.cat([tensor.flatten() for tensor in parts.whole(vector)])
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
@@ -136,7 +139,7 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 def _gradient(step: TrainStep, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor) -> list[Tensor]:
     loss = step.loss_fn(step.model(inputs), targets)
-    gradients = gradients_of(loss, parameters)
+    gradients = step.gradients_of(loss)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
 
 

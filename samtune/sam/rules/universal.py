@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from samtune.sam import vectors
+from samtune.sam import parts, vectors
 from samtune.sam.rules.base import Rule
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def gaussian(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator
 
 def sphere(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     """x uniform on the sphere of radius √d, so that E[xxᵀ] = I."""
-    size = sum(parameter.numel() for parameter in parameters)
-    return vectors.random_direction(parameters, size**0.5, generator)
+    return vectors.random_direction(parameters, parts.num_entries(parameters) ** 0.5, generator)
 
 
 def along_gradient(
@@ -49,10 +48,9 @@ def cube(half_width: float) -> Sampler:
     """x uniform in [-a, a]^d, which represents the Lebesgue measure (section 9)."""
 
     def draw(parameters: Sequence[Tensor], gradient: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-        return [
-            torch.empty(p.shape, dtype=p.dtype, device=p.device).uniform_(-half_width, half_width, generator=generator)
-            for p in parameters
-        ]
+        return parts.drawn_like(
+            parameters, lambda tensor: tensor.uniform_(-half_width, half_width, generator=generator)
+        )
 
     return draw
 
@@ -105,6 +103,10 @@ class UniversalRule(Rule):
         self._psi: Function = _find(psi, {"identity": identity})
         measures = [directions] if isinstance(directions, str) or callable(directions) else directions
         self.samplers: list[Sampler] = [_find(measure, SAMPLERS) for measure in measures]
+
+    def check_shards(self) -> None:
+        if any(not sampler.__module__.startswith("samtune.") for sampler in self.samplers):
+            raise ValueError("directions of your own take no sharded parameters (DTensor): they would draw for a part")
 
     def phi(self, mean: Tensor) -> Tensor:
         """φ: [k] -> scalar."""

@@ -122,6 +122,7 @@ class LookSAMRule(SAMRule):
     """
 
     name = "looksam"
+    state_vectors = ("reused",)
 
     def __init__(self, parameters: Sequence[Tensor], seed: int, *, k: int = 5, alpha: float = 0.7) -> None:
         super().__init__(parameters, seed)
@@ -151,8 +152,7 @@ class LookSAMRule(SAMRule):
             vectors.add_(filled, vectors.scaled(self._reused, scale))
             return
         unit, self._ascent = self._ascent, []
-        if step.layout.num_workers > 1:
-            vectors.average_(unit, step.layout.num_workers)
+        step.average_(unit)
         vectors.scale_(unit, vectors.safe_ratio(1.0, vectors.norm(unit)))
         vectors.scale_(unit, vectors.dot(filled, unit))
         orthogonal = vectors.difference(filled, unit)
