@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-MODULES = ("samtune", "samtune.sam", "samtune.sharpness", "samtune.testing")
+MODULES = ("samtune", "samtune.lightning", "samtune.sam", "samtune.sharpness", "samtune.testing")
 """Whose `__all__` is public."""
 
 _HEAD = """# Python API

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from samtune.config.trial import TrialSpec
 from samtune.sam import tree
+from samtune.train.arithmetic import Precision
 from samtune.train.loss import Measure
 from samtune.train.network import widened
 from samtune.train.session import Host, Place, epochs
@@ -149,11 +150,15 @@ class TrialContext:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The configured precision of a forward; `auto` stays what it was when the trial began."""
-        precision = self._run.arithmetic.precision
-        if precision == "fp32":
+        if self.precision == "fp32":
             return nullcontext()
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
+
+    @property
+    def precision(self) -> Precision:
+        """`fp32`, `bf16` or `fp16`; of a trial that resumes, settled where `epochs` has begun."""
+        return self._run.arithmetic.precision
 
     def evaluate(self, model: nn.Module, loader: Iterable[Any], **measures: Measure) -> dict[str, float]:
         """Means over the examples of all workers, in evaluation mode and the configured precision. A collective.
