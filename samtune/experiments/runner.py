@@ -7,7 +7,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_f
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.summary import resume_command
 from samtune.experiments.verdict import verdict_of
+from samtune.experiments.widening import Widening
 from samtune.formatting import counted
 from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
 from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
@@ -258,7 +259,7 @@ class Runner:
                 self.say(line)
             pool = self._start_pool(study, plan, at_end)
             most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)
-            elasticity = ElasticityThread(pool, most, self.say)
+            elasticity = ElasticityThread(pool, most, self.say, self._widening(study, plan, pool, source))
             at_end.callback(elasticity.stop)
             elasticity.start()
 
@@ -276,6 +277,24 @@ class Runner:
                 num_placed=lambda: elasticity.num_placed,
             )
 
+    def _widening(
+        self, study: Study, plan: Plan, pool: WorkerPool, source: TrialSource
+    ) -> Callable[[list[Node]], None] | None:
+        """What gives the last trials more workers, where their number is free."""
+        definition = self.trials.definition
+        # Population based training goes on with other configurations, of which nothing is known yet.
+        if definition.resources.num_workers != "auto" or definition.scheduler.name in ("pbt", "pb2"):
+            return None
+        return Widening(
+            study,
+            definition.resources,
+            plan.gpus_per_worker,
+            pool,
+            make_spec=definition.trial,
+            none_to_come=lambda: bool(source.exhausted or self.ending.no_more),
+            say=self.say,
+        ).look
+
     def _start_pool(self, study: Study, plan: Plan, at_end: ExitStack) -> WorkerPool:
         """Starts the worker groups, which are closed at the end, and passes on what they have to say."""
         from samtune.workers.pool import WorkerPool
@@ -292,6 +311,7 @@ class Runner:
             timeout=definition.timeout,
             metrics=[objective.metric for objective in study.objectives],
             parts=given_functions(flatten(definition.model_dump()).values()),
+            resizable=definition.resources.num_workers == "auto",
         )
         events = EventThread(pool, self.say)
         at_end.callback(self._close_pool, study, pool, events)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +22,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import ScalingDecision
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -38,10 +41,15 @@ _BACKLOG = 1024
 
 
 class GroupTrainer(DataParallelTrainer):
-    """A `TorchTrainer` in all but its imports. Takes the arguments of `DataParallelTrainer`."""
+    """A `TorchTrainer` in all but its imports. Takes the arguments of `DataParallelTrainer`.
 
-    def __init__(self, train_loop_per_worker: Any, **arguments: Any) -> None:
+    Args:
+        size: asked before each start of the workers how many there are to be; None: as many as `scaling_config` says.
+    """
+
+    def __init__(self, train_loop_per_worker: Any, *, size: Callable[[], int] | None = None, **arguments: Any) -> None:
         super().__init__(train_loop_per_worker, backend_config=LazyTorchConfig(), **arguments)
+        self._size = size
         self._controller: Any = None
         self._killed = False
 
@@ -77,12 +85,12 @@ class GroupTrainer(DataParallelTrainer):
             "num_cpus": 0,
             "label_selector": {ray._raylet.RAY_NODE_ID_KEY: node},  # type: ignore[attr-defined]
         }
-        controller = TrainController
+        controller, policy = TrainController, SizedScalingPolicy
         if is_own_cluster():
-            controller = LocalController
-            arguments["scaling_policy"] = LocalScalingPolicy(arguments["scaling_policy"].scaling_config)
+            controller, policy = LocalController, LocalScalingPolicy
         else:
             options["runtime_env"] = {"env_vars": get_env_vars_to_propagate() | {WARN_BLOCKING.name: "0"}}
+        arguments["scaling_policy"] = policy(arguments["scaling_policy"].scaling_config, self._size)
         self._controller = ray.remote(controller).options(**options).remote(**arguments)
         if self._killed:
             self.kill()
@@ -93,7 +101,24 @@ class GroupTrainer(DataParallelTrainer):
         return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]
 
 
-class LocalScalingPolicy(FixedScalingPolicy):
+class SizedScalingPolicy(FixedScalingPolicy):
+    """Starts as many workers as it is told; of a group that runs it changes nothing.
+
+    Args:
+        size: see `GroupTrainer`.
+    """
+
+    def __init__(self, scaling_config: Any, size: Callable[[], int] | None) -> None:
+        super().__init__(scaling_config)
+        self._size = size
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        if self._size is not None:
+            self.scaling_config = replace(self.scaling_config, num_workers=self._size())
+        return super().make_decision_for_non_running_worker_group()
+
+
+class LocalScalingPolicy(SizedScalingPolicy):
     """Asks for no nodes: Ray Train's own starts an actor that adds up what an autoscaler is asked for."""
 
     def after_controller_start(self, train_run_context: Any) -> None:

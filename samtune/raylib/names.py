@@ -21,6 +21,7 @@ _POPULATION = "samtune.raylib.population"
 _NODES = "a public list of the nodes that are being drained, and of what the autoscaler may add"
 _LIGHT_TRAINER = "a TorchTrainer whose driver and controller do not import torch, with a public way to end it"
 _LOCAL = "a trainer that neither asks an autoscaler nor copies the environment on a cluster of this machine"
+_SIZES = "a ScalingConfig that is told the number of workers before each start of a group"
 _REUSE = "an option of Tune for how many idle actors are kept for reuse"
 _PBT_SEARCHER = "population based training that takes a searcher, draws the whole population first, and has a seed"
 
@@ -112,6 +113,18 @@ TRAIN = (
         _LOCAL,
         "(self, 1)",
         override="samtune.raylib.group_trainer:LocalScalingPolicy.after_controller_start",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.scaling_policy:ScalingDecision",
+        "the type of the following",
+        _SIZES,
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.scaling_policy.fixed:FixedScalingPolicy.make_decision_for_non_running_worker_group",
+        "a group restarts with more workers for the last trials of a search",
+        _SIZES,
+        "(self)",
+        override="samtune.raylib.group_trainer:SizedScalingPolicy.make_decision_for_non_running_worker_group",
     ),
     Undocumented(
         f"{_INTERNAL}.execution.scaling_policy.fixed:FixedScalingPolicy._maybe_send_resource_request",

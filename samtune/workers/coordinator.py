@@ -155,13 +155,13 @@ class Coordinator:
     async def must_leave(self, worker: WorkerId) -> bool:
         """Whether a node of the group is about to be taken away: the trial is to be saved at once.
 
-        Answered when it is so, or after POLL_SECONDS.
+        Answered when it is so, or after POLL_SECONDS. A group that leaves for more workers finishes its epoch.
         """
         group = self._state.alive(worker)
         if group is None:
             return False
-        await self._wait(lambda: self._state.closed or group.leaving)
-        return group.leaving and not self._state.closed
+        await self._wait(lambda: self._state.closed or group.node_goes)
+        return group.node_goes and not self._state.closed
 
     async def left(self, worker: WorkerId, number: int) -> None:
         """The group has saved its trial in the middle of an epoch and is about to raise: it continues elsewhere."""
@@ -191,7 +191,10 @@ class Coordinator:
             group.dying = group.dying or restarts
             group.failure_reported = True
             if group.work is not None and group.work.number == number:
-                self._state.fail(group, failure)
+                if restarts and group.on_trial:
+                    self._state.take_back(group)  # more workers may be why: it is tried again with fewer
+                else:
+                    self._state.fail(group, failure)
             await self._announce()
 
     # -- the driver's questions --------------------------------------------------------------------------------------
@@ -213,6 +216,24 @@ class Coordinator:
         """
         self._state.nodes_changed(gone, draining)
         await self._announce()
+
+    async def widen(self, sizes: dict[str, int]) -> list[str]:
+        """The trials with these keys get so many workers after the epoch, and the idle groups end.
+
+        Returns:
+            The keys of those that get them.
+        """
+        keys = self._state.widen(sizes)
+        await self._announce()
+        return keys
+
+    async def workers_of_trials(self) -> dict[str, int]:
+        """How many workers each trial has that a group trains, by its key."""
+        return self._state.workers_of_trials()
+
+    async def workers_for_start(self, group_index: int) -> int:
+        """How many workers the group is to be started with now. Asked by its Ray Train controller, once a start."""
+        return self._state.workers_for_start(group_index)
 
     async def controller_lost(self, group_index: int) -> bool:
         """Ray Train's controller of the group has died, and its workers with it: the group starts again.

@@ -6,6 +6,7 @@ The coordinator asks it, and waits until an answer is there.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,16 @@ class WorkerGroup:
     """A worker group. `generation` names one start of all its processes; Ray Train replaces them together."""
 
     index: int
+    num_workers: int  # of this generation, or of the one that is being started
+    wanted: int  # workers of the next start
+    on_trial: bool = False  # started with more workers than at first, and has not finished an epoch with them
+    retired: bool = False  # not needed any more: its processes end, and others have their places
     generation: str = ""
     present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
     actors: dict[int, Any] = field(default_factory=dict)  # Ray's handles of their processes
     nodes: set[str] = field(default_factory=set)  # that they run on
-    leaving: bool = False  # a node is about to be taken away: the trial is saved and continues elsewhere
+    leaving: bool = False  # at the end of the epoch the trial is saved, and continues in the next group that is idle
+    node_goes: bool = False  # a node is about to be taken away: it leaves in the middle of the epoch
     dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
     failure_reported: bool = False
     examined: bool = False  # processes of this generation are gone; how they ended is being found out
@@ -53,6 +59,8 @@ class WorkerGroup:
     work: PostedTrial | None = None
     lost: bool = False
     ready_at: float | None = None
+    ready_with: int = 0  # workers, when all of them were there for the last time
+    retired_at: float | None = None
     busy_since: float | None = None
     busy_seconds: float = 0.0
 
@@ -61,7 +69,7 @@ class CoordinatorState:
     """Trials, groups, and which group has which trial.
 
     Args:
-        num_workers, num_groups: ranks of each group, and groups.
+        num_workers, num_groups: ranks of each group when it first starts, and groups.
         max_failures: how often a trial may lose its group before it fails.
 
     Attributes:
@@ -98,7 +106,7 @@ class CoordinatorState:
         """Whether the trial is over; so is one that nobody will train any more."""
         if work.outcome is None and self.closed:
             work.outcome = Outcome.STOPPED
-        elif work.outcome is None and sum(group.lost for group in self.groups.values()) >= self.num_groups:
+        elif work.outcome is None and sum(g.lost or g.retired for g in self.groups.values()) >= self.num_groups:
             work.outcome, work.failure = Outcome.FAILED, self._first_loss
         return work.outcome is not None
 
@@ -107,6 +115,7 @@ class CoordinatorState:
         if len(records) > 1:
             # The first question after a restore. The rank that wrote the checkpoint may have died before its report.
             work.saved = max(work.saved, epoch - 1)
+        group.on_trial = False
         if work.outcome is None:
             for metrics in records:
                 work.history.append(EpochRecord(metrics, group.index, time.time()))
@@ -124,7 +133,7 @@ class CoordinatorState:
 
     def next_for(self, group: WorkerGroup, worker: WorkerId, after: int) -> PostedTrial | Reply | None:
         """What a process that has finished assignment `after` is to do; None while it must wait."""
-        if self.closed:
+        if self.closed or group.retired:
             return Reply.END
         if worker.generation != group.generation:
             return None  # it will be replaced
@@ -165,7 +174,7 @@ class CoordinatorState:
 
     def arrive(self, worker: WorkerId) -> WorkerGroup:
         """A worker asks. A generation not seen before means that the whole group was started, or replaced."""
-        group = self.groups.setdefault(worker.group, WorkerGroup(worker.group))
+        group = self._group(worker.group)
         if worker.generation != group.generation:
             if group.generation:
                 if not group.failure_reported:
@@ -174,12 +183,12 @@ class CoordinatorState:
                 self._note_lost_attempt(group)
             group.generation, group.present, group.actors, group.nodes = worker.generation, {}, {}, set()
             group.endings = ""
-            group.dying = group.failure_reported = group.leaving = False
+            group.dying = group.failure_reported = group.leaving = group.node_goes = False
         group.present[worker.rank] = worker
         group.nodes.add(worker.node)
-        if group.ready_at is None and len(group.present) == self.num_workers:
-            group.ready_at = time.time()
-            self.events.append(f"group {group.index} is ready ({counted(self.num_workers, 'worker')})")
+        if group.ready_with != group.num_workers == len(group.present) and not group.retired:
+            group.ready_at, group.ready_with = group.ready_at or time.time(), group.num_workers
+            self.events.append(f"group {group.index} is ready ({counted(group.num_workers, 'worker')})")
         self._hand_out()
         return group
 
@@ -196,7 +205,7 @@ class CoordinatorState:
 
     def lose(self, index: int, failure: Failure) -> None:
         """A group cannot be started or kept alive; no further trial is given to it."""
-        group = self.groups.setdefault(index, WorkerGroup(index))
+        group = self._group(index)
         group.lost = True
         self._first_loss = self._first_loss or failure
         self.events.append(f"group {index} is lost: {failure.error}")
@@ -204,8 +213,8 @@ class CoordinatorState:
 
     def controller_lost(self, index: int) -> bool:
         """The group's processes are gone and will be started again. Returns whether all of them had been there."""
-        group = self.groups.setdefault(index, WorkerGroup(index))
-        had_come_up = len(group.present) == self.num_workers
+        group = self._group(index)
+        had_come_up = len(group.present) == group.num_workers
         group.failure_reported, group.present = True, {}
         self.events.append(f"group {index} lost its Ray Train controller and is restarted")
         self._note_lost_attempt(group)
@@ -220,9 +229,54 @@ class CoordinatorState:
                 self.events.append(f"group {group.index} lost its node; it restarts where there is room")
                 self._note_lost_attempt(group)
                 self.take_back(group)
-            elif group.nodes & draining and not group.leaving:
-                group.leaving = group.failure_reported = True
+            elif group.nodes & draining and not group.node_goes:
+                group.leaving = group.node_goes = group.failure_reported = True
                 self.events.append(f"group {group.index} leaves its node, which is about to be taken away")
+
+    def widen(self, sizes: Mapping[str, int]) -> list[str]:
+        """Trials get more workers: their groups restart with as many after the epoch, and the idle groups end.
+
+        Nothing changes unless every trial that is known has a group whose workers are all there.
+
+        Args:
+            sizes: workers by the key of a trial; fewer than it has, or as many, change nothing.
+
+        Returns:
+            The keys of the trials that get them.
+        """
+        busy = [group for group in self.groups.values() if group.work is not None]
+        going = [work for work in self.trials.values() if work.outcome is None]
+        settled = all(g.ready_with == len(g.present) == g.num_workers and not (g.dying or g.leaving) for g in busy)
+        if len(busy) != len(going) or not settled:
+            return []
+        wider = [g for g in busy if g.work is not None and sizes.get(g.work.key, 0) > g.num_workers]
+        for group in wider:
+            assert group.work is not None
+            group.wanted, group.leaving, group.failure_reported = sizes[group.work.key], True, True
+        for index in range(self.num_groups) if wider else ():
+            if (idle := self._group(index)).work is None and not idle.retired:
+                idle.retired, idle.retired_at = True, time.time()
+        return [group.work.key for group in wider if group.work is not None]
+
+    def workers_for_start(self, index: int) -> int:
+        """How many workers the group is to be started with now.
+
+        One that was widened and has not finished an epoch since gets its first number back: there is no room after
+        all, or more workers do not work.
+        """
+        if (group := self.groups.get(index)) is None:  # its first start
+            return self.num_workers
+        if group.on_trial:
+            group.wanted = self.num_workers
+            more = counted(group.num_workers, "worker")
+            self.events.append(f"group {index} did not train on {more}: it goes back to {group.wanted}")
+            self.take_back(group)  # not an attempt of the trial's
+        group.num_workers, group.on_trial = group.wanted, group.wanted > self.num_workers
+        return group.num_workers
+
+    def workers_of_trials(self) -> dict[str, int]:
+        """How many workers each trial has that a group trains, by its key."""
+        return {group.work.key: group.num_workers for group in self.groups.values() if group.work is not None}
 
     def take_back(self, group: WorkerGroup) -> None:
         """The trial waits for the next idle group; this one gets nothing until it has restarted."""
@@ -239,17 +293,21 @@ class CoordinatorState:
         self._hand_out()
 
     def usage(self) -> dict[int, dict[str, float]]:
-        """Per group: `ready_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
+        """Per group: `ready_at`, `retired_at` (seconds since 1970, absent before) and `busy_seconds` with a trial."""
         now = time.time()
         return {
             index: {
                 **({"ready_at": group.ready_at} if group.ready_at else {}),
+                **({"retired_at": group.retired_at} if group.retired_at else {}),
                 "busy_seconds": group.busy_seconds + (now - group.busy_since if group.busy_since else 0.0),
             }
             for index, group in self.groups.items()
         }
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _group(self, index: int) -> WorkerGroup:
+        return self.groups.setdefault(index, WorkerGroup(index, self.num_workers, self.num_workers))
 
     def _note_lost_attempt(self, group: WorkerGroup) -> None:
         """The trial that the group had begun continues on its new workers, unless it is over or lost too many."""
@@ -267,7 +325,7 @@ class CoordinatorState:
         """Gives waiting trials, the oldest first, to idle groups."""
         waiting = (work for work in self.trials.values() if not work.handed_out and work.outcome is None)
         for group in self.groups.values():
-            if group.work is None and not (group.lost or group.dying or group.leaving):
+            if group.work is None and not (group.lost or group.dying or group.leaving or group.retired):
                 work = next(waiting, None)
                 if work is None:
                     return

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from samtune.formatting import counted
-from samtune.raylib.cluster import Cluster, look_at_cluster
+from samtune.raylib.cluster import Cluster, Node, look_at_cluster
 
 if TYPE_CHECKING:
     from samtune.workers.pool import WorkerPool
@@ -22,10 +22,13 @@ class ElasticityThread:
     Args:
         most: groups that the search may have in all.
         say: called with one line when groups are added.
+        look: called each second with the nodes that are to stay.
     """
 
-    def __init__(self, pool: WorkerPool, most: int, say: Callable[[str], None]) -> None:
-        self._pool, self._most, self._say = pool, most, say
+    def __init__(
+        self, pool: WorkerPool, most: int, say: Callable[[str], None], look: Callable[[list[Node]], None] | None = None
+    ) -> None:
+        self._pool, self._most, self._say, self._look = pool, most, say, look
         self._cluster, self._num_groups = look_at_cluster(), pool.num_groups
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
@@ -47,7 +50,9 @@ class ElasticityThread:
         while not self._stopping.wait(INTERVAL_SECONDS):
             # A busy or lost cluster does not answer: the next look will tell, or others will say so.
             with suppress(ray.exceptions.RayError, ConnectionError):
-                self._follow(look_at_cluster())
+                self._follow(cluster := look_at_cluster())
+                if self._look is not None:
+                    self._look(list(cluster.nodes.values()))
 
     def _follow(self, cluster: Cluster) -> None:
         import ray

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from samtune.raylib.group_trainer import GroupTrainer
 
 
+_ANSWER_SECONDS = 30.0  # in which the coordinator says how many workers a group is to have
 _MAX_FAILED_STARTS = 3  # in a row, of a group whose controller is lost before its workers have come up
 
 
@@ -42,6 +43,7 @@ class WorkerPool:
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
         metrics: what the study optimizes: a training function of the user's must report it.
         parts: the user's own functions by their path (see `samtune.user_code`).
+        resizable: whether groups may restart with another number of workers, see `Coordinator.widen`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class WorkerPool:
         timeout: float | None = None,
         metrics: Iterable[str] = (),
         parts: Mapping[str, Callable[..., Any]] | None = None,
+        resizable: bool = False,
     ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -80,6 +83,7 @@ class WorkerPool:
             )
             .remote(num_workers, num_groups=num_groups, max_failures=max_failures)
         )
+        self._resizable = resizable
         self._closing = False
         self._trainers: list[GroupTrainer] = []
         self._threads = self._make_threads(range(num_groups))
@@ -148,6 +152,7 @@ class WorkerPool:
                 trainer = GroupTrainer(
                     worker_loop,
                     train_loop_config={"loop": loop},
+                    size=partial(_ask_size, self.coordinator, index, self.num_workers) if self._resizable else None,
                     scaling_config=ScalingConfig(
                         num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
                     ),
@@ -207,12 +212,28 @@ class WorkerPool:
         ready = [group for group in groups.values() if "ready_at" in group]
         if not ready:
             return {}
-        available = sum(time.time() - group["ready_at"] for group in ready)
+        available = sum(group.get("retired_at", time.time()) - group["ready_at"] for group in ready)
         busy = sum(group["busy_seconds"] for group in ready)
         return {
             "startup_seconds": min(group["ready_at"] for group in ready) - started_at,
             "busy_fraction": min(1.0, busy / available),
         }
+
+    def startup_seconds(self, started_at: float) -> float | None:
+        """How long the first group took from this time on to be ready; None before it is."""
+        return self.usage(started_at).get("startup_seconds")
+
+    def workers_of_trials(self) -> dict[str, int]:
+        """How many workers each trial has that a group trains, by its key."""
+        import ray
+
+        return dict(ray.get(self.coordinator.workers_of_trials.remote()))
+
+    def widen(self, sizes: Mapping[str, int]) -> list[str]:
+        """Gives trials more workers after their epoch, see `Coordinator.widen`; the keys of those that do."""
+        import ray
+
+        return list(ray.get(self.coordinator.widen.remote(dict(sizes))))
 
     def close(self, timeout: float = 10.0) -> bool:
         """Ends the workers' loops and waits for the groups; kills those that do not end in time.
@@ -248,6 +269,16 @@ class WorkerPool:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+
+def _ask_size(coordinator: Any, group_index: int, otherwise: int) -> int:
+    """In Ray Train's controller: how many workers the group is to be started with."""
+    import ray
+
+    try:
+        return int(ray.get(coordinator.workers_for_start.remote(group_index), timeout=_ANSWER_SECONDS))
+    except ray.exceptions.RayError:  # it is being restarted, and will know of no other number
+        return otherwise
 
 
 def _tell_losses(coordinator: Any, group_index: int, losses: dict[int, str]) -> None:

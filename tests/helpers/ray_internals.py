@@ -36,8 +36,15 @@ NAMES = (
     Undocumented("ray._private.state:actors", "the nodes of the workers", _STATE_API, "()"),
     Undocumented("ray._raylet:GcsClient", "a spot node is about to be taken away", "a public drain request"),
 )
+START_TIMEOUT = Variable(
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+    "ray.train.v2._internal.constants",
+    "a busy machine frees places late",
+    "600",
+)
 VARIABLES = (
     Variable("RAY_UP_enable_autoscaler_v2", "ray.autoscaler._private.commands", "v2 starts no worker on loopback", "0"),
+    START_TIMEOUT,
 )
 
 

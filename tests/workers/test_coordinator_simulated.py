@@ -45,13 +45,15 @@ class World:
     checkpoints: Counter[str] = field(default_factory=Counter)  # of each key, the last epoch
     restarts: dict[int, asyncio.Event] = field(default_factory=dict)  # of each group's present generation
     nodes: dict[int, str] = field(default_factory=dict)  # that each group is on
+    sizes: dict[int, int] = field(default_factory=dict)  # ranks of each group's present generation
+    widened: int = 0  # trials that were given more ranks
     met: dict[tuple[Any, ...], list[asyncio.Event]] = field(default_factory=lambda: defaultdict(list))
 
     async def all_reduce(self, worker: WorkerId, number: int, epoch: int) -> None:
         """Waits for all ranks of the generation to come to this epoch."""
         waiting = self.met[(worker.group, worker.generation, number, epoch)]
         waiting.append(own := asyncio.Event())
-        if len(waiting) == self.num_workers:
+        if len(waiting) == self.sizes[worker.group]:
             for event in waiting:
                 event.set()
         await own.wait()
@@ -94,9 +96,12 @@ async def train(world: World, worker: WorkerId, work: Assignment) -> Reply:
 
 async def group(world: World, index: int) -> None:
     """Ray Train: whatever happens to one rank, all are replaced; the old ones may go on asking for a moment."""
-    for generation in range(1000):
+    for generation in range(10_000):
         world.restarts[index], world.nodes[index] = asyncio.Event(), f"node of {index}, {generation}"
-        places = [WorkerId(index, r, f"{index}, {generation}", world.nodes[index]) for r in range(world.num_workers)]
+        world.sizes[index] = size = await world.box.workers_for_start(index)
+        if size > world.num_workers and world.rng.random() < 0.2:
+            continue  # there is no room for so many after all
+        places = [WorkerId(index, r, f"{index}, {generation}", world.nodes[index]) for r in range(size)]
         ranks = [asyncio.create_task(rank(world, worker)) for worker in places]
         lost = asyncio.create_task(world.restarts[index].wait())
         done = asyncio.gather(*ranks)
@@ -152,7 +157,15 @@ async def losses(world: World) -> None:
                 world.restarts[i].set()
 
 
-async def search(seed: int) -> list[int]:
+async def widening(world: World) -> None:
+    """Asks for more ranks now and then, also at moments when the coordinator must refuse."""
+    while True:
+        await asyncio.sleep(world.rng.random() * 2)
+        sizes = {f"trial {i}": world.num_workers * world.rng.choice([1, 2, 3]) for i in range(NUM_TRIALS)}
+        world.widened += len(await world.box.widen(sizes))
+
+
+async def search(seed: int) -> tuple[list[int], int]:
     rng = random.Random(seed)
     num_workers, num_groups = rng.choice([1, 2, 3]), rng.choice([1, 2, 3])
     box = Coordinator(num_workers, num_groups=num_groups, max_failures=1000)
@@ -161,21 +174,26 @@ async def search(seed: int) -> list[int]:
     trials = [asyncio.create_task(trial(world, f"trial {i}")) for i in range(NUM_TRIALS)]
     await asyncio.sleep(0)
     async with asyncio.timeout(3000):  # of virtual time: no trial waits for ever
+        wider = asyncio.create_task(widening(world))
         await losses(world)
         lengths = await asyncio.gather(*trials)
+        wider.cancel()
         await box.close()
         await asyncio.gather(*groups)
-    return lengths
+    return lengths, world.widened
 
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_no_loss_keeps_a_search_from_its_end(first: int) -> None:
+    widened = 0
     for seed in range(first, first + 100):
         loop = VirtualTime()
         try:
-            lengths = loop.run_until_complete(search(seed))
+            lengths, num_widened = loop.run_until_complete(search(seed))
         except TimeoutError:
             pytest.fail(f"seed {seed}: a trial waits for ever")
         finally:
             loop.close()
         assert lengths == [SPEC.num_epochs] * NUM_TRIALS, f"seed {seed}"
+        widened += num_widened
+    assert widened > 50

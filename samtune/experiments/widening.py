@@ -1,0 +1,114 @@
+"""The last trials of a search get the places of those that have ended, where `resources.num_workers` is auto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from samtune.config.search import ResourcesConfig
+from samtune.config.trial import TrialSpec
+from samtune.errors import SpaceError
+from samtune.experiments.worker_choice import choose_workers
+from samtune.formatting import counted
+from samtune.raylib.cluster import Node
+from samtune.study import Scalar, Study, Trial, TrialState, is_over
+
+GAIN = 3.0
+"""How many starts of a group a trial must save by more workers. They are not all of the speed that they could be, and
+the start takes longer where the machine is busy."""
+
+
+class Groups(Protocol):
+    """What is asked of the worker groups of a search."""
+
+    def startup_seconds(self, started_at: float) -> float | None:
+        """How long the first group took from this time on to be ready; None before it is."""
+
+    def workers_of_trials(self) -> Mapping[str, int]:
+        """How many workers each trial has that a group trains, by its id."""
+
+    def widen(self, sizes: Mapping[str, int]) -> Sequence[str]:
+        """Gives trials more workers after their epoch; the ids of those that get them."""
+
+
+class Widening:
+    """Looks whether the trials that are left had better have more workers, and has their groups restart with these.
+
+    It is the choice that is made at the start of a search, made again where no trial is to come: one for every trial
+    that is left, by the same rules (see `samtune.experiments.worker_choice`). Every trial gets a number of workers
+    once: where these do not come up, its group takes the former number again, and stays with it.
+
+    Args:
+        resources: of the search.
+        gpus: of a worker.
+        make_spec: the trial of a configuration.
+        none_to_come: whether no further trial will begin.
+        say: called with a line for each trial that moves.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        resources: ResourcesConfig,
+        gpus: float,
+        groups: Groups,
+        *,
+        make_spec: Callable[[Mapping[str, Scalar]], TrialSpec],
+        none_to_come: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> None:
+        self._study, self._resources, self._gpus, self._groups = study, resources, gpus, groups
+        self._make_spec, self._none_to_come, self._say = make_spec, none_to_come, say
+        self._asked: set[tuple[str, int]] = set()
+
+    def look(self, nodes: Sequence[Node]) -> None:
+        """Called now and then, with the nodes that the cluster has."""
+        if (left := self._left()) is None:
+            return
+        wanted = self._wanted(left, nodes)
+        if wanted == 1:
+            return
+        now, startup = self._groups.workers_of_trials(), self._groups.startup_seconds(self._study.started_at)
+        sizes = {
+            trial.id: wanted
+            for trial in left
+            if startup is not None
+            and (trial.id, wanted) not in self._asked
+            and saved_seconds(trial, now.get(trial.id, wanted), wanted) > GAIN * startup
+        }
+        if not sizes:
+            return
+        for trial_id in self._groups.widen(sizes):
+            self._asked.add((trial_id, wanted))
+            number = next(trial.number for trial in left if trial.id == trial_id)
+            more = counted(wanted, "worker")
+            self._say(f"no trials are to come: after this epoch, trial {number} continues with {more}")
+
+    def _left(self) -> list[Trial] | None:
+        """The trials that are left; None while others may still come, or some of these wait."""
+        trials = list(self._study.trials)
+        left = [trial for trial in trials if not is_over(trial)]
+        if not left or any(trial.state is not TrialState.RUNNING for trial in left):
+            return None
+        return left if len(trials) >= self._study.num_trials or self._none_to_come() else None
+
+    def _wanted(self, left: Sequence[Trial], nodes: Sequence[Node]) -> int:
+        """How many workers each of them could have."""
+        try:
+            return choose_workers(
+                self._resources,
+                self._gpus,
+                nodes,
+                at_once=len(left),
+                layouts=lambda: [self._make_spec(trial.config) for trial in left],
+            ).num_workers
+        except SpaceError:  # of a configuration that breaks a rule: its trial is about to fail
+            return 1
+
+
+def saved_seconds(trial: Trial, now: int, then: int) -> float:
+    """What a trial would save at best with `then` workers in place of `now`, from its next epoch on."""
+    if not trial.history or then <= now:
+        return 0.0
+    epochs_left = trial.num_epochs - trial.history.last - 1  # the one that is being trained stays where it is
+    return epochs_left * trial.history[-1].get("epoch_seconds", 0.0) * (1 - now / then)
