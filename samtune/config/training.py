@@ -77,6 +77,9 @@ class TrainingConfig(Config):
     optimizer: Optimizer = "sgd"
     """The base optimizer, which takes the step at the restored weights: one of torch's by name, or a class of yours
     as `package.module:class`; with options of its own as `{name: adamw, betas: [0.9, 0.95]}`."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How the workers of a trial share its network: ddp, each has all of it; fsdp, each has a part of every block's
+    weights and of the optimizer's state (`fully_shard`), for networks that do not fit otherwise. Wants `m: global`."""
     m_groups: Literal["auto", "loop", "vectorized"] = "loop"
     """How a worker's m-groups of a step run, where `m` makes several: loop, one after another; vectorized, side by side
     in one pass wherever that is exact; auto: that if a trial on the first batch shows it to be clearly faster, as it is

@@ -16,6 +16,7 @@ from samtune.config.base import Config, FunctionPath
 from samtune.config.data import DataConfig, NoDataConfig
 from samtune.config.method import MethodConfig
 from samtune.config.model import ModelConfig, NoModelConfig
+from samtune.config.parallel import sharding_problem
 from samtune.config.training import DEFAULT_EPOCHS, OWN_LOOP_ONLY, TrainingConfig
 from samtune.sam.layout import GroupLayout
 from samtune.study import Scalar
@@ -96,6 +97,12 @@ class TrialSpec(Config):
             raise broken_rule("training.groups", "cannot have a rho_factor with method.second_order")
         if self.training.compile and getattr(self.method, "second_order", False):
             raise broken_rule("training.compile", "must be off with method.second_order, which differentiates twice")
+        return self
+
+    @model_validator(mode="after")
+    def _check_parallel(self) -> Self:
+        if self.training.parallel == "fsdp" and (found := sharding_problem(self.method, self.training)):
+            raise broken_rule(*found)
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError, one_line
 from samtune.models.build import build_model
 from samtune.sam import tree
+from samtune.sam.sharded_step import whole_state
+from samtune.sam.shards import collected, reshard
 from samtune.storage import read_bytes, write_bytes
 from samtune.user_code import resolve_function
 
@@ -33,9 +35,15 @@ class InputFacts(Protocol):
 
 
 def save_weights(
-    uri: str, model: nn.Module, spec: TrialSpec, dataset: InputFacts, metrics: dict[str, float] | None = None
+    uri: str,
+    model: nn.Module,
+    spec: TrialSpec,
+    dataset: InputFacts,
+    metrics: dict[str, float] | None = None,
+    *,
+    rank: int = 0,
 ) -> None:
-    """Writes a network's weights.
+    """Writes a network's weights; whole ones of a network that is sharded: all ranks call it, and the first writes.
 
     The metadata hold `spec` (the whole trial), `mean` and `std` (of the data set's channels), `num_classes`,
     `input_shape` and `metrics`, each as JSON.
@@ -53,22 +61,31 @@ def save_weights(
         "std": json.dumps(list(dataset.std)),
         "metrics": json.dumps(metrics or {}),
     }
-    write_bytes(uri, save(_copies(model), metadata))
+    tensors = _copies(model, rank)
+    if rank == 0:
+        write_bytes(uri, save(tensors, metadata))
 
 
-def save_tensors(uri: str, model: nn.Module, spec: TrialSpec, *, metrics: dict[str, float]) -> None:
+def save_tensors(uri: str, model: nn.Module, spec: TrialSpec, *, metrics: dict[str, float], rank: int = 0) -> None:
     """Writes the weights of a network that a training function has built; `load_model` cannot build it anew.
+
+    Of a network that is sharded as `save_weights`.
 
     The metadata hold `spec` and `metrics`. Raises OSError where the store does not take it.
     """
     from safetensors.torch import save
 
-    write_bytes(uri, save(_copies(model), {"spec": spec.model_dump_json(), "metrics": json.dumps(metrics)}))
+    tensors = _copies(model, rank)
+    if rank == 0:
+        write_bytes(uri, save(tensors, {"spec": spec.model_dump_json(), "metrics": json.dumps(metrics)}))
 
 
-def _copies(model: nn.Module) -> dict[str, Tensor]:
-    """A copy each: safetensors refuses tensors that share their memory."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+def _copies(model: nn.Module, rank: int) -> dict[str, Tensor]:
+    """A copy each, whole on the first rank: safetensors refuses tensors that share their memory."""
+    reshard(model)
+    with collected(keeps=rank == 0):
+        state = whole_state(model.state_dict())
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
 def load_model(

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from samtune.sam import vectors
 from samtune.sam.layout import GroupLayout
 from samtune.sam.rules.base import AdamWRule, Rule
-from samtune.sam.shards import Shards, distributed_like, is_sharded, local, wrapped
+from samtune.sam.shards import Shards, distributed_like, is_sharded, local, whole_tensor, wrapped
 
 
 def check_sharded(shards: Shards, rule: Rule, layout: GroupLayout) -> None:
@@ -80,7 +80,7 @@ def clip_(gradients: Sequence[Tensor], limit: float, norm: Tensor) -> None:
 
 def whole_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """A module's state with its sharded tensors whole, the same on all ranks. A collective."""
-    return {key: value.full_tensor() if is_sharded(value) else value for key, value in state.items()}
+    return {key: whole_tensor(value) if is_sharded(value) else value for key, value in state.items()}
 
 
 def cut_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def whole_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
                     f"{type(optimizer).__name__} keeps {key} of another shape than the parameter it is of: the state "
                     "cannot be saved where parameters are sharded (DTensor)"
                 )
-    return _mapped(state, lambda value, index: value.full_tensor() if is_sharded(value) else value)
+    return _mapped(state, lambda value, index: whole_tensor(value) if is_sharded(value) else value)
 
 
 def cut_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:

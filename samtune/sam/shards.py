@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -50,8 +52,7 @@ class Shards:
     def whole(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The vector that each rank has its part of; the same on all. A collective."""
         return [
-            cast(Any, wrapped(part, parameter)).full_tensor()
-            for part, parameter in zip(vector, self._parameters, strict=True)
+            whole_tensor(wrapped(part, parameter)) for part, parameter in zip(vector, self._parameters, strict=True)
         ]
 
 
@@ -103,6 +104,31 @@ def wrapped(part: Tensor, like: Tensor) -> Tensor:
     return DTensor.from_local(
         part, other.device_mesh, other.placements, run_check=False, shape=other.shape, stride=other.stride()
     )
+
+
+_keeps: ContextVar[bool | None] = ContextVar("keeps", default=None)
+
+
+@contextmanager
+def collected(keeps: bool) -> Iterator[None]:
+    """Inside, what is made whole goes to the host, one tensor after another, of the ranks that keep it.
+
+    The others get empty tensors. So no device, and one host alone, needs memory for all of it.
+    """
+    token = _keeps.set(keeps)
+    try:
+        yield
+    finally:
+        _keeps.reset(token)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a DTensor, the same on all ranks but inside `collected`. A collective."""
+    whole: Tensor = cast(Any, tensor).full_tensor()
+    keeps = _keeps.get()
+    if keeps is None:
+        return whole
+    return whole.cpu() if keeps else whole.new_empty(0)
 
 
 def distributed_like(like: Tensor, whole: Tensor) -> Tensor:

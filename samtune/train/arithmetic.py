@@ -66,7 +66,7 @@ class Arithmetic:
         return cls(
             precision=precision,
             tf32=(device.at_least(8) or None if config.tf32 == "auto" else config.tf32) if device.capability else None,
-            channels_last=device.at_least(7) if config.channels_last == "auto" else config.channels_last,
+            channels_last=_in_channels_last(config, device.at_least(7)),
             benchmark=device.capability is not None,
         )
 
@@ -97,5 +97,12 @@ class Arithmetic:
             precision=began.precision if config.precision == "auto" else config.precision,
             # Without an NVIDIA card there is no TF32, and the setting would reach some CPUs.
             tf32=began.tf32 if config.tf32 == "auto" and self.benchmark else self.tf32,
-            channels_last=began.channels_last if config.channels_last == "auto" else config.channels_last,
+            channels_last=_in_channels_last(config, began.channels_last),
         )
+
+
+def _in_channels_last(config: TrainingConfig, auto: bool) -> bool:
+    """As the configuration says, or `auto` stands for; not with `fully_shard`, which takes contiguous weights."""
+    if config.channels_last != "auto":
+        return config.channels_last
+    return auto and config.parallel == "ddp"

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from samtune.sam import vectors
 from samtune.sam.batch_statistics import RunningStatistics
+from samtune.sam.shards import local, reshard
+from samtune.train.sharding import load_whole_model_state, whole_model_state
 
 
 class WeightAverage:
@@ -23,7 +25,7 @@ class WeightAverage:
     these averages are averaged over the workers before an evaluation. So nothing is communicated in a step.
 
     Args:
-        model: the network that is trained, on its device; copied as it is.
+        model: the network that is trained, on its device; copied as it is. Both may be sharded afterwards.
         decay: in [0, 1); the average is over about 1 / (1 - decay) steps.
     """
 
@@ -32,13 +34,14 @@ class WeightAverage:
         """The network with the averaged weights."""
         self._decay = decay
         self._statistics = RunningStatistics(self.model)
-        self._averages, self._values = _tensors(self.model), _tensors(model)
+        self._trained = model
 
     @torch.no_grad()
     def update(self, num_steps: int) -> None:
         """After step `num_steps` of the optimizer. Does not wait for the device."""
         decay = min(self._decay, (1 + num_steps) / (10 + num_steps))
-        vectors.move_towards_(self._averages, self._values, 1 - decay)
+        reshard(self.model)  # what an evaluation has left whole
+        vectors.move_towards_(_tensors(self.model), _tensors(self._trained), 1 - decay)
 
     def average_over(self, num_workers: int) -> None:
         """Averages the running statistics over all workers, before an evaluation. A collective."""
@@ -51,13 +54,13 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged network's state, in the layout of the network's own."""
-        return dict(self.model.state_dict())
+        return whole_model_state(self.model)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict`."""
-        self.model.load_state_dict(state)
+        load_whole_model_state(self.model, state)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Everything that is averaged, shared tensors once."""
-    return [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    """Everything that is averaged, shared tensors once; of sharded ones this worker's part."""
+    return local([tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()])

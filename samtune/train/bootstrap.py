@@ -61,6 +61,10 @@ class BootstrappedRun(Resumable):
         return self.run.steps_per_epoch
 
     @property
+    def is_sharded(self) -> bool:
+        return self.run.is_sharded
+
+    @property
     def steps_done(self) -> int:
         return self.run.steps_done
 
@@ -87,7 +91,7 @@ class BootstrappedRun(Resumable):
         """Those of the training under way, with the whole trial in the file's metadata."""
         from samtune.models.saved import save_weights
 
-        save_weights(uri, self.run.evaluated_model, self.spec, self.dataset, self.history[-1])
+        save_weights(uri, self.run.evaluated_model, self.spec, self.dataset, self.history[-1], rank=self.rank)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -126,6 +130,7 @@ def predictions(run: TrialRun) -> Tensor:
         rank=run.rank,
         num_workers=run.num_workers,
         device=run.device,
+        is_collective=run.is_sharded,
     )
 
 

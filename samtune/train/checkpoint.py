@@ -149,6 +149,13 @@ class Resumable(ABC):
     num_workers: int
     device: torch.device
 
+    _collected: dict[str, Any] | None = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank has a part of the state: then `state_dict` and `save_weights` are collectives."""
+        return False
+
     @property
     @abstractmethod
     def steps_done(self) -> int:
@@ -174,7 +181,28 @@ class Resumable(ABC):
 
     @abstractmethod
     def save_weights(self, uri: str) -> None:
-        """Writes the weights that are evaluated. Raises OSError where the store does not take them."""
+        """Writes the weights that are evaluated; of a sharded run, on every rank, the first one does.
+
+        Raises OSError where the store does not take them.
+        """
+
+    def collect(self) -> None:
+        """Between two epochs, on every rank, before the first one may `save`: it cannot collect a state alone."""
+        if self.is_sharded:
+            self._collected = self._whole_state()
+
+    def _whole_state(self) -> dict[str, Any]:
+        if not self.is_sharded:
+            return self.state_dict()
+        from samtune.sam.shards import collected
+
+        with collected(keeps=self.rank == 0):
+            return self.state_dict()
+
+    def keep_weights(self, uri: str) -> None:
+        """On every rank: the first one writes the weights that are evaluated. Raises as `save_weights`."""
+        if self.is_sharded or self.rank == 0:
+            self.save_weights(uri)
 
     def save(self, checkpoints: CheckpointFolder) -> None:
         """Saves the state. Between two epochs one rank calls it; in the middle of one all do, and the first writes.
@@ -182,7 +210,8 @@ class Resumable(ABC):
         Raises:
             CheckpointError: it could not be written.
         """
-        state, steps = self.state_dict(), self.steps_done
+        steps = self.steps_done
+        state = self._collected if self._collected is not None and steps == 0 else self._whole_state()
         if steps:
             state["ranks"] = self._gathered(self.rank_state_dict())
         if steps == 0 or self.rank == 0:
@@ -198,7 +227,10 @@ class Resumable(ABC):
         Raises:
             RuntimeError: the workers do not see the same checkpoint.
         """
-        state = checkpoints.load(self.device)
+        import torch
+
+        # Of sharded weights a device need not hold all.
+        state = checkpoints.load(torch.device("cpu") if self.is_sharded else self.device)
         if self.num_workers > 1:
             at = (0, 0) if state is None else (len(state["history"]), state.get("steps_done", 0))
             self._check_all_see_the_same(at, checkpoints)
@@ -207,11 +239,11 @@ class Resumable(ABC):
             if self.steps_done:
                 states = state["ranks"]
                 own = states[self.rank] if len(states) == self.num_workers else self.share_of(states)
-                self.load_rank_state_dict(own)
+                self.load_rank_state_dict(_on(own, self.device))
 
     def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
         """Of all ranks, on every rank; on the host, since a rank may not see another's device."""
-        own = _on_host(own)
+        own = _on(own, "cpu")
         if self.num_workers == 1:
             return [own]
         states: list[Any] = [None] * self.num_workers
@@ -233,13 +265,13 @@ class Resumable(ABC):
             )
 
 
-def _on_host(part: Any) -> Any:
-    """Nested state with its tensors copied to the host."""
+def _on(part: Any, device: torch.device | str) -> Any:
+    """Nested state with its tensors on a device."""
     if isinstance(part, Mapping):
-        return {key: _on_host(value) for key, value in part.items()}
+        return {key: _on(value, device) for key, value in part.items()}
     if isinstance(part, list):
-        return [_on_host(value) for value in part]
-    return part.cpu() if hasattr(part, "cpu") else part
+        return [_on(value, device) for value in part]
+    return part.to(device) if hasattr(part, "to") else part
 
 
 def _distributed() -> Any:

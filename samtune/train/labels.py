@@ -17,6 +17,7 @@ from samtune.errors import UsageError
 from samtune.models.saved import function_of, load_model
 from samtune.sam import tree
 from samtune.storage import is_file, join, write_bytes
+from samtune.train.sharding import in_step
 
 BATCH_SIZE = 1024
 
@@ -56,6 +57,7 @@ def predicted_labels(
     rank: int,
     num_workers: int,
     device: torch.device,
+    is_collective: bool = False,
 ) -> Tensor:
     """Classes for the training examples as they are, without augmentation: int64 [N], on the host.
 
@@ -64,12 +66,14 @@ def predicted_labels(
     Args:
         classify: the classes, int64 [n], of n inputs as the data set has them.
         batch_size: examples of one call.
+        is_collective: whether all ranks must call `classify` equally often.
     """
     split = dataset.train
     labels = torch.full((len(split),), -1, device=device)
     start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
     requests = [torch.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
-    for inputs, positions in split.batches(requests, device, crop=None, replace=False):
+    batches = split.batches(requests, device, crop=None, replace=False)
+    for inputs, positions in (batch for batch, _ in in_step(batches, device)) if is_collective else batches:
         labels[positions.to(device)] = classify(inputs)
     if num_workers > 1:
         dist.all_reduce(labels, dist.ReduceOp.MAX)

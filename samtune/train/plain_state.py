@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.sam.shards import is_sharded
+
 # What `torch.load` takes with weights_only. Of a subclass (a namedtuple, a defaultdict, an IntEnum) it would refuse the
 # whole checkpoint, and the trial would begin again.
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -27,6 +29,8 @@ def why_not_saved(value: Any, where: str) -> str | None:
         inner = [*keys, *((item, f"{where}.{key}") for key, item in value.items())]
     elif kind_of in _NESTED:
         inner = [(item, f"{where}.{index}") for index, item in enumerate(value)]
+    elif is_sharded(value):
+        return f"{where} cannot be saved: it is of a part of the weights (DTensor), which this worker alone has"
     elif isinstance(value, Tensor) or kind_of in _PLAIN:
         return None
     else:

@@ -42,6 +42,10 @@ class RepeatedRun(Resumable):
         self.history: list[dict[str, float]] = []
 
     @property
+    def is_sharded(self) -> bool:
+        return self.runs[0].is_sharded
+
+    @property
     def steps_done(self) -> int:
         """Of all runs together."""
         return sum(run.steps_done + run.steps_per_epoch * (len(run.history) - len(self.history)) for run in self.runs)

@@ -68,7 +68,8 @@ def epochs(run: Resumable, spec: TrialSpec, host: Host) -> Iterator[int]:
     for epoch in range(len(run.history) + 1, last + 1):
         host.epoch_begins()
         yield epoch
-        if run.rank == 0 and epoch == last and spec.final:
-            run.save_weights(host.weights)
+        if epoch == last and spec.final:
+            run.keep_weights(host.weights)
+        run.collect()
         if not host.epoch_ends(run, epoch):
             return

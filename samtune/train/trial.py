@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from samtune.errors import UsageError
 from samtune.models import build_model
 from samtune.sam import TrainStep, tree
 from samtune.sam.batch_statistics import averaged
+from samtune.sam.shards import reshard
 from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.averaging import WeightAverage
 from samtune.train.checkpoint import Resumable
@@ -29,6 +30,7 @@ from samtune.train.metrics import evaluation_metrics
 from samtune.train.network import compile_model, in_channels_last, widened
 from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
 from samtune.train.plain_state import why_not_saved
+from samtune.train.sharding import in_step, load_whole_model_state, shard, whole_model_state
 from samtune.train.stateful_metrics import StatefulMetrics
 
 EVAL_BATCH_SIZE = 1024  # examples per worker and forward of an evaluation
@@ -86,6 +88,9 @@ class TrialRun(Resumable):
             self.model.to(memory_format=torch.channels_last)
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
+        if training.parallel == "fsdp":
+            for network in dict.fromkeys((self.model, self.evaluated_model)):
+                shard(network, device)
         self.optimizer = base_optimizer(training, self.model)
         self.train_step = TrainStep(
             self.model,
@@ -113,8 +118,8 @@ class TrialRun(Resumable):
         Raises:
             UsageError: the optimizer keeps something that is no tensor, number or text.
         """
-        state = {
-            "model": self.model.state_dict(),
+        state: dict[str, Any] = {
+            "model": whole_model_state(self.model),
             "train_step": self.train_step.state_dict(),
             "history": self.history,
             "steps_done": self._steps_done,
@@ -123,14 +128,14 @@ class TrialRun(Resumable):
         if self.average is not None:
             state["average"] = self.average.state_dict()
         name = f"the state of {self.spec.training.optimizer_name}"
-        if problem := why_not_saved(self.optimizer.state_dict(), name):
+        if problem := why_not_saved(state["train_step"]["optimizer"], name):
             raise UsageError(f"training.optimizer: {problem}")
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there, with this trial's own hyperparameters: the state may be another trial's (PBT)."""
         self._go_on_with(self.arithmetic.resumed(self.spec.training, state.get("arithmetic")))
-        self.model.load_state_dict(state["model"])
+        load_whole_model_state(self.model, state["model"])
         own = hyperparameters(self.optimizer)
         self.train_step.load_state_dict(state["train_step"])
         set_hyperparameters(self.optimizer, own)
@@ -152,6 +157,10 @@ class TrialRun(Resumable):
     def evaluated_model(self) -> nn.Module:
         """The network with the weights that are evaluated: the averaged ones, where there are any."""
         return self.model if self.average is None else self.average.model
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.train_step.shards is not None
 
     @property
     def steps_done(self) -> int:
@@ -285,7 +294,7 @@ class TrialRun(Resumable):
         """
         from samtune.models.saved import save_weights
 
-        save_weights(uri, self.evaluated_model, self.spec, self.dataset, self.history[-1])
+        save_weights(uri, self.evaluated_model, self.spec, self.dataset, self.history[-1], rank=self.rank)
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Loss (without label smoothing), accuracy and the user's metrics over a split, each example counted once.
@@ -297,7 +306,7 @@ class TrialRun(Resumable):
                 totals = self._totals(split)
                 break
             except torch.OutOfMemoryError:
-                if self.spec.training.evaluation_batch != "auto" or self.evaluation_batch == 1:
+                if self.spec.training.evaluation_batch != "auto" or self.evaluation_batch == 1 or self.is_sharded:
                     raise
                 self.evaluation_batch //= 2
                 if self.device.type == "cuda":
@@ -326,16 +335,25 @@ class TrialRun(Resumable):
             num_workers=self.num_workers,
             device=self.device,
         )
-        for inputs, targets in batches:
+        for (inputs, targets), counts in self._evenly(batches):
             # On a CPU autocast saves nothing.
             with nullcontext() if self.device.type == "cpu" else self.train_step.autocast():
                 outputs = tree.call(model, self._laid_out(inputs))
+            if not counts:
+                continue
             outputs = tree.map_tensors(widened, outputs)
             second = tree.for_loss(inputs, targets)
             means = [metric.parts(outputs, second) for metric in self._measures.values()]
             self._stateful.update(outputs, second)
             totals += tree.num_examples((inputs, targets)) * torch.cat([*means, torch.ones_like(means[0])])
+        reshard(model)
         return totals
+
+    def _evenly(self, batches: Iterable[Any]) -> Iterator[tuple[Any, bool]]:
+        """Batches of an evaluation, and whether they count; see `in_step`."""
+        if not self.is_sharded:
+            return ((batch, True) for batch in batches)
+        return in_step(batches, self.device, spare=training_examples(self.dataset, 1, device=self.device))
 
     def _laid_out(self, inputs: Any) -> Any:
         """Inputs in the memory format that the configuration says."""

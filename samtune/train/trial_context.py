@@ -9,19 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torch.utils.hooks import RemovableHandle
 
+from samtune.config.parallel import sharding_problem
 from samtune.config.trial import TrialSpec
+from samtune.errors import UsageError
 from samtune.sam import tree
 from samtune.train.arithmetic import Precision
 from samtune.train.loss import Measure
 from samtune.train.network import widened
 from samtune.train.session import Host, Place, epochs
+from samtune.train.sharding import in_step, is_sharded_model, shard, share_buffers
 from samtune.train.trial import DivergedError
 from samtune.train.trial_loader import TrialLoader, moved, seed_of
 from samtune.train.trial_state import FunctionRun, TrainFunctionError, UserConfig, bare
@@ -57,6 +61,7 @@ class TrialContext:
         self._run = FunctionRun(spec, place, self.state)
         self._steps: list[TrialStep | OptimizerSteps] = []
         self._loaders: list[TrialLoader] = []
+        self._sharing: dict[int, RemovableHandle] = {}
         self._reported: dict[str, float] | None = None
         self._epoch_seconds = 0.0
         self._has_begun = self._is_over = False
@@ -86,29 +91,57 @@ class TrialContext:
         clipping. Metrics such as train_loss and sharpness are recorded, passes counted, all state is saved.
 
         Args:
-            model: the bare module, which is moved to the device.
+            model: the bare module, which is moved to the device and, with `training.parallel: fsdp`, sharded; or one
+                that `distribute` has sharded.
             loss_fn: (outputs, targets) -> mean loss over the examples.
             loader: what an epoch goes through; its length is the number of steps. Or that number.
         """
-        step = TrialStep(self.spec, self._place, model.to(self.device), loss_fn, loader)
+        model = model.to(self.device)
+        self._shard(model, None, {})
+        if id(model) in self._sharing:  # the step averages running statistics
+            self._sharing.pop(id(model)).remove()
+        step = TrialStep(self.spec, self._place, model, loss_fn, loader)
         self._run.add("model", model)
         self._run.add("step", step)
         self._steps.append(step)
         return step
 
-    def distribute(self, model: nn.Module, **options: Any) -> nn.Module:
-        """The network on this worker's device, with more than one worker in DistributedDataParallel; it is saved.
+    def distribute(
+        self, model: nn.Module, *, parallel: Literal["ddp", "fsdp"] | None = None, **options: Any
+    ) -> nn.Module:
+        """The network on this worker's device, shared by the workers where there are several; it is saved.
 
         Args:
-            options: of DistributedDataParallel: find_unused_parameters, static_graph, …
+            parallel: `ddp`: DistributedDataParallel around it; `fsdp`: each worker has a part of it, by `fully_shard`
+                of its blocks (children that hold parameters; of a Sequential, its children) and then of the rest, in
+                place. A network that you have sharded yourself stays as it is. None: `training.parallel`.
+            options: of DistributedDataParallel (find_unused_parameters, static_graph, …) or of fully_shard.
+
+        Raises:
+            UsageError: the configuration, or the network, does not go with `fsdp`.
         """
         model = model.to(self.device)
         self._run.add("model", model)
+        is_cut_up = self._shard(model, parallel, options)
         if self.num_workers == 1:
+            return model
+        if is_cut_up:
+            self._sharing[id(model)] = share_buffers(model)
             return model
         return nn.parallel.DistributedDataParallel(
             model, device_ids=[self.device] if self.device.type == "cuda" else None, **options
         )
+
+    def _shard(self, model: nn.Module, parallel: str | None, options: dict[str, Any]) -> bool:
+        """Whether the workers have parts of the network, which are made here unless they are there."""
+        sharded = is_sharded_model(model)
+        if not sharded and (parallel or self.spec.training.parallel) != "fsdp":
+            return False
+        if problem := sharding_problem(self.spec.method, self.spec.training):
+            raise UsageError(": ".join(problem))
+        if not sharded:
+            shard(model, self.device, **options)
+        return True
 
     def optimizer(self, model: nn.Module, loader: Sized | int) -> torch.optim.Optimizer:
         """An optimizer that takes closures: `samtune.sam.SAM` for sam and asam, the base optimizer for sgd and adamw.
@@ -172,11 +205,15 @@ class TrialContext:
         training = [module for module in model.modules() if module.training]
         model.eval()
         totals = torch.zeros(len(measures) + 1, dtype=torch.float64, device=self.device)  # and the examples
+        together = self.num_workers > 1 and is_sharded_model(bare(model))
+        batches = in_step(loader, self.device) if together else ((batch, True) for batch in loader)
         with torch.no_grad():
-            for batch in loader:
+            for batch, counts in batches:
                 inputs, targets = moved(batch, self.device)
                 with self.autocast():
                     outputs = tree.call(bare(model), inputs)
+                if not counts:
+                    continue
                 if isinstance(outputs, Tensor):
                     outputs = widened(outputs)
                 second = tree.for_loss(inputs, targets)

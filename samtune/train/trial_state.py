@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from samtune.config.trial import TrialSpec
+from samtune.sam.sharded_step import cut_optimizer_state, whole_optimizer_state
 from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
 from samtune.train.checkpoint import Resumable
 from samtune.train.plain_state import why_not_saved
 from samtune.train.session import Place
+from samtune.train.sharding import is_sharded_model, load_whole_model_state, whole_model_state
 
 
 class TrainFunctionError(Exception):
@@ -90,6 +93,10 @@ class FunctionRun(Resumable):
         return next((part for part in self.parts.values() if isinstance(part, nn.Module)), None)
 
     @property
+    def is_sharded(self) -> bool:
+        return any(isinstance(part, nn.Module) and is_sharded_model(part) for part in self.parts.values())
+
+    @property
     def steps_done(self) -> int:
         """It is saved between epochs only."""
         return 0
@@ -100,7 +107,7 @@ class FunctionRun(Resumable):
         Raises:
             TrainFunctionError: something in it is no tensor, number or text.
         """
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        parts = {name: _state_of(part) for name, part in self.parts.items()}
         for name, state in parts.items():
             self._check(state, name)
         self._check(self._state, "trial.state")
@@ -114,7 +121,7 @@ class FunctionRun(Resumable):
         if "arithmetic" in state:
             self._go_on_with(self.arithmetic.resumed(self.spec.training, state["arithmetic"]))
         for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+            _load(part, state["parts"][name])
         self._state.clear()
         self._state.update(state["state"])
         self.history = state["history"]
@@ -142,7 +149,7 @@ class FunctionRun(Resumable):
         from samtune.models.saved import save_tensors
 
         if self.model is not None:
-            save_tensors(uri, self.model, self.spec, metrics=self.history[-1])
+            save_tensors(uri, self.model, self.spec, metrics=self.history[-1], rank=self.rank)
 
     def _check(self, value: Any, where: str) -> None:
         if problem := why_not_saved(value, where):
@@ -152,3 +159,21 @@ class FunctionRun(Resumable):
 def bare(part: Any) -> Any:
     """A network without DistributedDataParallel around it."""
     return part.module if isinstance(part, nn.parallel.DistributedDataParallel) else part
+
+
+def _state_of(part: Stateful) -> Any:
+    """The state of a part, whole where it is of sharded weights. Then it is a collective."""
+    if isinstance(part, nn.Module):
+        return whole_model_state(part)
+    if isinstance(part, torch.optim.Optimizer):
+        return whole_optimizer_state(part)
+    return part.state_dict()
+
+
+def _load(part: Stateful, state: Any) -> None:
+    if isinstance(part, nn.Module):
+        load_whole_model_state(part, state)
+    elif isinstance(part, torch.optim.Optimizer):
+        part.load_state_dict(cut_optimizer_state(part, state))
+    else:
+        part.load_state_dict(state)

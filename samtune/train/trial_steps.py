@@ -14,6 +14,7 @@ from samtune.config.method_base import BaseOptimizerConfig, PerturbedConfig
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.sam import SAM, TrainStep
+from samtune.sam.sharded_step import cut_optimizer_state, whole_optimizer_state
 from samtune.train.arithmetic import Arithmetic, Capabilities, Precision
 from samtune.train.optimizers import (
     base_optimizer,
@@ -162,12 +163,12 @@ class OptimizerSteps:
         return {"train_loss": total / count, **found}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "num_steps": self._num_steps}
+        return {"optimizer": whole_optimizer_state(self.optimizer), "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `TrialStep`."""
         own = hyperparameters(self.optimizer)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(cut_optimizer_state(self.optimizer, state["optimizer"]))
         set_hyperparameters(self.optimizer, own)
         self._num_steps = state["num_steps"]
 

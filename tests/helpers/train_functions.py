@@ -43,9 +43,17 @@ def by_step(trial: TrialContext) -> None:
 
 def by_closure(trial: TrialContext) -> None:
     """With an optimizer that takes closures, and a scheduler of one's own."""
+    _by_closure(trial, trial.distribute(make_model(trial.config["width"])))
+
+
+def shards_by_itself(trial: TrialContext) -> None:
+    """The same on parts of the network."""
+    _by_closure(trial, trial.distribute(make_model(trial.config["width"]), parallel="fsdp"))
+
+
+def _by_closure(trial: TrialContext, model: nn.Module) -> None:
     train, held_out = make_data()
     loader, validation = trial.loader(train), trial.loader(held_out, train=False)
-    model = trial.distribute(make_model(trial.config["width"]))
     optimizer = trial.optimizer(model, loader)
     shift = Shift()
     for _ in trial.epochs(shift=shift):
