@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from importlib import import_module
 from pathlib import Path
@@ -13,10 +12,8 @@ from torch import Tensor, nn
 from samtune.config.library_model import TimmConfig, refuse_missing_library
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, is_machine_fault, one_line
-from samtune.models.weights import read_state_dict
+from samtune.models.weights import read_state_dict, say
 from samtune.user_code import argument_names
-
-_log = logging.getLogger(__name__)
 
 
 def _timm() -> Any:
@@ -108,7 +105,7 @@ def _with_weights(config: TimmConfig, num_classes: int, options: dict[str, Any],
     if rows != num_classes:
         model.reset_classifier(num_classes)  # type: ignore[operator]
         what = f"its head of {rows} classes is left out" if rows else "it has no head"
-        _log.info(f"model.weights: {path}: {what}; the new one of {num_classes} starts afresh")
+        say(f"model.weights: {path}: {what}; the new one of {num_classes} starts afresh")
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,9 +16,8 @@ from samtune.config.library_model import TransformersConfig, refuse_missing_libr
 from samtune.config.model import is_one_shape
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError, is_machine_fault, one_line
-from samtune.models.weights import read_folder, read_state_dict, shapes_differ
+from samtune.models.weights import read_folder, read_state_dict, say, shapes_differ
 
-_log = logging.getLogger(__name__)
 _NOT_OF_A_FOLDER = ("auto_map", "quantization_config", "dtype", "torch_dtype", "_attn_implementation", "num_labels")
 """What a config.json may say that names code, or what the data and the training say."""
 
@@ -175,7 +173,7 @@ def _with_weights(cls: Any, settings: Any, state: dict[str, Tensor], path: Path,
             f"model.weights: {path} is not of this network ({len(lost)} names are missing, as {min(lost)})"
         )
     if new := sorted(other | missing):
-        _log.info(f"model.weights: {path}: {', '.join(new)} of {num_classes} classes start afresh")
+        say(f"model.weights: {path}: {', '.join(new)} of {num_classes} classes start afresh")
     return model
 
 

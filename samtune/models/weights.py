@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from samtune.errors import UsageError, one_line
 
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 _WITHIN = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where training programs keep the weights in a checkpoint, the averaged ones first, as timm's loader does."""
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -76,6 +79,13 @@ def shapes_differ(
         f"model.weights: {path} is not of this network "
         f"({name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)})"
     )
+
+
+def say(text: str) -> None:
+    """Logs what was made of a file, once in a process: a study's trials start from the same."""
+    if text not in _said:
+        _said.add(text)
+        _log.info(text)
 
 
 def _loaded(path: Path) -> Any:

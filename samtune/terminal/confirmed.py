@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from samtune.config.library_model import library_of
 from samtune.experiments.confirmed_study import confirmation_commands, confirmation_lines, format_best_candidate
 from samtune.experiments.summary import format_outcome
 from samtune.terminal.failures import print_failures
@@ -33,8 +34,9 @@ def print_loading(console: Console, study: Study) -> None:
         return
     console.print("  from samtune import load_model", soft_wrap=True)
     first = study.trials[0].params
-    module, _, function = str(first.get("model.name", "")).partition(":")
-    if function:  # the user's, who has it at hand where it is not in a module
+    name = str(first.get("model.name", ""))
+    module, _, function = name.partition(":")
+    if function and library_of(name) is None:  # the user's, who has it at hand where it is not in a module
         if (module := module.removesuffix(".py")) != PREFIX.rstrip(":") and "/" not in module:
             console.print(f"  from {module} import {function}", soft_wrap=True)
         weights += f", model={function}"

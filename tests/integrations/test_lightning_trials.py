@@ -124,6 +124,16 @@ def test_the_module_knows_where_it_is_and_its_callbacks_too(tmp_path: Path) -> N
     assert [record["counted"] for record in history] == [1, 2, 3]
 
 
+def test_a_trial_that_goes_on_from_another_s_checkpoint_keeps_its_own_values(tmp_path: Path) -> None:
+    """As PBT does: the weights and the momentum of one, the learning rate and rho of the other."""
+    train(0, 1, make_spec("with_the_trial_s"), str(tmp_path), until=1)
+    training = {"epochs": 3, "batch_size": 20, "lr": 0.02}
+    history, _ = train(0, 1, make_spec("with_the_trial_s", training=training), str(tmp_path))
+    # The cosine at the last of 4 steps of each of 3 epochs: lr / 2 (1 + cos(pi t / 12)) at t = 3, 7, 11.
+    expected = [lr / 2 * (1 + math.cos(math.pi * t / 12)) for lr, t in ((0.1, 3), (0.02, 7), (0.02, 11))]
+    assert [record["lr"] for record in history] == pytest.approx(expected)
+
+
 def test_precision_is_the_configuration_s_and_frozen_parts_stay_so(tmp_path: Path) -> None:
     training = {"epochs": 2, "batch_size": 20, "lr": 0.1, "precision": "bf16"}
     history, _ = train(0, 1, make_spec("frozen_in_part", training=training), str(tmp_path))

@@ -16,6 +16,7 @@ from samtune.experiments.summary import study_state
 from samtune.store.study_files import error_file
 from samtune.study import Objective, Trial, TrialState
 from samtune.terminal import format_state, leaderboard, make_console, print_plan, print_summary
+from samtune.terminal.confirmed import print_loading
 from samtune.terminal.tally import Tally
 from samtune.tune.ending import HOPELESS
 
@@ -42,6 +43,24 @@ def test_the_leaderboard_ranks_completed_trials_before_those_stopped_early(searc
     assert rows[0] == ["#", "trial", "val_accuracy", "rho", "lr", "passes", "time", "state"]
     assert rows[1] == ["1", "2", "0.9778", "0.1", "1.2e-03", "2", "0.0s", "completed"]
     assert [row[1] for row in rows[1:]] == ["2", "0", "1"]  # a failed trial has no rank
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits_cnn", ["model = load_model(WEIGHTS)"]),
+        ("timm:test_vit", ["model = load_model(WEIGHTS)"]),
+        ("my_nets:make", ["from my_nets import make", "model = load_model(WEIGHTS, model=make)"]),
+    ],
+)
+def test_the_kept_weights_are_loaded_by_what_built_their_network(
+    search: Search, name: str, expected: list[str]
+) -> None:
+    search.start(**{"model.name": name})
+    output = io.StringIO()
+    print_loading(Console(file=output, width=80, markup=False, highlight=False), search.study)
+    lines = re.sub(r'".*?"', "WEIGHTS", output.getvalue()).splitlines()
+    assert [line.strip() for line in lines[1:-1]] == expected
 
 
 def test_the_leaderboard_has_a_limit(search: Search) -> None:
