@@ -73,7 +73,8 @@ def _classes() -> tuple[dict[str, str], dict[str, str]]:
     auto = _part("models.auto.modeling_auto")
 
     def first(names: Mapping[str, Any]) -> dict[str, str]:
-        return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
+        one = {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
+        return {kind: name for kind, name in one.items() if kind != "timm_wrapper"}  # timm's go by `timm:`
 
     return (
         first(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
@@ -119,7 +120,8 @@ def _settings(
         channels, height, width = image
         changes |= {"num_channels": channels} if hasattr(default, "num_channels") else {}
         if folder is None and "image_size" in known:  # a trained network has positions for one size
-            changes.setdefault("image_size", height if height == width else (height, width))
+            is_pair = height != width or isinstance(default.image_size, list | tuple)
+            changes.setdefault("image_size", [height, width] if is_pair else height)
     if len(written.get("id2label", {})) != num_classes:  # names of other classes
         written = {key: value for key, value in written.items() if key not in ("id2label", "label2id")}
     try:
