@@ -13,9 +13,10 @@ from samtune.formatting import counted
 from samtune.raylib.cluster import Node
 from samtune.study import Scalar, Study, Trial, TrialState, is_over
 
-GAIN = 3.0
-"""How many starts of a group a trial must save by more workers. They are not all of the speed that they could be, and
-the start takes longer where the machine is busy."""
+GAIN = 2.0
+"""How many starts of a group a trial must save by more workers, if they were all of the speed that they could be. The
+start that is measured is of a cold group, so that this is worth its while from about 1.2 of the speed on with twice the
+workers."""
 
 
 class Groups(Protocol):
@@ -30,13 +31,17 @@ class Groups(Protocol):
     def widen(self, sizes: Mapping[str, int]) -> Sequence[str]:
         """Gives trials more workers after their epoch; the ids of those that get them."""
 
+    def narrow(self, size: int) -> Sequence[int]:
+        """Has groups that lost their workers come up again with no more than `size`; the indices of these groups."""
+
 
 class Widening:
     """Looks whether the trials that are left had better have more workers, and has their groups restart with these.
 
     It is the choice that is made at the start of a search, made again where no trial is to come: one for every trial
     that is left, by the same rules (see `samtune.experiments.worker_choice`). Every trial gets a number of workers
-    once: where these do not come up, its group takes the former number again, and stays with it.
+    once: where these do not come up, its group takes the former number again, and stays with it. A group whose node is
+    lost comes up with fewer where no room is left for as many.
 
     Args:
         resources: of the search.
@@ -65,16 +70,26 @@ class Widening:
         """Called now and then, with the nodes that the cluster has."""
         if (left := self._left()) is None:
             return
-        wanted = self._wanted(left, nodes)
-        if wanted == 1:
+        if (wanted := self._wanted(left, nodes)) is None:
             return
-        now, startup = self._groups.workers_of_trials(), self._groups.startup_seconds(self._study.started_at)
+        now = self._groups.workers_of_trials()
+        if any(trial.id not in now for trial in left):
+            # Its group may have been on a node that is gone: what the others have left must do.
+            for index in self._groups.narrow(wanted):
+                workers = counted(wanted, "worker")
+                self._say(f"group {index} lost its workers and restarts with {workers}, which the nodes have room for")
+            return
+        if wanted > 1:
+            self._widen(left, now, wanted)
+
+    def _widen(self, left: Sequence[Trial], now: Mapping[str, int], wanted: int) -> None:
+        startup = self._groups.startup_seconds(self._study.started_at)
         sizes = {
             trial.id: wanted
             for trial in left
             if startup is not None
             and (trial.id, wanted) not in self._asked
-            and saved_seconds(trial, now.get(trial.id, wanted), wanted) > GAIN * startup
+            and saved_seconds(trial, now[trial.id], wanted) > GAIN * startup
         }
         if not sizes:
             return
@@ -92,8 +107,8 @@ class Widening:
             return None
         return left if len(trials) >= self._study.num_trials or self._none_to_come() else None
 
-    def _wanted(self, left: Sequence[Trial], nodes: Sequence[Node]) -> int:
-        """How many workers each of them could have."""
+    def _wanted(self, left: Sequence[Trial], nodes: Sequence[Node]) -> int | None:
+        """How many workers each of them can have; None where that is not known."""
         try:
             return choose_workers(
                 self._resources,
@@ -103,7 +118,7 @@ class Widening:
                 layouts=lambda: [self._make_spec(trial.config) for trial in left],
             ).num_workers
         except SpaceError:  # of a configuration that breaks a rule: its trial is about to fail
-            return 1
+            return None
 
 
 def saved_seconds(trial: Trial, now: int, then: int) -> float:

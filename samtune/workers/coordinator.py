@@ -227,6 +227,14 @@ class Coordinator:
         await self._announce()
         return keys
 
+    async def narrow(self, size: int) -> list[int]:
+        """Groups that have lost their workers come up again with no more than `size`: nodes were lost.
+
+        Returns:
+            The indices of those that would have had more.
+        """
+        return self._state.narrow(size)
+
     async def workers_of_trials(self) -> dict[str, int]:
         """How many workers each trial has that a group trains, by its key."""
         return self._state.workers_of_trials()

@@ -44,7 +44,8 @@ class WorkerGroup:
     index: int
     num_workers: int  # of this generation, or of the one that is being started
     wanted: int  # workers of the next start
-    on_trial: bool = False  # started with more workers than at first, and has not finished an epoch with them
+    least: int  # workers with which it certainly trains: the fewest so far
+    on_trial: bool = False  # started with more than these, and has not finished an epoch with them
     retired: bool = False  # not needed any more: its processes end, and others have their places
     generation: str = ""
     present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
@@ -115,7 +116,7 @@ class CoordinatorState:
         if len(records) > 1:
             # The first question after a restore. The rank that wrote the checkpoint may have died before its report.
             work.saved = max(work.saved, epoch - 1)
-        group.on_trial = False
+        group.on_trial, group.least = False, min(group.least, group.num_workers)
         if work.outcome is None:
             for metrics in records:
                 work.history.append(EpochRecord(metrics, group.index, time.time()))
@@ -258,20 +259,34 @@ class CoordinatorState:
                 idle.retired, idle.retired_at = True, time.time()
         return [group.work.key for group in wider if group.work is not None]
 
+    def narrow(self, size: int) -> list[int]:
+        """Groups that have lost their workers, and had all of them before, come up again with no more than `size`.
+
+        Returns:
+            The indices of those that would have had more.
+        """
+        narrower = []
+        for group in self.groups.values():
+            is_up = len(group.present) == group.num_workers and not group.dying
+            if group.ready_with and group.wanted > size and not (is_up or group.lost or group.retired):
+                group.wanted = size
+                narrower.append(group.index)
+        return narrower
+
     def workers_for_start(self, index: int) -> int:
         """How many workers the group is to be started with now.
 
-        One that was widened and has not finished an epoch since gets its first number back: there is no room after
+        One that was widened and has not finished an epoch since gets its former number back: there is no room after
         all, or more workers do not work.
         """
         if (group := self.groups.get(index)) is None:  # its first start
             return self.num_workers
         if group.on_trial:
-            group.wanted = self.num_workers
+            group.wanted = min(group.wanted, group.least)
             more = counted(group.num_workers, "worker")
             self.events.append(f"group {index} did not train on {more}: it goes back to {group.wanted}")
             self.take_back(group)  # not an attempt of the trial's
-        group.num_workers, group.on_trial = group.wanted, group.wanted > self.num_workers
+        group.num_workers, group.on_trial = group.wanted, group.wanted > group.least
         return group.num_workers
 
     def workers_of_trials(self) -> dict[str, int]:
@@ -307,7 +322,8 @@ class CoordinatorState:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _group(self, index: int) -> WorkerGroup:
-        return self.groups.setdefault(index, WorkerGroup(index, self.num_workers, self.num_workers))
+        first = self.num_workers
+        return self.groups.setdefault(index, WorkerGroup(index, num_workers=first, wanted=first, least=first))
 
     def _note_lost_attempt(self, group: WorkerGroup) -> None:
         """The trial that the group had begun continues on its new workers, unless it is over or lost too many."""

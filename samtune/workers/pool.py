@@ -235,6 +235,12 @@ class WorkerPool:
 
         return list(ray.get(self.coordinator.widen.remote(dict(sizes))))
 
+    def narrow(self, size: int) -> list[int]:
+        """Has groups that lost their workers come up again with no more, see `Coordinator.narrow`; their indices."""
+        import ray
+
+        return list(ray.get(self.coordinator.narrow.remote(size)))
+
     def close(self, timeout: float = 10.0) -> bool:
         """Ends the workers' loops and waits for the groups; kills those that do not end in time.
 

@@ -29,6 +29,7 @@ class World:
     startup: float | None = 10.0
     refuses: bool = False
     asked: list[dict[str, int]] = field(default_factory=list)
+    narrowed: list[int] = field(default_factory=list)
 
     def startup_seconds(self, started_at: float) -> float | None:
         return self.startup
@@ -39,6 +40,10 @@ class World:
     def widen(self, sizes: Mapping[str, int]) -> list[str]:
         self.asked.append(dict(sizes))
         return [] if self.refuses else list(sizes)
+
+    def narrow(self, size: int) -> list[int]:
+        self.narrowed.append(size)
+        return [3]
 
 
 def trial(number: int, epochs: int, seconds: float, state: TrialState = TrialState.RUNNING) -> Trial:
@@ -87,9 +92,9 @@ def test_what_was_refused_is_asked_again() -> None:
     ("epochs", "startup", "moves"),
     [
         (1, 10.0, True),  # 99 s on one worker, 12 on eight
-        (60, 10.0, True),  # 40 s: 35 saved
-        (70, 10.0, False),  # 30 s: 26 saved, and three starts are 30
-        (1, 40.0, False),
+        (77, 10.0, True),  # 23 s: 20.1 saved, and two starts are 20
+        (78, 10.0, False),
+        (1, 50.0, False),
         (1, None, False),  # nothing is known of a start
         (0, 0.001, False),  # nor of an epoch
         (100, 0.0, False),  # in its last epoch
@@ -130,6 +135,24 @@ def test_a_trial_whose_result_would_change_stays(overrides: tuple[str, ...]) -> 
 def test_a_trial_that_has_as_many_workers_stays() -> None:
     world = World({"t1": 8})
     make(world, DONE, trial(1, 1, 1.0))[0].look(EIGHT)
+    assert not world.asked
+
+
+def test_where_a_trial_has_lost_its_group_that_comes_up_with_what_there_is_room_for() -> None:
+    world = World({"t1": 4})
+    look, said = make(world, DONE, trial(1, 1, 1.0), trial(2, 1, 1.0))
+    look.look([Node(4, 0)])
+    assert (world.narrowed, world.asked) == ([2], [])
+    assert said == ["group 3 lost its workers and restarts with 2 workers, which the nodes have room for"]
+    look.look([Node(1, 0)])
+    assert world.narrowed == [2, 1]
+
+
+def test_a_trial_whose_configuration_breaks_a_rule_changes_nothing() -> None:
+    world, invalid = World({}), trial(1, 1, 1.0)
+    invalid.config = {"method.rho": -1.0}
+    make(world, DONE, invalid, overrides=("search={method.rho: {uniform: [0.01, 0.1]}}",))[0].look(EIGHT)
+    assert not world.narrowed
     assert not world.asked
 
 

@@ -47,6 +47,7 @@ class World:
     nodes: dict[int, str] = field(default_factory=dict)  # that each group is on
     sizes: dict[int, int] = field(default_factory=dict)  # ranks of each group's present generation
     widened: int = 0  # trials that were given more ranks
+    narrowed: int = 0  # groups that came up with fewer
     met: dict[tuple[Any, ...], list[asyncio.Event]] = field(default_factory=lambda: defaultdict(list))
 
     async def all_reduce(self, worker: WorkerId, number: int, epoch: int) -> None:
@@ -163,9 +164,11 @@ async def widening(world: World) -> None:
         await asyncio.sleep(world.rng.random() * 2)
         sizes = {f"trial {i}": world.num_workers * world.rng.choice([1, 2, 3]) for i in range(NUM_TRIALS)}
         world.widened += len(await world.box.widen(sizes))
+        if world.rng.random() < 0.3:
+            world.narrowed += len(await world.box.narrow(world.rng.choice([1, 2, 3])))
 
 
-async def search(seed: int) -> tuple[list[int], int]:
+async def search(seed: int) -> tuple[list[int], int, int]:
     rng = random.Random(seed)
     num_workers, num_groups = rng.choice([1, 2, 3]), rng.choice([1, 2, 3])
     box = Coordinator(num_workers, num_groups=num_groups, max_failures=1000)
@@ -180,20 +183,21 @@ async def search(seed: int) -> tuple[list[int], int]:
         wider.cancel()
         await box.close()
         await asyncio.gather(*groups)
-    return lengths, world.widened
+    return lengths, world.widened, world.narrowed
 
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_no_loss_keeps_a_search_from_its_end(first: int) -> None:
-    widened = 0
+    widened = narrowed = 0
     for seed in range(first, first + 100):
         loop = VirtualTime()
         try:
-            lengths, num_widened = loop.run_until_complete(search(seed))
+            lengths, num_widened, num_narrowed = loop.run_until_complete(search(seed))
         except TimeoutError:
             pytest.fail(f"seed {seed}: a trial waits for ever")
         finally:
             loop.close()
         assert lengths == [SPEC.num_epochs] * NUM_TRIALS, f"seed {seed}"
-        widened += num_widened
+        widened, narrowed = widened + num_widened, narrowed + num_narrowed
     assert widened > 50
+    assert narrowed > 10

@@ -149,3 +149,27 @@ def test_a_node_that_is_about_to_go_is_left_in_the_middle_of_the_epoch_all_the_s
         assert await box.must_leave(at(0))
 
     run(scenario())
+
+
+def test_a_group_whose_node_is_gone_comes_up_with_as_many_workers_as_there_is_room_for() -> None:
+    async def scenario() -> None:
+        box = Coordinator(num_workers=4)
+        await box.assign("a", SPEC, FAR)
+        assert await box.narrow(1) == []  # it has not come up yet: nodes may be about to come
+        for rank in range(4):
+            await take(box, at(0, rank))
+        assert await box.narrow(1) == []  # it is whole
+        await box.nodes_changed(gone={"node of first"}, draining=set())
+        assert await box.workers_for_start(0) == 4  # for which there is no room
+        assert await box.narrow(2) == [0]
+        assert await box.narrow(2) == []
+        assert await box.workers_for_start(0) == 2
+        ranks = [at(0, rank, "second") for rank in range(2)]
+        work = [await take(box, rank) for rank in ranks]
+        await box.epoch_done(ranks[0], work[0].number, 1, [{"epoch": 1.0}])
+        # When nodes are added it gets more, and where these do not come up, what it had last.
+        assert await box.widen({"a": 4}) == ["a"]
+        assert await box.workers_for_start(0) == 4
+        assert await box.workers_for_start(0) == 2
+
+    run(scenario())
