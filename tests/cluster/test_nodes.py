@@ -116,15 +116,22 @@ def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_pat
 
     def add(study: Study) -> None:
         nodes.append(cluster.add_node(num_cpus=1))
-        deadline = time.monotonic() + 240
-        while not any(line.startswith("group 2 is ready") for line in script.said):
-            assert time.monotonic() < deadline, script.said
-            time.sleep(0.1)
+        wait_for("group 2 is ready")
 
     def kill(study: Study) -> None:
-        """One of the first two, but not the one that the driver is connected to."""
+        """One of the first two, but not the one that the driver is connected to.
+
+        Its workers live on for a moment: the trials wait, or that of the lost node would end before it is missed.
+        """
         here = ray.get_runtime_context().get_node_id()
         cluster.remove_node(next(node for node in nodes if node.node_id != here), allow_graceful=False)
+        wait_for("lost its node")
+
+    def wait_for(words: str) -> None:
+        deadline = time.monotonic() + 240
+        while not any(words in line for line in script.said):
+            assert time.monotonic() < deadline, script.said
+            time.sleep(0.1)
 
     def three_trials_are_in_the_middle(study: Study) -> bool:
         running = [trial for trial in study if trial.state is TrialState.RUNNING]
