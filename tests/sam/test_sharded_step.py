@@ -30,11 +30,13 @@ from samtune.sam.rules.universal import UniversalRule
 from samtune.sam.sharded_step import cut_state, whole_state
 
 STEPS = 4
-REFUSED = {"sam_1": "p must be above 1", "sam_second_order": "second_order takes no sharded parameters"}
+REFUSED = ("sam_1", "sam_second_order")
+ALIKE = ("sam_inf", "asam_inf", "esam_weights", "usam")
+"""The same code is reached by others, or in test_fully_shard.py."""
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     name: (method.model_copy(update={} if name == "sgd" else {"m": "global"}), {})
     for name, method in METHODS.items()
-    if name not in REFUSED
+    if name not in (*REFUSED, *ALIKE)
 }
 SAM = CASES["sam"][0]
 CASES |= {
@@ -73,7 +75,7 @@ def test_the_step_of_every_method_is_that_of_the_whole_model(num_ranks: int) -> 
 
 # -- resumed, on any number of ranks -----------------------------------------------------------------------------------
 
-RESUMED = ["sam, adamw, clipped", "looksam", "mesa", "fsam", "ssam_d", "aesam"]
+RESUMED = ["sam, adamw, clipped", "looksam", "mesa", "ssam_d"]
 
 
 class Part:

@@ -65,7 +65,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_workers_and_the_kept_weights_ar
     spec = make_spec(*PLAIN, "training.parallel=fsdp").model_copy(update={"final": True})
     alone = train_until(0, 1, spec, str(tmp_path / "alone"))
     expected = load_file(tmp_path / "alone" / "weights.safetensors")
-    for ranks, more in [((2, 4), "fsdp"), ((4, 1), "fsdp"), ((2, 2), "ddp")]:
+    for ranks, more in [((1, 2), "fsdp"), ((2, 1), "ddp")]:
         folder = tmp_path / f"{ranks}-{more}"
         run_ranks(ranks[0], train_until, spec, str(folder), 1)
         again = spec.model_copy(update={"training": spec.training.model_copy(update={"parallel": more})})
@@ -116,7 +116,7 @@ def test_all_ranks_go_through_equally_many_batches_of_an_evaluation() -> None:
 # -- training functions ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", ["by_step", "by_closure", "shards_by_itself"])
+@pytest.mark.parametrize("function", ["by_step", "shards_by_itself"])
 def test_a_training_function_is_that_of_whole_networks_and_resumes_bit_for_bit(tmp_path: Path, function: str) -> None:
     method = {"name": "sam", "rho": 0.1, "m": "global"}
     training = {"epochs": 2, "batch_size": 20, "lr": 0.1}

@@ -58,6 +58,15 @@ def test_a_trial_gives_the_same_metrics_on_any_group_and_after_any_other_trial(c
     assert client.finish("and again") == first
 
 
+def test_a_trial_on_parts_of_the_network_has_the_records_of_one_on_whole_networks(client: Client) -> None:
+    whole = client.run("whole", spec(method__m="global", training__lr=0.05))
+    parts = client.run("parts", spec(method__m="global", training__lr=0.05, training__parallel="fsdp"))
+    assert whole.outcome is parts.outcome is Outcome.COMPLETED
+    assert [record.epoch for record in parts.epochs] == [1, 2, 3]
+    for found, wanted in zip(parts.epochs, whole.epochs, strict=True):  # float32: an example may fall the other way
+        assert found.metrics == pytest.approx(wanted.metrics, rel=0.03, abs=0.03, nan_ok=True)
+
+
 def test_workers_stay_the_same_processes_from_trial_to_trial(client: Client) -> None:
     client.run("before", spec(seed=1))
     before = worker_pids()
