@@ -146,7 +146,7 @@ def test_a_training_function_is_that_of_whole_networks_and_resumes_bit_for_bit(t
         (["method={name: sam, m: global, second_order: true}"], "method.second_order: must be off with"),
         (["method={name: universal, m: global, directions: 'a.b:c'}"], "method.directions: cannot be your own with"),
         (["method={name: 'helpers.own_rules:HalfWay', m: global}"], "method.name: cannot be a rule of your own with"),
-        (["training.optimizer=adafactor"], "training.optimizer: adafactor does not work on parts of the weights"),
+        (["training.optimizer=adafactor"], "training.optimizer: cannot be adafactor with training.parallel fsdp"),
         (["training.diagnostics={m_sharpness: 1}"], "training.diagnostics: needs whole gradients"),
         (["training.compile=true"], "training.compile: must be off with training.parallel fsdp"),
         (["training.channels_last=true"], "training.channels_last: must be off with training.parallel fsdp"),
