@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.midway import SECONDS, begin
+from helpers.midway import begin
 from helpers.ray_internals import START_TIMEOUT
 
 from samtune import Callback, SearchSpace, Trial, TrialState, Tuner
@@ -19,6 +19,7 @@ from samtune.raylib.cluster import Node, local_node
 from samtune.study import EpochLog, Study
 
 EIGHT = [Node(8, 0)]
+LOSSES = ("train_loss", "val_loss", "gradient_norm")
 
 
 @dataclass
@@ -185,7 +186,7 @@ def test_the_last_trial_of_a_search_moves_to_the_other_place_too_and_its_metrics
     monkeypatch.setenv(START_TIMEOUT.name, str(START_TIMEOUT.value))
     far = 5000  # epochs: it is still there when the others have ended, and until it has moved
     settings = [
-        *("model={name: mlp}", "method.m=global", "data.num_train=300"),
+        *("model={name: mlp}", "method.m=global", "data.num_train=300", "training.lr=0.002"),
         f"resources={{num_workers: auto, cpus_per_worker: {local_node().cpus / 2}, gpus_per_worker: 0}}",  # two places
         f"search={{training.epochs: {{choice: [2, {far}]}}}}",
         f"initial=[{{training.epochs: 2}}, {{training.epochs: 2}}, {{training.epochs: {far}}}]",
@@ -199,10 +200,12 @@ def test_the_last_trial_of_a_search_moves_to_the_other_place_too_and_its_metrics
     *others, last = study.trials
     assert [trial.num_epochs for trial in others] == [2, 2]
     assert all(trial.state is TrialState.COMPLETED for trial in others)
+    assert last.state is TrialState.INTERRUPTED  # by `Watch`, after epochs on two workers
     assert "no trials are to come: after this epoch, trial 2 continues with 2 workers" in watch.lines
     assert not [line for line in watch.lines if "lost" in line or "goes back" in line]
     run = begin(space.trial(last.config))
     for epoch, record in enumerate(last.history, start=1):
         run.train_epoch(epoch)
-        expected = {name: value for name, value in run.history[-1].items() if name not in SECONDS}
-        assert {name: record[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6), epoch
+        expected = {name: run.history[-1][name] for name in ("epoch", "num_passes", *LOSSES)}
+        # Rounding is amplified by a factor of up to 10 an epoch, and three or some more are trained on two workers.
+        assert {name: record[name] for name in expected} == pytest.approx(expected, rel=1e-3), epoch
