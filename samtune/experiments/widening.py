@@ -110,15 +110,12 @@ class Widening:
     def _wanted(self, left: Sequence[Trial], nodes: Sequence[Node]) -> int | None:
         """How many workers each of them can have; None where that is not known."""
         try:
-            return choose_workers(
-                self._resources,
-                self._gpus,
-                nodes,
-                at_once=len(left),
-                layouts=lambda: [self._make_spec(trial.config) for trial in left],
-            ).num_workers
+            specs = [self._make_spec(trial.config) for trial in left]
         except SpaceError:  # of a configuration that breaks a rule: its trial is about to fail
             return None
+        if any(spec.training.parallel == "fsdp" for spec in specs):
+            return None  # with fewer workers each holds more of the weights, for which its memory may not do
+        return choose_workers(self._resources, self._gpus, nodes, at_once=len(left), layouts=lambda: specs).num_workers
 
 
 def saved_seconds(trial: Trial, now: int, then: int) -> float:

@@ -133,6 +133,17 @@ def test_a_trial_whose_result_would_change_stays(overrides: tuple[str, ...]) -> 
     assert not world.asked
 
 
+def test_a_trial_on_parts_of_the_weights_keeps_its_workers() -> None:
+    world = World({"t1": 4})
+    overrides = ("model={name: mlp}", "method.m=global", "training.parallel=fsdp")
+    look, _ = make(world, DONE, trial(1, 1, 1.0), trial(2, 1, 1.0), overrides=overrides)
+    look.look(EIGHT)
+    world.workers["t2"] = 4
+    look.look([Node(16, 0)])
+    assert not world.narrowed
+    assert not world.asked
+
+
 def test_a_trial_that_has_as_many_workers_stays() -> None:
     world = World({"t1": 8})
     make(world, DONE, trial(1, 1, 1.0))[0].look(EIGHT)
