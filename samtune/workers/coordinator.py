@@ -241,7 +241,9 @@ class Coordinator:
 
     async def workers_for_start(self, group_index: int) -> int:
         """How many workers the group is to be started with now. Asked by its Ray Train controller, once a start."""
-        return self._state.workers_for_start(group_index)
+        size = self._state.workers_for_start(group_index)
+        await self._announce()  # a trial that it could not train may be another's now
+        return size
 
     async def controller_lost(self, group_index: int) -> bool:
         """Ray Train's controller of the group has died, and its workers with it: the group starts again.
