@@ -258,7 +258,8 @@ class TrialContext:
             self._begin(epoch)
             yield epoch
             self._run.history.append(self._record(epoch))
-            self._run.state_dict()  # whether it can be saved shows in the first epoch, not when it is lost
+            if not self._run.is_sharded:  # whose state is collected after every epoch anyway, piece by piece
+                self._run.state_dict()  # whether it can be saved shows in the first epoch, not when it is lost
         self._is_over = True
 
     def report(self, *, average: bool = False, **metrics: float | Tensor) -> None:

@@ -46,6 +46,14 @@ def by_closure(trial: TrialContext) -> None:
     _by_closure(trial, trial.distribute(make_model(trial.config["width"])))
 
 
+def keeps_a_part(trial: TrialContext) -> None:
+    """Puts weights of which each worker has a part into its own state."""
+    model = trial.distribute(make_model(trial.config["width"]))
+    for _ in trial.epochs():
+        trial.state["weight"] = next(model.parameters()).detach()
+        trial.report(val_accuracy=1.0)
+
+
 def shards_by_itself(trial: TrialContext) -> None:
     """The same on parts of the network."""
     _by_closure(trial, trial.distribute(make_model(trial.config["width"]), parallel="fsdp"))

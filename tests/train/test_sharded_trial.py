@@ -21,6 +21,7 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
 from samtune.models import load_model
 from samtune.train.sharding import blocks, in_step
+from samtune.train.trial_state import TrainFunctionError
 
 NET = "model={name: wide_resnet, depth: 10, width: 1, dropout: 0.3}"
 SAM = "method={name: sam, rho: 0.1, m: global}"
@@ -158,18 +159,25 @@ def test_a_space_with_what_needs_whole_networks_is_refused_in_one_line(overrides
         SearchSpace.from_yaml("digits.yaml", space).trial({})
 
 
-def refused(rank: int, num_ranks: int, folder: str) -> str:
-    spec = make_function_spec("shards_by_itself", method={"name": "sam", "rho": 0.1})
+def refused(rank: int, num_ranks: int, folder: str, function: str, m: str) -> str:
+    training = {"epochs": 1, "batch_size": 20, "parallel": "fsdp" if m == "global" else "ddp"}
+    spec = make_function_spec(function, method={"name": "sam", "rho": 0.1, "m": m}, training=training)
     torch.distributed.barrier()  # what is refused at once must not leave before the other has come
     try:
         train_function(rank, num_ranks, spec, folder)
-    except UsageError as error:
+    except (UsageError, TrainFunctionError) as error:
         return str(error)
     return "accepted"
 
 
 def test_so_is_a_training_function_that_asks_for_it(tmp_path: Path) -> None:
-    assert run_ranks(2, refused, str(tmp_path))[0].startswith("method.m: must be global with")
+    line = run_ranks(2, refused, str(tmp_path), "shards_by_itself", "worker")[0]
+    assert line.startswith("method.m: must be global with")
+
+
+def test_a_part_of_the_weights_among_a_function_s_own_values_is_refused_in_one_line(tmp_path: Path) -> None:
+    for line in run_ranks(2, refused, str(tmp_path), "keeps_a_part", "global"):
+        assert "trial.state.weight cannot be saved: it is of a part of the weights (DTensor)" in line
 
 
 def test_the_blocks_are_children_with_weights_those_of_a_sequential_and_not_what_is_shared() -> None:
