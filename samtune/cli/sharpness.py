@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samtune.cli.options import OUTPUT, Debug, Json, StoragePath, TrackingUri, Trust, option
+from samtune.cli.options import OUTPUT, Code, Debug, Json, StoragePath, TrackingUri, Trust, option
 from samtune.cli.trust import ask_to_trust
 from samtune.errors import UsageError
+from samtune.user_code import use_script
 
 if TYPE_CHECKING:
     from samtune.experiments.sharpness.measures import Measured
@@ -65,6 +66,7 @@ def sharpness(
     plot_format: Annotated[Literal["png", "svg"], option(OUTPUT, "Of figures.")] = "png",
     storage_path: StoragePath = None,
     tracking_uri: TrackingUri = None,
+    code: Code = None,
     trust: Trust = False,
     json_: Json = False,
     debug: Debug = False,
@@ -81,6 +83,8 @@ def sharpness(
     sizes = [int(size) for size in m.split(",") if size.strip().isdecimal()]
     if not sizes or len(sizes) != len(m.split(",")):
         raise UsageError(f"--m {m}: must be whole numbers with commas, e.g. 16,64")
+    if code is not None:
+        use_script(code)
     from rich.markup import escape
 
     from samtune.experiments.sharpness.measures import Settings, check_measures, measure

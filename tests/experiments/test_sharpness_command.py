@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers.studies import make_confirmation
 from helpers.studies import make_study as make_simple_study
 from typer.testing import CliRunner
 
+from samtune import user_code
 from samtune.cli.app import app
 from samtune.config.space import SearchSpace
 from samtune.errors import TrackingError, UsageError
@@ -114,6 +116,48 @@ def test_the_bound_of_the_error_rate(studies, tmp_path):
     for name in ("pac_bayes_bound", "theorem_2_bound"):
         assert surer["measures"][name]["value"] > of_errors["measures"][name]["value"]
         assert of_loss["measures"][name]["value"] > of_errors["measures"][name]["value"]
+
+
+SCRIPT = """
+from torch import nn
+
+from samtune import SearchSpace
+
+
+def small_net(num_classes, input_shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+
+SPACE = {**%r, "model": small_net}
+space = SearchSpace.from_dict(SPACE)
+"""
+
+
+def test_a_study_of_python_objects_is_measured_with_the_script_that_they_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "sharpness_of_mine.py"
+    script.write_text(SCRIPT % SPACE)
+    monkeypatch.setattr(user_code, "_given", {})
+    monkeypatch.setattr(user_code, "_scripts", [])
+    user_code.use_script(str(script))
+    space = SearchSpace.from_dict({**SPACE, "model": {"name": "given:small_net"}})
+    study = replace(make_study(tmp_path / "mine"), space_yaml=space.to_yaml())
+    run = TrialRun(space.trial({"method.rho": 0.05}), rank=0, num_workers=1, device=torch.device("cpu"))
+    run.train_epoch(1)
+    run.save(CheckpointFolder(str(tmp_path / "mine" / "checkpoints" / "id0")))
+    journal = Journal(tmp_path / "mine")
+    journal.on_study_start(study)
+    add_trial(study, journal, 0.05, run.history)
+    journal.on_study_end(study)
+    user_code._given.clear()  # as in another process
+    user_code._scripts.clear()
+    measured = ("mine/0", "--storage-path", str(tmp_path), "--plots", str(tmp_path), "--json")
+    few = ("--measures", "m_sharpness", "--m", "16", "--num-examples", "32")
+    with pytest.raises(UsageError, match=r"given:small_net is a Python object .* --code my_script.py"):
+        samtune(*measured, *few)
+    (subject,) = json.loads(samtune(*measured, *few, "--code", str(script)).splitlines()[-1])["subjects"]
+    assert subject["measures"]["m_sharpness m=16"]["value"] > 0
 
 
 def test_networks_side_by_side(studies, tmp_path):
