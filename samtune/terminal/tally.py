@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import bisect
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from samtune.study import Callback, Study, Trial, TrialState, is_over, tie_break
+from samtune.terminal.candidate_time import CandidateTimes
 
 START_SECONDS = 60.0  # within which workers have started
+_STARTS = 8  # of trials, that tell how many run at once: between two, a group has none
 
 
 class Tally:
@@ -25,6 +28,8 @@ class Tally:
         self._last: _Mark | None = None
         self._ended_work = 0.0
         self._shown: dict[str, float] = {}
+        self._at_once: deque[int] = deque(maxlen=_STARTS)
+        self._candidate_times: CandidateTimes | None = None
         for trial in list(study):  # a search that is resumed
             if is_over(trial):
                 self.end(trial)
@@ -32,6 +37,7 @@ class Tally:
 
     def start(self, trial: Trial) -> None:
         self.running[trial.id] = trial
+        self._at_once.append(len(self.running))
 
     def epoch(self) -> None:
         """An epoch has ended. The pace is counted from the first on: before it, workers start."""
@@ -83,13 +89,25 @@ class Tally:
         """An estimate from the pace so far; None as long as there is none.
 
         The pace is that of passes, not of trials: a trial of SAM takes twice as long as one of SGD. It is taken from
-        epochs that have ended, evaluation included: while the next is under way, the time left runs down.
+        epochs that have ended, evaluation included: while the next is under way, the time left runs down. Of a
+        confirmation it is that of each candidate's own trials.
         """
+        if self.study.kind == "confirmation":
+            return self._confirmation_left()
         if self._first is None or self._last is None or self._last.done - self._first.done < 0.25:
             return None
         seconds, work = self._last.at - self._first.at, self._last.work - self._first.work
         left = seconds / work * self._work_left() if work > 0 else 0.0
         return max(left - (time.time() - self._last.at), 0.0)
+
+    def _confirmation_left(self) -> float | None:
+        if self._candidate_times is None:
+            from samtune.experiments.candidates import stored_candidates
+
+            listed = stored_candidates(self.study)
+            passes = {label: spec.num_passes for label, spec in listed.candidates.items()}
+            self._candidate_times = CandidateTimes(passes, listed.replicas)
+        return self._candidate_times.seconds_left(list(self.study), max(self._at_once, default=1), time.time())
 
     def _work_left(self) -> float:
         """Passes that are to come, if the other trials are as those so far or, without a scheduler, as planned."""
