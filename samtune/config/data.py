@@ -22,8 +22,14 @@ class DatasetConfig(Config):
     """Share of the training set held out as validation data: stratified by class, chosen by `split_seed`. 0: train on
     all of it and evaluate the test set, for the final figures of a configuration that is chosen already."""
 
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """k-fold cross-validation instead of `validation_fraction`: a trial trains k networks side by side, each validated
+    on another k-th of the training set (stratified by class, chosen by `split_seed`), and its metrics are their means.
+    `confirm` and `train` train one network, without folds."""
+
     split_seed: Seed = 0
-    """Chooses the validation examples and, with `num_train`, the examples used. Independent of the trial's seed."""
+    """Chooses the validation examples or the folds and, with `num_train`, the examples used. Independent of the trial's
+    seed."""
 
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Use only this share of the training set, from its beginning, validation included; 0.1 is the papers' "-S"."""

@@ -120,6 +120,8 @@ def _check_population(space: SearchSpace, scheduler: PBTConfig | PB2Config, root
         yield _problem(root, "sampler", rule)
     if space.repeats > 1:
         yield _problem(root, "repeats", f"must be 1 with {scheduler.name}, whose trials copy each other")
+    if space.data.folds is not None or any(leaf.key == "data.folds" for leaf in space.tree.leaves()):
+        yield _problem(root, "data.folds", f"cannot be used with {scheduler.name}, whose trials copy each other")
     if space.training.bootstrap or any(leaf.key == "training.bootstrap" for leaf in space.tree.leaves()):
         rule = f"must be 0 with {scheduler.name}: a trial that copies another has labels of its own"
         yield _problem(root, "training.bootstrap", rule)

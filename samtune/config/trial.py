@@ -118,6 +118,24 @@ class TrialSpec(Config):
             raise broken_rule("training", f"{problem} {got}")
         return self
 
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        folds = self.data.folds
+        if folds is not None and self.train is not None:
+            raise broken_rule(
+                "data.folds", f"is for samtune's own loop; {self.train} splits its own data (got {folds})"
+            )
+        if folds is not None and self.data.validation_fraction == 0:
+            raise broken_rule("data.folds", f"needs validation_fraction > 0: 0 trains on all examples (got {folds})")
+        if folds is not None and self.repeats > 1:
+            raise broken_rule("data.folds", f"trains {folds} networks; repeats must be 1 (it is {self.repeats})")
+        return self
+
+    @property
+    def num_models(self) -> int:
+        """Networks that are trained side by side, whose metrics are averaged: repeats, or folds."""
+        return self.data.folds or self.repeats
+
     @property
     def num_epochs(self) -> int:
         """Epochs of the whole trial, all its trainings together (`training.bootstrap`)."""
@@ -148,8 +166,8 @@ class TrialSpec(Config):
 
     @property
     def num_passes(self) -> float:
-        """Passes over the training set that the whole trial costs, all its repeats together."""
-        return self.passes_per_epoch * self.num_epochs * self.repeats
+        """Passes over the training set that the whole trial costs, all its repeats or folds together."""
+        return self.passes_per_epoch * self.num_epochs * self.num_models
 
     def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
         """How the batch is split into workers and m-groups.

@@ -68,6 +68,9 @@ class Split:
 class Dataset:
     """The examples that one data configuration selects. Of the test set, nothing is read before `load_test`.
 
+    Args:
+        fold: with `config.folds`, the one that validates.
+
     Attributes:
         train, validation: disjoint parts of the official training set, or what the user's function returns as such.
         flipped: int64 [k], ascending: the examples of `train` whose label the label noise changed.
@@ -75,7 +78,7 @@ class Dataset:
         traits: facts about the data set.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, fold: int = 0) -> None:
         self.config = config
         download(config)
         self._source = open_source(config)
@@ -86,7 +89,7 @@ class Dataset:
         given = self._source.num_validation() if config.validation_fraction else 0
         num_train, num_validation = split_sizes(config, len(loaded.rows), given)
         strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.rows), dtype=torch.int64)
-        rows, validation = select_rows(config, strata, num_train, 0 if given else num_validation)
+        rows, validation = select_rows(config, strata, num_train, 0 if given else num_validation, fold)
         assert config.label_noise_seed != "trial"  # `TrialSpec.examples` has put the trial's seed in its place
         labels, flipped = tree.take(loaded.labels, rows), rows[:0]
         if self.traits.classes:
@@ -170,13 +173,16 @@ class Dataset:
         return self._test
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, fold: int = 0) -> Dataset:
     """The data set of a configuration; within a process, the same object whenever an equal configuration asks.
+
+    Args:
+        fold: with `config.folds`, the one that validates, counted from 0.
 
     Raises:
         DatasetError: it is missing, damaged, or too small for the configuration.
     """
-    return _load_dataset(config, Path.cwd())
+    return _load_dataset(config, fold, Path.cwd())
 
 
 def forget_loaded() -> None:
@@ -186,6 +192,6 @@ def forget_loaded() -> None:
 
 
 @lru_cache(maxsize=16)
-def _load_dataset(config: DataConfig, working_directory: Path) -> Dataset:
+def _load_dataset(config: DataConfig, fold: int, working_directory: Path) -> Dataset:
     del working_directory  # part of the key only: the configuration's root may be relative to it
-    return Dataset(config)
+    return Dataset(config, fold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from samtune.config.data import DataConfig, StreamedConfig
@@ -89,6 +90,8 @@ def split_sizes(config: DataConfig, available: int, given: int = 0) -> tuple[int
     if used > share:
         of = config.name if share == available else f"data.fraction {config.fraction} of {config.name}"
         raise DatasetError(f"data.num_train must not exceed the {share} training examples of {of} ({used})")
+    if config.folds is not None:
+        return _fold_sizes(config, used, given)
     num_validation = 0 if given else round(used * config.validation_fraction)
     if not given and not 0 < num_validation < used and config.validation_fraction > 0:
         raise DatasetError(
@@ -98,3 +101,17 @@ def split_sizes(config: DataConfig, available: int, given: int = 0) -> tuple[int
     if used == 0:
         raise DatasetError(f"{config.name}: no training example is left (data.fraction {config.fraction})")
     return used - num_validation, given or num_validation
+
+
+def _fold_sizes(config: DataConfig, used: int, given: int) -> tuple[int, int]:
+    """Of the first fold, whose validation part is never smaller than another's."""
+    assert config.folds is not None
+    if given:
+        raise DatasetError(
+            f"data.folds: {config.name} has a validation set of its own, which folds would not use: "
+            f"return (train, test), or leave folds out (got {config.folds})"
+        )
+    if config.folds > used:
+        raise DatasetError(f"data.folds must not exceed the {used} training examples of {config.name} ({config.folds})")
+    num_validation = math.ceil(used / config.folds)
+    return used - num_validation, num_validation

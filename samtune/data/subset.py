@@ -43,19 +43,41 @@ def split_rows(labels: Tensor, num_first: int, *key: int) -> tuple[Tensor, Tenso
     return order[:num_first].sort().values, order[num_first:].sort().values
 
 
-def select_rows(config: DataConfig, labels: Tensor, num_train: int, num_validation: int) -> tuple[Tensor, Tensor]:
+def select_rows(
+    config: DataConfig, labels: Tensor, num_train: int, num_validation: int, fold: int = 0
+) -> tuple[Tensor, Tensor]:
     """The rows to train and to validate on, each ascending.
 
     Args:
         config: `fraction` takes the first rows, `num_train` a stratified choice of these, `validation_fraction` a
-            stratified choice of the rest.
+            stratified choice of the rest, or `folds` one fold of it.
         labels: int64 [N] of the whole training set.
-        num_train, num_validation: how many of each.
+        num_train, num_validation: how many of each; with `folds`, of the first fold.
+        fold: which one validates, counted from 0.
     """
     first = labels[: round(len(labels) * config.fraction)]
     used, _ = split_rows(first, num_train + num_validation, config.split_seed, _SUBSET)
+    if config.folds is not None and num_validation:
+        is_validation = fold_of_rows(labels[used], config.folds, config.split_seed) == fold
+        return used[~is_validation], used[is_validation]
     validation, train = split_rows(labels[used], num_validation, config.split_seed, _VALIDATION)
     return used[train], used[validation]
+
+
+def fold_of_rows(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """The fold that each row validates, stratified: two folds differ by at most one row of each class, and in all.
+
+    Args:
+        labels: int64 [N].
+
+    Returns:
+        int64 [N], from 0 to folds - 1.
+    """
+    shuffled = random_order(fold(seed, _VALIDATION), torch.arange(len(labels)))
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    assigned = torch.empty(len(labels), dtype=torch.int64)
+    assigned[by_class] = torch.arange(len(labels)) % folds
+    return assigned
 
 
 def flip_labels(labels: Tensor, rows: Tensor, rate: float, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:

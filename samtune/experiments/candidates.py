@@ -209,7 +209,7 @@ def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> lis
 
 def final(spec: TrialSpec) -> TrialSpec:
     """The trial as it is confirmed: trained on all of the training set, tested once, its weights kept."""
-    return _changed(spec, {"data": {"validation_fraction": 0.0}, "final": True, "repeats": 1})
+    return _changed(spec, {"data": {"validation_fraction": 0.0, "folds": None}, "final": True, "repeats": 1})
 
 
 def _plain(spec: TrialSpec, name: str) -> TrialSpec:

@@ -16,7 +16,16 @@ from samtune.store.study_folder import study_folder, study_names
 from samtune.study import Objective, TrialState
 
 _OF_TRAINING = (
-    *("validation_fraction", "split_seed", "fraction", "num_train", "label_noise", "label_noise_seed", "relabel"),
+    *(
+        "validation_fraction",
+        "folds",
+        "split_seed",
+        "fraction",
+        "num_train",
+        "label_noise",
+        "label_noise_seed",
+        "relabel",
+    ),
     *("augmentation", "cutout", "mixup", "cutmix", "policy", "download"),
 )
 """Keys of the data that change what is trained on, and leave the test set as it is."""

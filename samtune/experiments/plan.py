@@ -107,6 +107,7 @@ class Plan:
     group_size: str
     precision: str
     repeats: int
+    folds: tuple[int, int]
     epochs: tuple[int, int]
     steps_per_epoch: tuple[int, int] | None
     passes_per_step: tuple[float, float]
@@ -209,6 +210,7 @@ def make_plan(
         group_size=", ".join(dict.fromkeys(_group_size(v) for v in variants)),
         precision=", ".join(dict.fromkeys(v.training.precision for v in variants)),
         repeats=summary.repeats,
+        folds=_range(v.data.folds or 1 for v in variants),
         epochs=_range(v.num_epochs for v in variants),
         steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants) if info else None,
         passes_per_step=_range(v.passes_per_step for v in variants),

@@ -23,6 +23,7 @@ class Training(CandidatesOwner):
 
     It is evaluated as a search's trials are: on the validation set after every epoch, or, with
     `data.validation_fraction: 0`, on the test set once, after the last. The weights are kept, and logged as a model.
+    One network is trained, whatever `repeats` and `data.folds` say.
 
     Args:
         space: nothing in it is searched.
@@ -47,7 +48,9 @@ class Training(CandidatesOwner):
         callbacks: Sequence[Callback] = (),
         check: bool = True,
     ) -> None:
-        spec = fixed_trial(space).trial({}).model_copy(update={"final": True, "repeats": 1})
+        spec = fixed_trial(space).trial({})
+        data = spec.data.model_copy(update={"folds": None})
+        spec = spec.model_copy(update={"final": True, "repeats": 1, "data": data})
         objective = None if spec.data.validation_fraction == 0 else space.objective
         chosen: Chosen = {spec.method.name: (spec, None)}
         run = CandidateRun(

@@ -27,6 +27,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         workers += f", {math.floor(1 / plan.gpus_per_worker + 1e-9)} on a card"
     waiting = f" ({plan.num_waiting} of them wait for nodes)" if plan.num_waiting else ""
     repeated = f", each trial {plan.repeats} times with seeds of its own" if plan.repeats > 1 else ""
+    repeated += f", each trial on {_range(plan.folds)} folds" if plan.folds[1] > 1 else ""
     steps = f" of {_range(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else ""
     lines = [
         ("study", f"{plan.name}: {counted(plan.num_trials, 'trial')}, {plan.objective}"),

@@ -26,14 +26,15 @@ class BootstrappedRun(Resumable):
     test set of a final trial is looked at after the last epoch of the last.
 
     Args:
-        spec, rank, num_workers, device: as of `TrialRun`.
+        spec, rank, num_workers, device, fold: as of `TrialRun`.
 
     Raises:
         UsageError: the targets are not classes.
     """
 
-    def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> None:
+    def __init__(self, spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device, fold: int = 0) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
+        self._fold = fold
         self.history: list[dict[str, float]] = []
         self._begin(0, None)
         check_classes(self.run.dataset)
@@ -49,6 +50,7 @@ class BootstrappedRun(Resumable):
             device=self.device,
             labels=labels,
             is_last=index == self.spec.training.bootstrap,
+            fold=self._fold,
         )
 
     @property

@@ -1,10 +1,14 @@
-"""Several runs of one configuration that differ by their seeds, trained side by side, one epoch after the other.
+"""Several runs of one configuration that differ by their seeds or folds, side by side, one epoch after the other.
 
-A trial of `repeats: 3` is one such set: the scheduler and the sampler see the mean of the three after every epoch.
+A trial of `repeats: 3` is one such set: the scheduler and the sampler see the mean of the three after every epoch. A
+trial of `data.folds: 5` is another. Were its folds trained one after the other, a scheduler would compare trials by
+different folds at different epochs, and could stop none before a fold is done; so every report is of all folds at the
+same epoch.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +27,8 @@ _SUMS = ("num_passes", "train_seconds", "epoch_seconds")
 class RepeatedRun(Resumable):
     """`spec.repeats` runs with the seeds `spec.seed`, `spec.seed + 1`, …; each is the run of its seed.
 
+    Or a run of each of `spec.data.folds`, all with the seed `spec.seed`: they differ by their examples alone.
+
     Args:
         spec, rank, num_workers, device: as of `TrialRun`. All runs are in memory together.
     """
@@ -31,12 +37,13 @@ class RepeatedRun(Resumable):
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.runs = [
             _one_run(
-                spec.model_copy(update={"seed": spec.seed + index, "repeats": 1}),
+                spec.model_copy(update={"seed": spec.seed if spec.data.folds else spec.seed + index, "repeats": 1}),
                 rank=rank,
                 num_workers=num_workers,
                 device=device,
+                fold=index if spec.data.folds else 0,
             )
-            for index in range(spec.repeats)
+            for index in range(spec.num_models)
         ]
         self.dataset = self.runs[0].dataset
         self.history: list[dict[str, float]] = []
@@ -55,7 +62,8 @@ class RepeatedRun(Resumable):
 
         Returns:
             The mean of each metric over the runs, and of those of an evaluation the standard deviation too
-            (`val_accuracy_std`); of passes and seconds the sum.
+            (`val_accuracy_std`), over folds the standard error of the mean (`val_accuracy_se`); of passes and seconds
+            the sum.
 
         Raises:
             DivergedError: one of the runs has.
@@ -69,7 +77,11 @@ class RepeatedRun(Resumable):
             values = [record[name] for record in records if name in record]
             merged[name] = sum(values) if name in _SUMS else statistics.fmean(values)
             if name.startswith(("val_", "test_")):
-                merged[f"{name}_std"] = statistics.stdev(values)
+                deviation = statistics.stdev(values)
+                if self.spec.data.folds:
+                    merged[f"{name}_se"] = deviation / math.sqrt(len(values))
+                else:
+                    merged[f"{name}_std"] = deviation
         self.history.append(merged)
         return merged
 
@@ -107,12 +119,14 @@ class RepeatedRun(Resumable):
 def build_run(
     spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device
 ) -> TrialRun | BootstrappedRun | RepeatedRun:
-    """What trains the trial: one run, or several with different seeds."""
-    kind = RepeatedRun if spec.repeats > 1 else _one_run
+    """What trains the trial: one run, or several with different seeds or folds."""
+    kind = RepeatedRun if spec.num_models > 1 else _one_run
     return kind(spec, rank=rank, num_workers=num_workers, device=device)
 
 
-def _one_run(spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device) -> TrialRun | BootstrappedRun:
+def _one_run(
+    spec: TrialSpec, *, rank: int, num_workers: int, device: torch.device, fold: int = 0
+) -> TrialRun | BootstrappedRun:
     """One training, or one after another on the labels that the one before predicts."""
     kind = BootstrappedRun if spec.training.bootstrap else TrialRun
-    return kind(spec, rank=rank, num_workers=num_workers, device=device)
+    return kind(spec, rank=rank, num_workers=num_workers, device=device, fold=fold)

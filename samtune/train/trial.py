@@ -51,6 +51,7 @@ class TrialRun(Resumable):
         rank, num_workers: this worker's place; with more than one, torch's default process group is initialised.
         labels: int64 [num training examples]; instead of the data set's.
         is_last: False where another training of the same trial follows: a final trial looks at the test set after that.
+        fold: with `data.folds`, the one that validates.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TrialRun(Resumable):
         device: torch.device,
         labels: Tensor | None = None,
         is_last: bool = True,
+        fold: int = 0,
     ) -> None:
         self.spec, self.rank, self.num_workers, self.device = spec, rank, num_workers, device
         self.history: list[dict[str, float]] = []
@@ -69,7 +71,7 @@ class TrialRun(Resumable):
         self._steps_done, self._seconds_before = 0, 0.0
         torch.manual_seed(spec.seed)
         training = spec.training
-        self.dataset = load_dataset(spec.examples)
+        self.dataset = load_dataset(spec.examples, fold)
         self._is_last = is_last
         if labels is not None:
             self.dataset = self.dataset.with_labels(labels)

@@ -71,6 +71,12 @@ def test_a_population_changes_a_key_of_ones_own_where_it_is_told_to() -> None:
     ("changes", "line"),
     [
         ({"data": "digits"}, "data: my.py:train makes its own: leave data out (got digits)"),
+        ({"data": {"folds": 5}}, "data: needs a name, e.g. {name: …}"),
+        (
+            {"data": {"name": "no_data", "folds": 5}},
+            "data.folds: is for samtune's own loop; my.py:train splits its own data (got 5)",
+        ),
+        ({"data": {"name": "digits", "folds": 5}}, "data: my.py:train makes its own: leave data out (got digits)"),
         ({"model": "mlp"}, "model: my.py:train makes its own: leave model out (got mlp)"),
         ({"train": "my.py"}, "train: must be folder/file.py:function or package.module:function (got 'my.py')"),
         ({"train": 3}, "train: must be a valid string (got 3)"),
