@@ -60,6 +60,9 @@ class HeadAndTail:
         if len(self._tail) > 2 * self._size:  # seldom, as it moves bytes
             self._trim()
 
+    def __len__(self) -> int:
+        return len(self._head) + len(self._tail)
+
     def content(self) -> bytes:
         if len(self._tail) > self._size:
             self._trim()
@@ -83,7 +86,7 @@ class TrialOutput:
     def __init__(self, uri: str, *, size: int = KEPT_BYTES, seconds: float = _SECONDS) -> None:
         self._uri, self._size, self._seconds = uri, size, seconds
         self._kept: HeadAndTail | None = None  # once there is something to keep
-        self._fresh = bytearray()
+        self._fresh = HeadAndTail(size)
         self._lock, self._writing, self._ended = threading.Lock(), threading.Lock(), threading.Event()
         self._process = os.getpid()
         self._warnings = warnings.catch_warnings()
@@ -107,9 +110,7 @@ class TrialOutput:
             return  # a process that was forked has a copy of this, whose lock another thread may have held
         with self._lock:
             begins = self._kept is None and not self._fresh
-            self._fresh += safe_text(text).encode()
-            if len(self._fresh) > 4 * self._size:
-                del self._fresh[self._size : -2 * self._size]
+            self._fresh.add(safe_text(text).encode())
         if begins:
             threading.Thread(target=self._write_now_and_then, daemon=True, name="samtune-output").start()
 
@@ -117,7 +118,7 @@ class TrialOutput:
         """Writes the file, if there is something new."""
         with self._writing, suppress(OSError, ValueError):
             with self._lock:
-                fresh, self._fresh = bytes(self._fresh), bytearray()
+                fresh, self._fresh = self._fresh, HeadAndTail(self._size)
             if not fresh:
                 return
             if self._kept is None:
@@ -125,7 +126,7 @@ class TrialOutput:
                 if earlier := read_bytes(self._uri):
                     self._kept.add(earlier)
                     self._kept.add(TAKEN_UP.encode())
-            self._kept.add(fresh)
+            self._kept.add(fresh.content())
             write_bytes(self._uri, self._kept.content())
 
     def _write_now_and_then(self) -> None:

@@ -155,3 +155,14 @@ def test_threads_and_forked_processes_print_at_the_same_time(tmp_path: Path) -> 
     for name in "xyz":
         assert all(f"{name} {number}" in text for number in range(300))
     assert "child" not in text
+
+
+def test_a_flood_between_two_writes_says_what_it_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.0.txt"
+    with trial(file, size=20, seconds=1e6):
+        print("first")
+        for number in range(1000):
+            print(number)
+        print("last")
+    text = "first\n" + "".join(f"{number}\n" for number in range(1000)) + "last\n"
+    assert file.read_bytes() == text[:20].encode() + LEFT_OUT + text[-20:].encode()
