@@ -7,9 +7,10 @@ import re
 from samtune.errors import UsageError
 from samtune.experiments.candidates import stored_candidates
 from samtune.experiments.confirmation import Confirmation, Confirmed, confirmation_of, format_estimate
+from samtune.experiments.statistics import Estimate
 from samtune.experiments.summary import named, resume_command
 from samtune.experiments.verdict import confirmed_line
-from samtune.formatting import counted
+from samtune.formatting import counted, format_metric
 from samtune.study import Study
 
 
@@ -24,12 +25,13 @@ def confirmation_in(study: Study) -> Confirmation | None:
 
 
 def format_best_candidate(confirmation: Confirmation) -> str:
-    """`best test_accuracy by mean 0.9644 ± 0.0089 (trial 4 (sam), 5 replicas)`; what to say when there is none."""
+    """`best candidate trial 4 (sam): test_accuracy 0.9644 ± 0.0089 (5 replicas)`; what to say when there is none."""
     best = confirmation.best
     if best is None:
         return "no replica was completed"
-    found = f"{best.label}, {counted(len(best.values), 'replica')}"
-    return f"best {confirmation.metric} by mean {format_estimate(best.estimate)} ({found})"
+    name = "best baseline" if best.is_baseline else "best candidate"
+    replicas = counted(len(best.values), "replica")
+    return f"{name} {best.label}: {confirmation.metric} {format_estimate(best.estimate)} ({replicas})"
 
 
 def confirmation_lines(confirmation: Confirmation) -> list[str]:
@@ -38,26 +40,26 @@ def confirmation_lines(confirmation: Confirmation) -> list[str]:
     if best is None:
         return []
     lines = [confirmed_line(confirmation)]
-    if (unclear := _unclear(best)) is not None:
-        lines.append(unclear)
+    if best.comparison is not None:
+        lines.append(_decided(confirmation, best, best.comparison.difference))
     if confirmation.num_missing:
         lines.append(confirmation.missing)
     return lines
 
 
-def _unclear(best: Confirmed) -> str | None:
-    """Where the seeds do not tell the best candidate from the baseline."""
-    if best.comparison is None:
-        return None
-    interval = best.comparison.difference.interval
-    if interval is None:
-        return "one replica has no interval: it does not tell the best from the baseline"
-    low, high = interval
-    return (
-        "the interval of the difference holds 0: these replicas do not tell the best from the baseline"
-        if low <= 0 <= high
-        else None
-    )
+def _decided(confirmation: Confirmation, best: Confirmed, difference: Estimate) -> str:
+    """Whether the best candidate is better than the baseline, as far as the replicas tell."""
+    if difference.interval is None:
+        return f"one replica has no interval: it does not tell {best.label} from {confirmation.baseline}"
+    low, high = difference.interval
+    if low <= 0 <= high:
+        return (
+            "the interval of the difference holds 0: these replicas do not tell "
+            f"{best.label} from {confirmation.baseline}"
+        )
+    order = "better" if (low > 0) == (confirmation.study.objective.mode == "max") else "worse"
+    size = f"{format_metric(abs(difference.mean))} ± {format_metric(difference.half_width)}"
+    return f"{best.label} is {order} than {confirmation.baseline} by {size}"
 
 
 def _without_replicas(command: str) -> str:

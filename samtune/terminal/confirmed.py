@@ -59,7 +59,7 @@ def print_confirmation(console: Console, confirmation: Confirmation, again: str,
     print_confirmed_table(console, confirmation)
     print_failures(console, study, debug=debug)
     if confirmation.best is not None:
-        console.print(Text(format_best_candidate(confirmation), style="bold green"), soft_wrap=True)
+        console.print(Text(format_best_candidate(confirmation), style="bold"), soft_wrap=True)
     for line in confirmation_lines(confirmation)[1:]:  # the first says the same
         console.print(f"  {line}", soft_wrap=True)
     if confirmation.num_missing:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.studies import make_confirmation
 from scipy import stats
 
 from samtune.experiments import verdict as module
+from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines, format_best_candidate
 from samtune.experiments.verdict import bootstrap_lead, standard_error, verdict_of
 from samtune.study import Objective, Study, Trial, TrialState
 
@@ -141,3 +143,27 @@ def test_of_trials_with_the_same_value_the_lower_loss_is_the_best() -> None:
         trial.metrics["val_loss"] = loss
     assert [trial.number for trial in study.ranked()] == [1, 0, 2, 3]
     assert study.best is study.trials[1]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "said"),
+    [
+        ((0.97, 0.98, 0.99), "trial 5 (sam) is better than sgd by 0.0300 ± 0.0000"),
+        ((0.90, 0.92, 0.93), "trial 5 (sam) is worse than sgd by 0.0333 ± 0.0143"),
+        (
+            (0.93, 0.96, 0.97),
+            "the interval of the difference holds 0: these replicas do not tell trial 5 (sam) from sgd",
+        ),
+        ((0.97,), "one replica has no interval: it does not tell trial 5 (sam) from sgd"),
+    ],
+)
+def test_a_confirmation_says_whether_its_candidate_is_better_than_the_baseline(
+    tmp_path: Path, candidate: tuple[float, ...], said: str
+) -> None:
+    study = make_confirmation(
+        tmp_path, {"trial 5 (sam)": candidate, "sgd": (0.94, 0.95, 0.96)}, replicas=3, baselines=["sgd"]
+    )
+    confirmation = confirmation_in(study)
+    assert confirmation is not None
+    assert confirmation_lines(confirmation)[1] == said
+    assert format_best_candidate(confirmation).startswith("best candidate trial 5 (sam): test_accuracy ")

@@ -257,7 +257,7 @@ def test_the_page_of_a_confirmation_is_about_candidates(tmp_path: Path) -> None:
     assert points == [list(CANDIDATES[label.removesuffix(" *")]) for label in labels]
     assert ["candidates-1", 6] in drawn
     assert {name.rpartition("-")[0] for name, _ in drawn} == {"candidates", "diagnostics", "timeline"}
-    assert "best test_accuracy by mean 0.9600 ± 0.0248 (trial 5 (sam), 3 replicas)" in text  # t(0.975, 2) = 4.303
+    assert "best candidate trial 5 (sam): test_accuracy 0.9600 ± 0.0248 (3 replicas)" in text  # t(0.975, 2) = 4.303
     assert "9 of 9 completed" in text
     assert "The confirmation was started with" in text
     assert "samtune confirm digits-1-confirm" not in text
