@@ -68,11 +68,14 @@ def find_space(name_or_path: str) -> Path:
         alike = [path for known, path in spaces.items() if known.rpartition("/")[2] == name]
         if len(alike) == 1:
             return alike[0]
-    stem, *stems = (name.removesuffix(".yaml") for name in (names[-1], *spaces))
-    looked = " or ".join(str(Path(name).expanduser().absolute()) for name in names)
+    looked = [Path(name).expanduser() for name in names]
+    where = " or ".join(str(path.absolute()) for path in looked)
+    stem, *stems = (name.removesuffix(".yaml").removesuffix(".yml") for name in (names[-1], *spaces))
+    here = (path.with_suffix(suffix) for path in looked for suffix in (".yaml", ".yml"))
+    near = next((f"; did you mean {str(path)!r}?" for path in here if path.is_file()), None)
     raise SpaceError(
-        f"{name_or_path}: no such search space: there is no {looked}, and no built-in space of that name"
-        f"{did_you_mean(stem, stems, '`samtune spaces` lists them')}"
+        f"{name_or_path}: no such search space: there is no {where}, and no built-in space of that name"
+        f"{near or did_you_mean(stem, stems, '`samtune spaces` lists them')}"
     )
 
 

@@ -43,6 +43,7 @@ class _Found:
 
     def __init__(self, config: type[Config], root: Located) -> None:
         self.annotation: Any = config
+        self.root = root
         self.node: Located | None = root
         self.place = root.place
         self.options = list(fields_of(config))
@@ -104,8 +105,15 @@ def _nearest_key(found: _Found) -> str:
     """The valid key that was meant; of a key at the top, one of a section too: `training.lr` for `lr`."""
     word = str(found.last)
     hint = did_you_mean(word, found.options)
-    if "did you mean" in hint or "." in found.place.key:
+    if "did you mean" in hint:
         return hint
+    section, _, _ = found.place.key.rpartition(".")
+    if "options" in found.options:
+        return f"{hint}; what the function or class takes itself goes into {section}.options.{word}"
+    if section:
+        return hint
+    if found.root.child("train") is not None:
+        return f"{hint}; what your training function reads goes into config.{word}"
     inner = did_you_mean(word, [f"{s}.{key}" for s in SECTIONS for key in keys_of(s)], "")
     return inner if "did you mean" in inner else hint
 

@@ -17,7 +17,7 @@ from samtune.sam.closure_scope import ClosureScope, key_of
 from samtune.sam.conditional_step import step_if
 from samtune.sam.local_gradients import LocalGradients
 from samtune.sam.method import checked_options
-from samtune.sam.optimizer_options import Ascent, Occasions, check_group, check_rho, needs_closure
+from samtune.sam.optimizer_options import Ascent, Occasions, check_arguments, check_group, check_rho, needs_closure
 from samtune.sam.randomness import ModelNoise
 from samtune.sam.rules.base import Rule
 from samtune.sam.running_state import RunningState, SavedState
@@ -123,6 +123,7 @@ class SAM(Optimizer):
         self._occasions = Occasions(every, start, stop, probability, seed)
         compile_pattern(perturb)
         self._perturb_which = perturb
+        check_arguments(params, base_optimizer)
         super().__init__(params, {"rho": rho})
         for group in self.param_groups:
             check_group(group)

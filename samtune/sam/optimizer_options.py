@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from samtune.sam import vectors
@@ -98,6 +98,17 @@ class Occasions:
         """Whether the step after so many others is SAM's."""
         inside = self.start <= step and (self.stop is None or step < self.stop)
         return inside and When(every=self.every, probability=self.probability).holds(step, 0.0, self.seed)
+
+
+def check_arguments(params: Any, base_optimizer: Any) -> None:
+    """What people pass in another's place, since other libraries take it there. Raises TypeError."""
+    if isinstance(params, nn.Module):
+        raise TypeError(f"params must be parameters or groups of them: {type(params).__name__}.parameters()")
+    if not callable(base_optimizer):
+        raise TypeError(
+            "base_optimizer must be a class, and its options follow: SAM(model.parameters(), torch.optim.SGD, lr=0.1, "
+            f"rho=0.05) (got {type(base_optimizer).__name__} as an object)"
+        )
 
 
 def check_rho(rho: Any) -> None:

@@ -349,3 +349,16 @@ def test_the_given_keys_are_those_written_and_those_searched() -> None:
         "small.yaml",
     )
     assert [key for key in branches.given_keys if key.startswith("method")] == ["method"]
+
+
+def test_a_key_where_none_is_free_says_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        SpaceError, match=r"model\.width: unknown key; .*; what .* takes itself goes into model\.options"
+    ):
+        SearchSpace.from_dict({"name": "t", "data": {"name": "digits"}, "model": {"name": "my.py:net", "width": 3}})
+    with pytest.raises(SpaceError, match=r"width: unknown key; .* function reads goes into config\.width"):
+        SearchSpace.from_dict({"name": "t", "train": "my.py:train", "width": 3, "training": {"epochs": 1}})
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    with pytest.raises(SpaceError, match=r"^mine\.yml: no such search space: .*; did you mean 'mine\.yaml'\?$"):
+        SearchSpace.from_yaml("mine.yml")
