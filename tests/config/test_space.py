@@ -355,7 +355,7 @@ def test_a_key_where_none_is_free_says_where_it_goes(tmp_path: Path, monkeypatch
     with pytest.raises(
         SpaceError, match=r"model\.width: unknown key; .*; what .* takes itself goes into model\.options"
     ):
-        SearchSpace.from_dict({"name": "t", "data": {"name": "digits"}, "model": {"name": "my.py:net", "width": 3}})
+        SearchSpace.from_yaml("digits.yaml", ["model={name: 'my.py:net', width: 3}"])
     with pytest.raises(SpaceError, match=r"width: unknown key; .* function reads goes into config\.width"):
         SearchSpace.from_dict({"name": "t", "train": "my.py:train", "width": 3, "training": {"epochs": 1}})
     monkeypatch.chdir(tmp_path)
