@@ -237,6 +237,12 @@ def _completed(study: Study) -> list[tuple[Trial, float]]:
 
 
 def num_validation(study: Study) -> int | None:
-    """How many examples the validation set has, where the objective is a share of it; else None."""
+    """How many examples a trial is validated on, where the objective is a share of them; else None.
+
+    With folds these are all that the search has: each example validates once.
+    """
     number = study.plan.get("num_validation")
-    return int(number) if study.objective.metric == "val_accuracy" and number else None
+    if study.objective.metric != "val_accuracy" or not number:
+        return None
+    fewest_folds = study.plan.get("folds", (1, 1))[0]  # a journal from before folds has none
+    return int(number + study.plan["num_train"] if fewest_folds > 1 else number)

@@ -167,3 +167,14 @@ def test_a_confirmation_says_whether_its_candidate_is_better_than_the_baseline(
     assert confirmation is not None
     assert confirmation_lines(confirmation)[1] == said
     assert format_best_candidate(confirmation).startswith("best candidate trial 5 (sam): test_accuracy ")
+
+
+@pytest.mark.parametrize(("folds", "number"), [(None, 60), ([1, 1], 60), ([1, 5], 60), ([5, 5], 300)])
+def test_over_folds_every_example_of_the_search_is_validated_on(folds: list[int] | None, number: int) -> None:
+    """A journal from before folds has none; where some trials have one validation set, that is what counts."""
+    study = made({"sam": [0.9]}, num_validation=60)
+    study.plan |= {"num_train": 240} | ({} if folds is None else {"folds": folds})
+    verdict = verdict_of(study)
+    assert verdict is not None
+    assert verdict.num_examples == number
+    assert verdict.standard_error == standard_error(0.9, number)
