@@ -89,15 +89,22 @@ def test_numbers_are_split_at_random() -> None:
     assert torch.equal(validated.sort().values, torch.arange(NUM_EXAMPLES))
 
 
-def test_a_trial_left_in_its_second_fold_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    spec = make_digits("data.num_train=200", "data.folds=3", "training.epochs=2", "resources.num_workers=1")
-    assert begin(spec).runs[0].steps_per_epoch == 4
-    (history, tensors), (whole, expected) = (
-        leave_and_go_on(0, 1, spec, str(tmp_path), after=5),  # three steps of the first fold ask, the last does not
-        uninterrupted(0, 1, spec),
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_trial_left_in_its_second_fold_goes_on_bit_for_bit(tmp_path: Path, num_workers: int) -> None:
+    spec = make_digits(
+        "data.num_train=200", "data.folds=3", "training.epochs=2", f"resources.num_workers={num_workers}"
     )
-    assert history == whole
-    assert all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
+    assert begin(spec).runs[0].steps_per_epoch == 4
+    # Of the first fold's four steps three ask whether to leave, so the fifth question is in the second fold.
+    if num_workers == 2:
+        left = run_ranks(2, leave_and_go_on, spec, str(tmp_path), after=5)
+        whole = run_ranks(2, uninterrupted, spec)
+    else:
+        left, whole = [leave_and_go_on(0, 1, spec, str(tmp_path), after=5)], [uninterrupted(0, 1, spec)]
+    for (history, tensors), (expected, other) in zip(left, whole, strict=True):
+        assert history == expected
+        assert len(tensors) == len(other) > 0
+        assert all(torch.equal(a, b) for a, b in zip(tensors, other, strict=True))
 
 
 def test_passes_count_all_folds_and_a_confirmation_has_none() -> None:
