@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samtune.config.space import SearchSpace
+from samtune.config.trial import TrialSpec
 from samtune.experiments.candidates import Chosen, list_candidates
 from samtune.experiments.confirm_source import fixed_trial
 from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner
@@ -48,9 +49,7 @@ class Training(CandidatesOwner):
         callbacks: Sequence[Callback] = (),
         check: bool = True,
     ) -> None:
-        spec = fixed_trial(space).trial({})
-        data = spec.data.model_copy(update={"folds": None})
-        spec = spec.model_copy(update={"final": True, "repeats": 1, "data": data})
+        spec = as_one_training(fixed_trial(space).trial({}))
         objective = None if spec.data.validation_fraction == 0 else space.objective
         chosen: Chosen = {spec.method.name: (spec, None)}
         run = CandidateRun(
@@ -81,3 +80,9 @@ class Training(CandidatesOwner):
         if trial.state is TrialState.COMPLETED:
             self._run.keep_weights(study, [trial], register)
         return trial
+
+
+def as_one_training(spec: TrialSpec) -> TrialSpec:
+    """The trial as `samtune train` trains it: one network, without repeats and folds, whose weights are kept."""
+    data = spec.data.model_copy(update={"folds": None})
+    return spec.model_copy(update={"final": True, "repeats": 1, "data": data})

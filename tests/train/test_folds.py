@@ -18,6 +18,7 @@ from samtune.data import dataset_info, load_dataset
 from samtune.data.subset import fold_of_rows
 from samtune.errors import DatasetError, SpaceError
 from samtune.experiments.candidates import final
+from samtune.experiments.train import as_one_training
 from samtune.models import build_model
 from samtune.train.repeats import build_run
 from samtune.train.trial import TrialRun
@@ -115,6 +116,12 @@ def test_passes_count_all_folds_and_a_confirmation_has_none() -> None:
     run = build_run(confirmed, rank=0, num_workers=1, device=torch.device("cpu"))
     assert isinstance(run, TrialRun)
     assert (len(run.dataset.train), run.evaluated) == (NUM_EXAMPLES, "test")
+
+
+def test_a_single_training_holds_a_share_out_instead() -> None:
+    run = build_run(as_one_training(make_spec()), rank=0, num_workers=1, device=torch.device("cpu"))
+    assert isinstance(run, TrialRun)
+    assert (len(run.dataset.train), len(run.dataset.validation), run.spec.final) == (27, 3, True)
 
 
 @pytest.mark.parametrize(
