@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from samtune.config.base import Config
 from samtune.config.data import DataConfig
+from samtune.config.library_model import LibraryModelConfig
 from samtune.config.model import ModelConfig
 from samtune.config.sections import config_classes
 
@@ -17,7 +18,9 @@ REQUIRED = {"image_folder": {"image_size": 32}}
 
 
 def names_of(config: type[Config]) -> tuple[str, ...]:
-    """One's own parts have any import path for a name."""
+    """One's own parts have any import path for a name, a library's networks one with its prefix."""
+    if issubclass(config, LibraryModelConfig):
+        return (f"{config.library}:vit_tiny",)
     return get_args(config.model_fields["name"].annotation) or ("my_package.parts:make",)
 
 
