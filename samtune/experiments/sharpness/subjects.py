@@ -19,7 +19,7 @@ from samtune.experiments.confirm import SUFFIX as CONFIRM_SUFFIX
 from samtune.experiments.tracked_study import study_of_run
 from samtune.experiments.trust import UntrustedError, check_trust
 from samtune.models import build_model
-from samtune.storage import is_file, is_remote, join, parent
+from samtune.storage import is_file, join, parent
 from samtune.store.study_files import is_name
 from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder, weights_file
 from samtune.study import Study, Trial
@@ -192,7 +192,7 @@ def _from_trial(
 ) -> Subject:
     own = join(study.storage_path, "weights", f"{trial.id}.safetensors")
     weights = weights_file(study) if study.kind == "training" else own
-    if not checkpoint_only and (is_remote(weights) or Path(weights).is_file()):
+    if not checkpoint_only and is_file(weights):
         return _from_weights(weights, f"{study.name}/{trial.number}", run, trust=trust or study.is_own)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
     return _with_state(study, trial, folder.load(torch.device("cpu"), whole_epochs=True), run, trust=trust)
