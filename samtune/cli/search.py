@@ -100,13 +100,16 @@ def search(
     loaded = _load(space, train, set_ or [], is_new=resume is None)
     if resume is not None:
         given = [f"--{key.replace('_', '-')}" for key, value in fixed.items() if value is not None]
-        given += [option for option, value in {"--train": train, "--set": set_}.items() if value and space is None]
+        given += ["--train"] if train and space is None else []
+        budget, others = _budget_in(set_ or []) if space is None else ({}, [])
+        given += [f"--set {key}" for key in others]
         if given:
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
         only_looks = dry_run and not estimate  # which imports nothing
         if extend and space is None:
             raise UsageError("--extend: goes with --space FILE, the space that the study goes on in")
-        options = {"space": loaded, "extend": extend, "retry_failed": retry_failed, **changes, **where}
+        options: dict[str, Any] = {"space": loaded, "extend": extend, "budget": budget, "retry_failed": retry_failed}
+        options |= changes | where
         tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)
         if not only_looks:
             ask_for_secret(tuner.tracking_uri)
@@ -132,6 +135,15 @@ def _load(space: str | None, train: str | None, overrides: list[str], *, is_new:
         return None
     name = re.sub(r"\W", "-", Path(train.partition(":")[0]).stem).strip("-_") or "search"
     return SearchSpace.from_dict({"name": name, "train": train, "method": "sam"}, overrides)
+
+
+def _budget_in(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The budget that a resumed study gets, and the keys of the other overrides, which it does not take."""
+    from samtune.config.overrides import parse_override
+
+    parsed = dict(map(parse_override, overrides))
+    budget = {key.removeprefix("budget."): value for key, value in parsed.items() if key.startswith("budget.")}
+    return budget, [key for key in parsed if not key.startswith("budget.")]
 
 
 def _dry_run(tuner: Tuner, with_estimate: bool, as_json: bool, trust: bool) -> None:

@@ -58,12 +58,14 @@ class Summary:
     Attributes:
         searched: dotted key -> its distribution, as text.
         initial: the points tried first.
+        budget: what ends it early, e.g. `seconds 3600`; empty: nothing does.
         given: the keys that the space sets or searches.
         notes: what is hardly what was meant, each as a line.
     """
 
     sampler: str
     scheduler: str = "none"
+    budget: str = ""
     repeats: int = 1
     searched: dict[str, str] = field(default_factory=dict)
     initial: list[dict[str, Scalar]] = field(default_factory=list)
@@ -121,6 +123,7 @@ class Plan:
     seed: int
     given: list[str] = field(default_factory=list)
     worker_choice: str = ""
+    budget: str = ""
     functions: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -218,6 +221,7 @@ def make_plan(
         total_passes=(passes[0] * layout.num_trials, passes[1] * layout.num_trials),
         sampler=summary.sampler,
         scheduler=summary.scheduler,
+        budget=summary.budget,
         objective=", ".join(f"{objective.mode} {objective.metric}" for objective in layout.objectives),
         searched=summary.searched,
         initial=summary.initial,
@@ -305,6 +309,7 @@ def search_summary(space: SearchSpace) -> Summary:
     return Summary(
         sampler=space.sampler.name,
         scheduler=space.scheduler.name,
+        budget=", ".join(f"{key} {value:,g}" for key, value in space.budget.model_dump(exclude_none=True).items()),
         repeats=space.repeats,
         searched={key: str(distribution) for key, distribution in space.distributions()},
         initial=space.initial,

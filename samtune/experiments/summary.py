@@ -104,6 +104,20 @@ def resume_command(study: Study) -> str:
     return f"samtune search --resume {named(study)}{with_code(study)}" if study.kind == "search" else study.command
 
 
+def beyond_budget(study: Study) -> tuple[str, str] | None:
+    """How a search goes on that its budget ended; None of another. Wall time is each part's own."""
+    key = (study.stopped_by or "").partition(":")[0]
+    if not key.startswith("budget."):
+        return None
+    if key == "budget.seconds":
+        return resume_command(study), "go on for as long again"
+    import yaml
+
+    limit = (yaml.safe_load(study.space_yaml) or {}).get("budget", {}).get(key.partition(".")[2])
+    value = f"{2 * limit:g}" if isinstance(limit, (int, float)) else "null"
+    return f"{resume_command(study)} --set {key}={value}", "go on with twice the budget (null: without)"
+
+
 def with_code(study: Study) -> str:
     """` --code my_script.py`, with which commands find the Python objects that a study was given; else empty."""
     if PREFIX not in study.space_yaml:
@@ -137,4 +151,6 @@ def next_commands(study: Study) -> list[tuple[str, str]]:
             (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
             (f"samtune ui {name}", "the best trials side by side in MLflow"),
         ]
+    if (longer := beyond_budget(study)) is not None:
+        commands.append(longer)
     return commands

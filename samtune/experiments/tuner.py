@@ -157,6 +157,7 @@ class Tuner(StudyOwner):
         extend: bool = False,
         max_concurrent: int | None = None,
         tracking_uri: str | None = None,
+        budget: Mapping[str, Any] | None = None,
         retry_failed: bool = False,
         address: str | None = None,
         callbacks: Sequence[Callback] = (),
@@ -179,6 +180,7 @@ class Tuner(StudyOwner):
                 learns from them; the others stay in the records. `num_trials` is then how many shall count, by default
                 that of `space`.
             tracking_uri: another MLflow store than before, to which all trials are written again.
+            budget: another budget than before, by key: `{"passes": 4000}`; None takes a limit away.
             retry_failed: runs the failed trials again.
             trust: resume it although somebody else began it, or on another machine: what it names is imported.
             log_to, check: as of `Tuner`.
@@ -216,6 +218,7 @@ class Tuner(StudyOwner):
             raise UsageError(problem, argument="num_trials", value=num_trials)
         given = {"num_trials": num_trials, "max_concurrent": max_concurrent}
         changes = {key: value for key, value in given.items() if value is not None}
+        changes |= {f"budget.{key}": value for key, value in (budget or {}).items()}
         tuner = cls.__new__(cls)
         tuner._own(
             located(stored).replace(changes, OPTIONS),

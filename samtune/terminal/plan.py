@@ -37,6 +37,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         ("epochs", f"{_range(plan.epochs)}{steps}{repeated}"),
         ("passes", f"{_range(plan.passes_per_step)} per step, {_range(plan.passes_per_trial)} per trial"),
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
+        *([("budget", f"{plan.budget}: what is reached first ends the search")] if plan.budget else []),
         ("workers", f"{counted(plan.num_groups, 'group')} side by side, each {workers}{waiting}"),
         *([("", plan.worker_choice)] if plan.worker_choice else []),
         *([("precision", _precision(plan.precision))] if plan.gpus_per_worker else []),

@@ -8,7 +8,14 @@ from rich.text import Text
 
 from samtune.experiments.confirm import confirmation_so_far
 from samtune.experiments.confirmed_study import confirmation_in
-from samtune.experiments.summary import format_best, format_outcome, next_commands, resume_command, study_state
+from samtune.experiments.summary import (
+    beyond_budget,
+    format_best,
+    format_outcome,
+    next_commands,
+    resume_command,
+    study_state,
+)
 from samtune.experiments.verdict import verdict_of
 from samtune.formatting import counted, set_arguments
 from samtune.study import Study, TrialState
@@ -60,6 +67,8 @@ def format_state(study: Study, *, running: bool) -> str:
         return f"running{': ' + where if where else ''}{' …' if len(active) > 4 else ''}"
     state = study_state(study)
     ended = study.count(TrialState.COMPLETED, TrialState.PRUNED, TrialState.FAILED)
+    if state == "stopped" and (longer := beyond_budget(study)) is not None:
+        return f"ended by its budget after {ended} of {counted(study.num_trials, 'trial')}; `{longer[0]}` continues it"
     if state == "stopped":
         return f"stopped after {ended} of {counted(study.num_trials, 'trial')}; `{resume_command(study)}` continues it"
     if state == "failed":

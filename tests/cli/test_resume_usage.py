@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def stored(tmp_path: Path) -> Path:
             "has begun 1 trial; 1 completes it and ends",
         ),
         (("search", "--resume", "mine", "--seed", "3"), "the study has its own --seed; leave it out"),
-        (("search", "--resume", "mine", "--set", "seed=3"), "the study has its own --set; leave it out"),
+        (("search", "--resume", "mine", "--set", "seed=3"), "the study has its own --set seed; leave it out"),
+        (("search", "--resume", "mine", "--set", "budget.passe=3"), "budget.passe: unknown key"),
         (
             ("search", "--resume", "mine", "--space", "digits.yaml", "--set", "training.epochs=3"),
             "the space is not the study's: training.epochs: 12 in the study, 3 now",
@@ -168,3 +170,11 @@ def test_a_damaged_journal_names_the_line(samtune: Run, stored: Path) -> None:
     done = samtune("status", "mine")
     assert done.returncode == 2
     assert f"{FILE_NAME}:1: the journal is damaged" in done.stderr
+
+
+def test_a_resumed_search_takes_another_budget(samtune: Run, stored: Path) -> None:
+    done = samtune(
+        "search", "--resume", "mine", "--set", "budget.passes=4000", "--set", "budget.patience=7", "--dry-run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"budget +passes 4,000, patience 7: what is reached first ends the search", done.stdout)

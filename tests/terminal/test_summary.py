@@ -406,3 +406,18 @@ def test_the_time_left_runs_down_while_an_epoch_is_under_way(search: Search, mon
         clocked.now += 0.25
         seen.append(clocked.tally.seconds_left)
     assert seen == pytest.approx([36.0, 35.75, 35.5])
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "command"),
+    [
+        ("budget.seconds: 0:10 are over", "  # go on for as long again"),
+        ("budget.passes: 40 of 40 passes were made", " --set budget.passes=80  # "),
+        ("budget.patience: 3 trials in a row were no better", " --set budget.patience=6  # "),
+    ],
+)
+def test_a_search_that_its_budget_ended_goes_on_with_another(search: Search, stopped_by: str, command: str) -> None:
+    search.study.space_yaml = "budget: {passes: 40, patience: 3}"
+    search.run(0.9)
+    search.study.stopped_by = stopped_by
+    assert re.search(f"{RESUME}.*{command}", printed(search))
