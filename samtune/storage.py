@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+WEIGHTS = "weights"
+"""The folder of a study that the weights of its trials are in."""
+
 
 def cache_folder() -> Path:
     """This machine's cache of decoded images and remote files: `SAMTUNE_CACHE`, or `~/.cache/samtune`.
@@ -89,6 +92,18 @@ def write_bytes(uri: str, content: bytes) -> None:
     with filesystem.open_output_stream(f"{path}.part") as stream:
         stream.write(content)
     filesystem.move(f"{path}.part", path)
+
+
+def trial_weights(study_folder: str, trial_id: str) -> str:
+    """Where the workers write the weights of a completed trial."""
+    return join(study_folder, WEIGHTS, f"{trial_id}.safetensors")
+
+
+def file_names(uri: str) -> list[str]:
+    """The names of the files in a folder; none where there is no folder. Raises OSError as the store does."""
+    filesystem, path = open_storage(uri)
+    found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return [info.base_name for info in found if info.is_file]
 
 
 def delete_file(uri: str) -> None:

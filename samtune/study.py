@@ -268,6 +268,12 @@ class Study:
     def seconds(self) -> float:
         return (self.ended_at or time.time()) - self.started_at
 
+    def rank_key(self, trial: Trial) -> tuple[float, ...]:
+        """Sorts ended trials, the best first. Where the first objective ties, the next decides: so the first trial is
+        on the Pareto front."""
+        keys = (key for objective in self.objectives for key in objective.sort_key(trial))
+        return (trial.state is not TrialState.COMPLETED, *keys, tie_break(trial), trial.number)
+
     @property
     def is_cut_short(self) -> bool:
         """Whether trials are missing, other than those that a budget or a complete grid left out."""

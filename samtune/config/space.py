@@ -87,6 +87,8 @@ class SearchSpace(Config):
     """Configurations to try; with sampler grid, default: all."""
     repeats: Annotated[int, Field(ge=1)] = 1
     """Trials of each configuration, with a seed each; their mean counts."""
+    keep_weights: Annotated[int, Field(ge=0)] = 1
+    """Of how many of the best completed trials the weights stay in the study; 0: none."""
     budget: BudgetConfig = BudgetConfig()
     """What ends the search earlier."""
     on_divergence: Literal["fail", "worst"] = "fail"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -56,6 +56,8 @@ class CandidateList(Config):
     max_failures: Annotated[int, Field(ge=0)] = 3
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    keep_weights: ClassVar[int] = 0
+    """Its trials keep theirs until the best is known (`CandidateRun.keep_weights`)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from samtune.experiments.results import raise_if_failed
 from samtune.experiments.runner import Runner, all_done
 from samtune.experiments.study_owner import StudyOwner
 from samtune.experiments.trust import check_trust
-from samtune.storage import delete_folder, is_file, join, read_bytes, write_bytes
+from samtune.storage import WEIGHTS, delete_folder, is_file, join, read_bytes, trial_weights, write_bytes
 from samtune.store.study_files import check_links
 from samtune.store.study_folder import StudyFolder, study_folder, weights_file
 from samtune.study import Callback, Study, StudyKind, Trial
@@ -132,18 +132,17 @@ class CandidateRun:
         Raises:
             TrackingError: the tracking server does not take the model.
         """
-        weights = join(study.storage_path, "weights")
         content = None
-        if any(is_file(join(weights, f"{trial.id}.safetensors")) for trial in study):
+        if any(is_file(trial_weights(study.storage_path, trial.id)) for trial in study):
             for trial in best:
-                content = read_bytes(join(weights, f"{trial.id}.safetensors"))
+                content = read_bytes(trial_weights(study.storage_path, trial.id))
                 if content is not None or self._is_kept(study, trial):
                     break
         if content is not None:
             write_bytes(weights_file(study), content)
         if content is not None or register:
             self._log_model(study, register)
-        delete_folder(weights)  # last: while they are there, this is not done
+        delete_folder(join(study.storage_path, WEIGHTS))  # last: while they are there, this is not done
 
     def _is_kept(self, study: Study, trial: Trial) -> bool:
         """Whether `best.safetensors` holds the weights of this trial."""

@@ -78,6 +78,21 @@ class Results:
         return self.study.best
 
     @property
+    def best_weights(self) -> str | None:
+        """Path or URI of the best trial's weights, for `samtune.load_model`; None where none are kept (`keep_weights`).
+
+        Of a confirmation or a training, those of its best candidate.
+        """
+        from samtune.storage import is_file, trial_weights
+        from samtune.store.study_folder import weights_file
+
+        best, study = self.study.best, self.study
+        if best is None:
+            return None
+        uri = trial_weights(study.storage_path, best.id) if study.kind == "search" else weights_file(study)
+        return uri if is_file(uri) else None
+
+    @property
     def pareto(self) -> list[Trial]:
         """The completed trials that no other is at least as good as in every objective and better in one.
 

@@ -33,6 +33,7 @@ from samtune.raylib.limits import check_limits
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
 from samtune.storage import parent
+from samtune.store.kept_weights import KeptWeights
 from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
 from samtune.study import Callback, Study, StudyKind, TrialState, is_over
@@ -66,6 +67,8 @@ class StudyDefinition(Definition, Layout, Protocol):
     def max_failures(self) -> int: ...
     @property
     def timeout(self) -> float | None: ...
+    @property
+    def keep_weights(self) -> int: ...
 
     def to_yaml(self) -> str: ...
 
@@ -214,8 +217,12 @@ class Runner:
             self._study = study = self._make_study(plan)
             study.experiment_id, study.parent_run_id = tracker.open(study)
             with self._watcher:
-                self._run_trials(study, plan, [*keepers, tracker, *self.callbacks])
+                self._run_trials(study, plan, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
         return study
+
+    def _kept_weights(self) -> list[Callback]:
+        """Of a search, after the journal: what it does not know of is not kept."""
+        return [KeptWeights(self.trials.definition.keep_weights)] if self.kind == "search" else []
 
     def _close_again(self, earlier: Study) -> Study:
         """Of a study that lacks no trial: without Ray, sends to MLflow and the store what they may lack.
@@ -309,6 +316,7 @@ class Runner:
             checkpoint=definition.checkpoint,
             max_failures=definition.max_failures,
             timeout=definition.timeout,
+            keeps_weights=definition.keep_weights > 0,
             metrics=[objective.metric for objective in study.objectives],
             parts=given_functions(flatten(definition.model_dump()).values()),
             resizable=definition.resources.num_workers == "auto",

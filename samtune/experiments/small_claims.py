@@ -19,7 +19,7 @@ from samtune.experiments.papers import published
 from samtune.experiments.statistics import Comparison, Estimate, compare, estimate
 from samtune.experiments.study_owner import StudyOwner
 from samtune.formatting import format_number
-from samtune.storage import delete_folder, join
+from samtune.storage import WEIGHTS, delete_folder, join
 from samtune.study import CANDIDATE, REPLICA, Callback, Study, TrialState
 
 _METRICS: dict[str, tuple[str, float, float]] = {
@@ -173,7 +173,7 @@ class SmallClaims(StudyOwner):
             RunError: no replica succeeded.
         """
         study = self._run.complete()
-        delete_folder(join(study.storage_path, "weights"))
+        delete_folder(join(study.storage_path, WEIGHTS))
         return study, claims_of(study)
 
 

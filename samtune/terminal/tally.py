@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from samtune.study import Callback, Study, Trial, TrialState, is_over, tie_break
+from samtune.study import Callback, Study, Trial, TrialState, is_over
 from samtune.terminal.candidate_time import CandidateTimes
 
 START_SECONDS = 60.0  # within which workers have started
@@ -47,14 +47,9 @@ class Tally:
     def end(self, trial: Trial) -> None:
         self.running.pop(trial.id, None)
         self._ended_work += _passes(trial)
-        bisect.insort(self.ranked, trial, key=self._rank)
+        bisect.insort(self.ranked, trial, key=self.study.rank_key)
         self.ended.append(trial)
         self.epoch()  # a trial may have none
-
-    def _rank(self, trial: Trial) -> tuple[float, ...]:
-        """Where the first objective ties, the next decides: so the first is on the Pareto front."""
-        keys = (key for objective in self.study.objectives for key in objective.sort_key(trial))
-        return (trial.state is not TrialState.COMPLETED, *keys, tie_break(trial), trial.number)
 
     @property
     def best(self) -> Trial | None:

@@ -28,8 +28,8 @@ class Host(Protocol):
         """Path or URI of the study's folder."""
 
     @property
-    def weights(self) -> str:
-        """Path or URI of the file that the weights of a trial that is no search's are kept in."""
+    def weights(self) -> str | None:
+        """Path or URI of the file that gets the weights after the last epoch; None: they are not kept."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def epochs(run: Resumable, spec: TrialSpec, host: Host) -> Iterator[int]:
     for epoch in range(len(run.history) + 1, last + 1):
         host.epoch_begins()
         yield epoch
-        if epoch == last and spec.final:
+        if epoch == last and host.weights is not None:
             run.keep_weights(host.weights)
         run.collect()
         if not host.epoch_ends(run, epoch):

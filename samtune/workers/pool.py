@@ -41,6 +41,7 @@ class WorkerPool:
         checkpoint: when trials are saved.
         max_failures: how often a trial may lose its workers before it fails.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
+        keeps_weights: whether the workers keep the weights of a search's trials when these are completed.
         metrics: what the study optimizes: a training function of the user's must report it.
         parts: the user's own functions by their path (see `samtune.user_code`).
         resizable: whether groups may restart with another number of workers, see `Coordinator.widen`.
@@ -57,6 +58,7 @@ class WorkerPool:
         checkpoint: CheckpointConfig | None = None,
         max_failures: int = 3,
         timeout: float | None = None,
+        keeps_weights: bool = False,
         metrics: Iterable[str] = (),
         parts: Mapping[str, Callable[..., Any]] | None = None,
         resizable: bool = False,
@@ -68,7 +70,7 @@ class WorkerPool:
         set_train_environment()
         self.num_groups, self.num_workers = num_groups, num_workers
         self._cpus, self._gpus = cpus_per_worker, gpus_per_worker
-        self._timeout, self._metrics = timeout, tuple(metrics)
+        self._timeout, self._metrics, self._keeps_weights = timeout, tuple(metrics), keeps_weights
         self._parts = ray.put(dict(parts)) if parts else None
         self._storage_path, self._checkpoint = storage_path, checkpoint or CheckpointConfig()
         self.checkpoint_root = join(storage_path, "checkpoints")
@@ -140,6 +142,7 @@ class WorkerPool:
             checkpoint_root=self.checkpoint_root,
             checkpoint=self._checkpoint,
             timeout=self._timeout,
+            keeps_weights=self._keeps_weights,
             metrics=self._metrics,
             parts=self._parts,
             user_folders=tuple(user_folders()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
-from samtune.storage import join, parent
+from samtune.storage import join, parent, trial_weights
 from samtune.workers.protocol import Assignment, Reply, WorkerId
 from samtune.workers.trial_output import write_output
 from samtune.workers.worker_endings import end_process
@@ -34,6 +34,7 @@ class LoopConfig:
         parts: reference to the user's own functions (see `samtune.user_code`), by path.
         user_folders: of the driver, that the user's own modules are in (see `samtune.user_path`).
         gpu_share: of its card's memory that a worker may take.
+        keeps_weights: whether the weights of a trial that no other command than a search trains are kept too.
     """
 
     coordinator: Any
@@ -46,6 +47,7 @@ class LoopConfig:
     parts: Any = None
     user_folders: tuple[str, ...] = ()
     gpu_share: float = 1.0
+    keeps_weights: bool = False
 
 
 class RestartGroupError(Exception):
@@ -65,7 +67,8 @@ class TrialHost:
 
         self.checkpoints: CheckpointFolder = CheckpointFolder(join(loop.checkpoint_root, assignment.key))
         self.study_folder = parent(loop.checkpoint_root)
-        self.weights = join(self.study_folder, "weights", f"{assignment.key}.safetensors")
+        keeps = loop.keeps_weights or assignment.spec.final
+        self.weights = trial_weights(self.study_folder, assignment.key) if keeps else None
         self.metrics = loop.metrics
         self._loop, self._worker, self._assignment = loop, worker, assignment
         self._saved_at = time.monotonic()

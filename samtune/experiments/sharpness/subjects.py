@@ -19,7 +19,7 @@ from samtune.experiments.confirm import SUFFIX as CONFIRM_SUFFIX
 from samtune.experiments.tracked_study import study_of_run
 from samtune.experiments.trust import UntrustedError, check_trust
 from samtune.models import build_model
-from samtune.storage import is_file, join, parent
+from samtune.storage import is_file, join, parent, trial_weights
 from samtune.store.study_files import is_name
 from samtune.store.study_folder import BEST_WEIGHTS, stored_space, study_folder, weights_file
 from samtune.study import Study, Trial
@@ -153,12 +153,16 @@ def _from_weights(path: str, name: str, run: TrackedRun | None = None, *, trust:
 
 
 def _from_study(study: Study, trust: bool) -> Subject:
-    """The best weights of a confirmation or a training; of a search those of its confirmation."""
+    """The best weights of a confirmation or a training; of a search those of its confirmation, or of its best trial."""
     kept = study
     if study.kind == "search":
         confirmation = study_folder(parent(study.storage_path), study.name + CONFIRM_SUFFIX)
         kept = confirmation.read() if confirmation.exists() else study
     weights = weights_file(kept)
+    if kept.kind == "search" and (best := study.best) is not None:
+        weights = trial_weights(study.storage_path, best.id)
+        if is_file(weights):
+            return _from_weights(weights, f"{study.name}/{best.number}", trust=trust or study.is_own)
     if kept.kind == "search" or not is_file(weights):
         how = {"search": f"samtune confirm {study.name}"}.get(study.kind, study.command)
         raise UsageError(
@@ -190,8 +194,7 @@ def _from_checkpoint(path: Path, trust: bool) -> Subject:
 def _from_trial(
     study: Study, trial: Trial, *, run: TrackedRun | None = None, checkpoint_only: bool = False, trust: bool
 ) -> Subject:
-    own = join(study.storage_path, "weights", f"{trial.id}.safetensors")
-    weights = weights_file(study) if study.kind == "training" else own
+    weights = weights_file(study) if study.kind == "training" else trial_weights(study.storage_path, trial.id)
     if not checkpoint_only and is_file(weights):
         return _from_weights(weights, f"{study.name}/{trial.number}", run, trust=trust or study.is_own)
     folder = CheckpointFolder(join(study.storage_path, "checkpoints", trial.id))
@@ -204,8 +207,8 @@ def _with_state(
     name = f"{study.name}/{trial.number}"
     if state is None:
         raise UsageError(
-            f"{name}: its weights are not in {study.storage_path}: a search keeps them only while the trial is under "
-            "way; samtune confirm and samtune train keep theirs, as best.safetensors"
+            f"{name}: its weights are not in {study.storage_path}: a search keeps those of its best trials "
+            "(keep_weights) and of trials under way; samtune confirm and samtune train keep theirs, as best.safetensors"
         )
     spec = stored_space(study, study.storage_path).trial(trial.config)
     check_trust(study, spec.model_dump(), trust=trust)
