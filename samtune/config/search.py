@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -148,7 +149,7 @@ class ObjectiveConfig(Config):
     metric: str = "val_accuracy"
     """A per-epoch metric."""
     mode: Literal["max", "min"] = "max"
-    """Whether more or less is better; default: max for accuracies and r2, min for everything else."""
+    """Whether more or less is better; default: what the metric's name says, as that of a loss or an accuracy does."""
     epochs: Literal["last", "best"] | Annotated[int, Field(ge=1)] = "last"
     """Which epochs count: the `last`, the `best`, or the mean of the last N."""
 
@@ -156,8 +157,26 @@ class ObjectiveConfig(Config):
     @classmethod
     def _default_mode(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "metric" in value and value.get("mode") is None:
-            return {**value, "mode": "max" if str(value["metric"]).endswith(("accuracy", "_r2")) else "min"}
+            return {**value, "mode": mode_of(str(value["metric"])) or "min"}
         return value
+
+
+_MORE = {
+    *("accuracy", "acc", "top1", "top3", "top5", "top10", "r2", "f1", "auc", "auroc", "auprc", "iou", "dice"),
+    *("precision", "recall", "bleu", "rouge", "reward"),
+}
+_LESS = {
+    *("loss", "error", "err", "mse", "rmse", "mae", "mape", "nll", "bce", "perplexity", "ppl", "cer", "wer", "fid"),
+    *("seconds", "passes", "bytes"),
+}
+
+
+def mode_of(metric: str) -> Literal["max", "min"] | None:
+    """Whether more or less of a metric is better, by the last word of its name that tells; None where none does."""
+    for word in reversed(re.split(r"[\W_]+", metric.lower())):
+        if word in _MORE or word in _LESS:
+            return "max" if word in _MORE else "min"
+    return None
 
 
 def _as_sequence(value: Any) -> Any:

@@ -9,7 +9,7 @@ from samtune.config.distributions import Distribution, Grid, LogUniform, Uniform
 from samtune.config.located import Located, Place, Problem
 from samtune.config.method_base import BaseOptimizerConfig
 from samtune.config.samplers import MEMORYLESS, SINGLE_OBJECTIVE, GridConfig
-from samtune.config.search import METRICS, MUTABLE, PERTURBATION_METRICS, PB2Config, PBTConfig
+from samtune.config.search import METRICS, MUTABLE, PERTURBATION_METRICS, PB2Config, PBTConfig, mode_of
 from samtune.config.searched import Expr
 from samtune.config.sections import names_of
 from samtune.config.training import metric_name
@@ -69,6 +69,8 @@ def _check_measured(space: SearchSpace, root: Located) -> Iterator[Problem]:
     A training function measures whatever it likes.
     """
     if space.train is not None:
+        for index, objective in enumerate(space.objectives):
+            yield from _check_mode(objective.metric, root, index)
         return
     evaluated, other = ("test", "val") if space.data.validation_fraction == 0 else ("val", "test")
     own = [metric_name(path) for path in space.training.metrics if path != "accuracy"]
@@ -85,6 +87,18 @@ def _check_measured(space: SearchSpace, root: Located) -> Iterator[Problem]:
             yield Problem(place, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}")
         elif missing := _missing(space, metric):
             yield Problem(place, missing)
+        elif metric in measured:
+            yield from _check_mode(metric, root, index)
+
+
+def _check_mode(metric: str, root: Located, index: int) -> Iterator[Problem]:
+    """Of a metric of the user's, whose name may not tell whether more of it is better."""
+    objective = root.child("objective")
+    given = objective.child(index) if objective is not None and isinstance(objective.value, list) else objective
+    if given is not None and given.child("mode") is None and mode_of(metric) is None:
+        yield Problem(
+            _metric_place(root, index), f"the name {metric!r} does not tell what is better; set mode: max or min"
+        )
 
 
 def _metric_place(root: Located, index: int) -> Place:

@@ -362,3 +362,13 @@ def test_a_key_where_none_is_free_says_where_it_goes(tmp_path: Path, monkeypatch
     Path("mine.yaml").touch()
     with pytest.raises(SpaceError, match=r"^mine\.yml: no such search space: .*; did you mean 'mine\.yaml'\?$"):
         SearchSpace.from_yaml("mine.yml")
+
+
+def test_whether_more_of_an_own_metric_is_better_is_told_by_its_name_or_asked_for() -> None:
+    own = {"name": "t", "train": "my.py:train", "method": "sam", "training": {"epochs": 1}}
+    for metric, mode in {"f1_macro": "max", "val_top5": "max", "val_loss": "min", "accuracy_of_b": "max"}.items():
+        assert SearchSpace.from_dict({**own, "objective": {"metric": metric}}).objective.mode == mode
+    with pytest.raises(SpaceError, match=r"the name 'quality' does not tell what is better; set mode: max or min$"):
+        SearchSpace.from_dict({**own, "objective": [{"metric": "val_loss"}, {"metric": "quality"}]})
+    space = SearchSpace.from_dict({**own, "objective": {"metric": "quality", "mode": "max"}})
+    assert SearchSpace.from_text(space.to_yaml(), "stored").objective == space.objective

@@ -56,7 +56,8 @@ def test_own_loss_and_metrics() -> None:
     assert doubled["val_accuracy"] == plain["val_accuracy"]
     assert 0 <= plain["val_share_of_zeros"] <= 1
     space = {"name": "own", "data": {"name": "digits"}, "model": {"name": "mlp"}, "method": {"name": "sgd"}}
-    SearchSpace.from_dict({**space, "training": training, "objective": {"metric": "val_share_of_zeros"}})
+    objective = {"metric": "val_share_of_zeros", "mode": "min"}
+    SearchSpace.from_dict({**space, "training": training, "objective": objective})
     with pytest.raises(UsageError, match=r"unknown metric 'val_share_of_zeroes'; did you mean 'val_share_of_zeros'\?"):
         SearchSpace.from_dict({**space, "training": training, "objective": {"metric": "val_share_of_zeroes"}})
 
