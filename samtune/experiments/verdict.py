@@ -60,7 +60,7 @@ class Verdict:
         num_examples: of the validation set; None where the metric is no share of it.
         standard_error: of the value, from the number of examples.
         num_trials: that were completed; `num_tied` of the others are within one standard error of the best.
-        lead: None where there is one method, or too few trials of a second.
+        lead: None where there is one method, or too few trials of a second; then `not_compared` says so.
         command: what decides.
         confirmation: what has decided, as far as it has come; None where nothing has.
     """
@@ -74,6 +74,7 @@ class Verdict:
     num_tied: int | None
     lead: Lead | None
     command: str
+    not_compared: str | None = None
     confirmation: Confirmation | None = None
 
     def lines(self) -> list[str]:
@@ -86,6 +87,8 @@ class Verdict:
             found.append(f"{exact} (standard error) on {self.num_examples} validation examples{tied}")
         if self.lead is not None:
             found.append(_lead_line(self.lead))
+        elif self.not_compared is not None:
+            found.append(self.not_compared)
         if self.confirmation is None or self.confirmation.best is None:
             found.append(f"the best of {self.num_trials} is partly luck; run `{self.command}` to decide")
             return found
@@ -127,6 +130,7 @@ def verdict_of(study: Study, confirmation: Confirmation | None = None) -> Verdic
         num_trials=len(values),
         num_tied=tied,
         lead=_lead(study, num_examples),
+        not_compared=_not_compared(study),
         command=f"samtune confirm {named(study)}{with_code(study)}",
         confirmation=confirmation,
     )
@@ -173,11 +177,26 @@ def _drawn_best(numbers: Any, values: Any, errors: Any) -> Any:
     return np.concatenate(parts)
 
 
-def _lead(study: Study, num_examples: int | None) -> Lead | None:
-    sign = 1.0 if study.objective.mode == "max" else -1.0
+def _by_method(study: Study, sign: float = 1.0) -> dict[str, list[tuple[Trial, float]]]:
+    """The completed trials of each method, and their values times `sign`."""
     methods: dict[str, list[tuple[Trial, float]]] = {}
     for trial, value in _completed(study):
         methods.setdefault(str(trial.params.get("method.name")), []).append((trial, sign * value))
+    return methods
+
+
+def _not_compared(study: Study) -> str | None:
+    """Why no method leads, where several were tried."""
+    methods = _by_method(study)
+    if len(methods) < 2 or sum(len(trials) >= MIN_TRIALS for trials in methods.values()) >= 2:
+        return None
+    counts = ", ".join(f"{name} {len(trials)}" for name, trials in methods.items())
+    return f"methods are not compared: that takes {MIN_TRIALS} completed trials of two of them (completed: {counts})"
+
+
+def _lead(study: Study, num_examples: int | None) -> Lead | None:
+    sign = 1.0 if study.objective.mode == "max" else -1.0
+    methods = _by_method(study, sign)
     ranked = sorted(methods.items(), key=lambda item: -max(value for _, value in item[1]))
     ranked = [(name, trials) for name, trials in ranked if len(trials) >= MIN_TRIALS]
     if len(ranked) < 2:

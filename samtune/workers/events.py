@@ -38,6 +38,6 @@ class EventThread(threading.Thread):
                 waiting = True
                 free = ray.available_resources()
                 self._say(
-                    f"no group is ready yet: each needs {self._pool.needs()}; free in the cluster are now "
-                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
+                    f"still waiting for the first workers: a trial needs {self._pool.needs()}; free in the cluster are "
+                    f"now {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
                 )

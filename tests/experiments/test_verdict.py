@@ -178,3 +178,14 @@ def test_over_folds_every_example_of_the_search_is_validated_on(folds: list[int]
     assert verdict is not None
     assert verdict.num_examples == number
     assert verdict.standard_error == standard_error(0.9, number)
+
+
+def test_methods_of_too_few_trials_are_said_not_to_be_compared() -> None:
+    verdict = verdict_of(made({"sam": [0.9, 0.91, 0.92, 0.9], "sgd": [0.8]}))
+    assert verdict is not None
+    assert "methods are not compared: that takes 3 completed trials of two of them (completed: sam 4, sgd 1)" in (
+        verdict.lines()
+    )
+    alone = verdict_of(made({"sam": [0.9, 0.91]}))
+    assert alone is not None
+    assert alone.not_compared is None
