@@ -15,6 +15,9 @@ class StudyOwner:
 
     _runner: Runner
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of study {self.name} in {self.folder.uri}>"
+
     @property
     def name(self) -> str:
         """Of the study; a confirmation's own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.studies import make_study
 
-from samtune import SearchSpace, Trial, UsageError
+from samtune import SearchSpace, Trial, Tuner, UsageError
 from samtune.experiments.plan import plan_search
 from samtune.experiments.progress import display_for
 from samtune.experiments.results import Results
@@ -64,6 +64,11 @@ def test_a_trial_is_one_line_and_a_table(tmp_path: Path) -> None:
     assert repr(failed).endswith("'diverged: train_loss is nan in epoch 2')")
     assert "diverged: train_loss is nan in epoch 2" in Cells(failed._repr_html_()).found
     assert repr(Trial(3, "t", {}, {}, 5)) == "Trial(3, waiting, epoch 0/5)"
+
+
+def test_a_tuner_names_its_study(tmp_path: Path) -> None:
+    tuner = Tuner("digits.yaml", name="mine", storage_path=tmp_path)
+    assert repr(tuner) == f"<Tuner of study mine in {tmp_path / 'mine'}>"
 
 
 def test_a_space_and_a_plan_are_lines_and_tables() -> None:
