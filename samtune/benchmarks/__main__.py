@@ -9,6 +9,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "search": "what a search costs on top of its training, against the pattern of Ray's guide",
+    "plain": "a search against a plain script: Optuna and a hand-written SAM loop in two processes",
     "layouts": "trials per hour on two places: one group of two workers, two groups of one, and auto",
     "sam": "a SAM step against its physical limit and against other implementations",
     "input": "batches against torchvision's transforms in a DataLoader; memory of more workers",
