@@ -211,8 +211,10 @@ def _settings(studies: Sequence[Study]) -> dict[str, list[Scalar]]:
 
 
 def _flat(study: Study) -> dict[str, Scalar]:
+    """The settings by dotted key. What a search gives a key that it searches stands for nothing: `searched`."""
     written: Mapping[str, Any] = yaml.safe_load(study.space_yaml)
-    return flatten({key: _on_one_line(value) for key, value in written.items() if key not in _LEFT_OUT})
+    found = flatten({key: _on_one_line(value) for key, value in written.items() if key not in _LEFT_OUT})
+    return found | {key: "searched" for key in written.get("search") or {} if key in found}
 
 
 def _on_one_line(value: Any) -> Any:
@@ -233,4 +235,8 @@ def _notes(studies: Sequence[Study]) -> list[str]:
     different = sorted({key for each in searches for key in each if each[key] != searches[0].get(key)})
     if different:
         notes.append(f"the searches have other data ({', '.join(different)}): their values are of other examples")
+    if any(_flat(study).get("train") for study in studies):
+        notes.append(
+            "training functions have data of their own: whether all values are of the same examples is not known"
+        )
     return notes

@@ -104,6 +104,11 @@ def check_arguments(params: Any, base_optimizer: Any) -> None:
     """What people pass in another's place, since other libraries take it there. Raises TypeError."""
     if isinstance(params, nn.Module):
         raise TypeError(f"params must be parameters or groups of them: {type(params).__name__}.parameters()")
+    if isinstance(params, Optimizer):
+        raise TypeError(
+            "params must be parameters or groups of them; SAM makes the optimizer: SAM(model.parameters(), "
+            f"torch.optim.{type(params).__name__}, lr=0.1, rho=0.05)"
+        )
     if not callable(base_optimizer):
         raise TypeError(
             "base_optimizer must be a class, and its options follow: SAM(model.parameters(), torch.optim.SGD, lr=0.1, "

@@ -142,3 +142,14 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     for names in (["a"], ["a", "a"]):
         with pytest.raises(UsageError, match="two studies at least"):
             compare_studies(names, tmp_path)
+
+
+def test_a_searched_key_has_no_value_and_training_functions_have_data_of_their_own(tmp_path: Path) -> None:
+    own = "name: t\ntrain: my.py:train\ntraining: {lr: 0.1, epochs: 2}\n"
+    make_study(tmp_path, name="one", space_yaml=own + "search: {training.lr: {uniform: [0.1, 1]}}\n")
+    make_study(tmp_path, name="other", space_yaml=own)
+    found = compare_studies(["one", "other"], tmp_path)
+    assert found.settings["training.lr"] == ["searched", 0.1]
+    assert found.notes == [
+        "training functions have data of their own: whether all values are of the same examples is not known"
+    ]

@@ -247,5 +247,7 @@ def test_what_other_libraries_take_is_answered_with_what_to_write() -> None:
     model = nn.Linear(2, 2)
     with pytest.raises(TypeError, match=r"^params must be parameters or groups of them: Linear\.parameters\(\)$"):
         SAM(model, torch.optim.SGD, lr=0.1)
+    with pytest.raises(TypeError, match=r"^params must be .*; SAM makes the optimizer: SAM\(.*, torch\.optim\.SGD, "):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD, lr=0.1)
     with pytest.raises(TypeError, match=r"^base_optimizer must be a class, .* \(got SGD as an object\)$"):
         SAM(model.parameters(), torch.optim.SGD(model.parameters(), lr=0.1))  # type: ignore[arg-type]
