@@ -230,12 +230,13 @@ def _notes(studies: Sequence[Study]) -> list[str]:
     kinds = {study.name: study.kind for study in studies}
     if len(set(kinds.values())) > 1:
         notes.append("the studies are of other kinds: " + ", ".join(f"{n} is a {kind}" for n, kind in kinds.items()))
-    examples = [{k: v for k, v in _flat(study).items() if k.startswith("data.")} for study in studies]
+    settings = [_flat(study) for study in studies]
+    examples = [{k: v for k, v in each.items() if k.startswith("data.")} for each in settings]
     searches = [each for each, study in zip(examples, studies, strict=True) if study.kind == "search"]
     different = sorted({key for each in searches for key in each if each[key] != searches[0].get(key)})
     if different:
         notes.append(f"the searches have other data ({', '.join(different)}): their values are of other examples")
-    if any(_flat(study).get("train") for study in studies):
+    if any(each.get("train") for each in settings):
         notes.append(
             "training functions have data of their own: whether all values are of the same examples is not known"
         )
