@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.hosted import LocalHost, interrupt_and_resume, train
 from helpers.ranks import run_ranks
+from helpers.records import assert_records_agree
 
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
@@ -95,9 +96,9 @@ def test_its_steps_are_those_of_train_step(
     for function, module in (("plain", "lightning_modules"), ("plain_step", "train_functions")):
         spec, folder = make_spec(function, module, method=method), str(tmp_path / function)
         found.append(train(0, 1, spec, folder) if ranks == 1 else two_ranks(train, spec, folder)[0])
-    for one, other in zip(found[0][0], found[1][0], strict=True):
-        for name in ("train_loss", "val_accuracy", "lr", "num_passes"):
-            assert one[name] == pytest.approx(other[name], rel=1e-5), name
+    names = ("train_loss", "val_accuracy", "lr", "num_passes")
+    one, other = ([{name: record[name] for name in names} for record in run[0]] for run in found)
+    assert_records_agree(one, other, tolerance=1e-5)
 
 
 def test_two_perturbations_are_not_one(tmp_path: Path, two_ranks: Callable[..., list[Any]]) -> None:

@@ -13,6 +13,7 @@ from helpers.hosted import make_spec as make_function_spec
 from helpers.hosted import train as train_function
 from helpers.midway import begin, leave_and_go_on, make_spec, train_to_end, uninterrupted
 from helpers.ranks import run_ranks
+from helpers.records import assert_records_agree
 from safetensors.torch import load_file
 from torch import nn
 
@@ -36,8 +37,7 @@ def sharded(*overrides: str) -> TrialSpec:
 
 def agree(found: Any, expected: Any, *, tolerance: float) -> None:
     """Histories and tensors."""
-    for record, wanted in zip(found[0], expected[0], strict=True):
-        assert record == pytest.approx(wanted, rel=tolerance, abs=tolerance, nan_ok=True)
+    assert_records_agree(found[0], expected[0], tolerance=tolerance)
     for tensor, wanted in zip(found[1], expected[1], strict=True):
         torch.testing.assert_close(tensor, wanted, rtol=tolerance, atol=tolerance)
 
@@ -71,8 +71,7 @@ def test_a_checkpoint_goes_on_with_any_number_of_workers_and_the_kept_weights_ar
         run_ranks(ranks[0], train_until, spec, str(folder), 1)
         again = spec.model_copy(update={"training": spec.training.model_copy(update={"parallel": more})})
         found = run_ranks(ranks[1], train_until, again, str(folder))[0]
-        for record, wanted in zip(found, alone, strict=True):
-            assert record == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+        assert_records_agree(found, alone, tolerance=1e-3)
         weights = load_file(folder / "weights.safetensors")
         torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
         assert load_model(folder / "weights.safetensors")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
@@ -131,7 +130,7 @@ def test_a_training_function_is_that_of_whole_networks_and_resumes_bit_for_bit(t
     found = run_ranks(2, train_function, spec, str(tmp_path / "parts"))
     resumed = run_ranks(2, interrupt_and_resume, spec, str(tmp_path / "resumed"), after=1)
     for rank in (0, 1):
-        agree(found[rank], expected[rank], tolerance=1e-4)
+        agree(found[rank], expected[rank], tolerance=1e-3)  # float32
         agree(resumed[rank], found[rank], tolerance=0)
 
 
