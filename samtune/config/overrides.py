@@ -11,6 +11,7 @@ from samtune.config.distributions import kind_of
 from samtune.config.located import Located, Place, Problem, RefusedError, locate
 from samtune.config.searched import flat_options, is_searched, says
 from samtune.config.sections import NAMED, classes_of, keys_of, rename_key, spell_key, without_nulls
+from samtune.config.training import LENGTHS
 from samtune.config.trial import SECTIONS
 from samtune.config.yaml_source import parse_value
 from samtune.errors import SpaceError, one_line
@@ -175,10 +176,11 @@ def _drop_alternatives(edit: _Edit, key: str) -> None:
         for section in ("data", "model"):
             edit.root.pop(section, None)
             edit._forget([k for k in edit._searched_keys() if k.partition(".")[0] == section])
-    if key in ("training.epochs", "training.passes"):  # two ways to say how long: the one that is set
-        other = "passes" if key == "training.epochs" else "epochs"
-        edit.root["training"] = _without(edit.root["training"], {other})
-        edit._forget([f"training.{other}"])
+    section, _, field = key.partition(".")
+    if section == "training" and field in LENGTHS:  # ways to say how long: the one that is set
+        others = {*LENGTHS, "evaluate_every"} - ({"steps", "evaluate_every"} if field == "steps" else {field})
+        edit.root["training"] = _without(edit.root["training"], others)
+        edit._forget([f"training.{other}" for other in sorted(others)])
 
 
 def _says(value: Located, key: str, searched: str) -> bool:

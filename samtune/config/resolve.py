@@ -150,6 +150,6 @@ class _Values:
             value = getattr(value, part, PydanticUndefined)
         if value is PydanticUndefined:
             raise Absent(key)
-        if key == "training.epochs" and self.value("training.passes") is None:
+        if key == "training.epochs" and self.value("training.passes") is None and self.value("training.steps") is None:
             return DEFAULT_EPOCHS
         return value

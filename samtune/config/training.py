@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
@@ -38,7 +39,12 @@ def _told_apart(paths: list[str]) -> list[str]:
     return paths
 
 
+LENGTHS = ("epochs", "passes", "steps")
+"""Keys of `TrainingConfig` that say how long a training is: one of them is given, or none."""
+
 OWN_LOOP_ONLY = (
+    "steps",
+    "evaluate_every",
     "loss",
     "metrics",
     "label_smoothing",
@@ -65,6 +71,13 @@ class TrainingConfig(Config):
     passes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Instead of `epochs`: forwards and backwards of the training set that a trial may cost, so that methods are
     compared at equal cost. SGD makes one in an epoch, SAM two, and so on; what is left of an epoch is not trained."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Instead of `epochs`: steps of a training, which need not be whole passes over the training set. Data that are an
+    iterable need it. Everything that counts epochs then counts evaluations (schedulers, checkpoints, `warmup_epochs`,
+    `milestones`), and a pass is over the examples of as many steps as lie between two."""
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None
+    """With `steps`: steps from one evaluation to the next, at most `steps`; the last evaluation is after the last step.
+    None: a twentieth of `steps`. Give it where `steps` is searched, so that trials are compared at equal steps."""
     bootstrap: Annotated[int, Field(ge=0)] = 0
     """For noisy labels: trainings before the one that counts. After each, the training labels are replaced by what its
     network predicts, and a new network is trained from scratch (Foret et al. 2021, section 3.3). Each takes `epochs`;
@@ -138,6 +151,11 @@ class TrainingConfig(Config):
     """Measures of sharpness during training, e.g. `{lambda_max: 10, m_sharpness: 1}`, in epochs; none: not taken."""
 
     @property
+    def evaluation_interval(self) -> int | None:
+        """Steps from one evaluation to the next; None: those of an epoch."""
+        return None if self.steps is None else self.evaluate_every or math.ceil(self.steps / DEFAULT_EPOCHS)
+
+    @property
     def of_own_loop(self) -> list[str]:
         """The keys of `OWN_LOOP_ONLY` that are not at their defaults."""
         fields = type(self).model_fields
@@ -165,6 +183,15 @@ class TrainingConfig(Config):
         """SGD's momentum, which may stand among its options."""
         return float(self.optimizer_options.get("momentum", self.momentum))
 
+    def _check_length(self) -> None:
+        given = {key: value for key in LENGTHS if (value := getattr(self, key)) is not None}
+        if len(given) > 1:
+            (one, its), (other, value), *_ = given.items()
+            raise ValueError(f"give {one} or {other}, not both ({one} is {its:g}, {other} {value:g})")
+        if self.evaluate_every is not None and self.evaluate_every > (self.steps or 0):
+            got = "none is given" if self.steps is None else f"steps is {self.steps}"
+            raise ValueError(f"evaluate_every must not exceed steps (evaluate_every is {self.evaluate_every}, {got})")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.nesterov and (self.optimizer_name != "sgd" or self.sgd_momentum == 0):
@@ -172,8 +199,7 @@ class TrainingConfig(Config):
                 "nesterov needs optimizer sgd and momentum > 0 "
                 f"(optimizer is {self.optimizer_name}, momentum {self.momentum})"
             )
-        if self.epochs is not None and self.passes is not None:
-            raise ValueError(f"give epochs or passes, not both (epochs is {self.epochs}, passes {self.passes:g})")
+        self._check_length()
         if self.bootstrap and self.of_numbers:
             raise ValueError(f"bootstrap needs targets that are classes (loss is {self.loss})")
         if self.label_smoothing and self.loss != "cross_entropy":

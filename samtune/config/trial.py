@@ -148,7 +148,12 @@ class TrialSpec(Config):
 
     @property
     def epochs_per_training(self) -> int:
-        """As given, or as many whole ones as each training's share of `training.passes` pays for."""
+        """As given, or as many whole ones as each training's share of `training.passes` pays for.
+
+        With `training.steps` evaluations are what epochs are else.
+        """
+        if self.training.steps is not None and self.training.evaluation_interval is not None:
+            return math.ceil(self.training.steps / self.training.evaluation_interval)
         if self.training.passes is None:
             return self.training.epochs or DEFAULT_EPOCHS
         passes = self.training.passes / self.num_trainings
@@ -167,7 +172,10 @@ class TrialSpec(Config):
     @property
     def num_passes(self) -> float:
         """Passes over the training set that the whole trial costs, all its repeats or folds together."""
-        return self.passes_per_epoch * self.num_epochs * self.num_models
+        each: float = self.epochs_per_training
+        if self.training.steps is not None and self.training.evaluation_interval is not None:
+            each = self.training.steps / self.training.evaluation_interval  # the last may come after fewer steps
+        return self.passes_per_epoch * each * self.num_trainings * self.num_models
 
     def layout(self, num_workers: int, rank: int = 0) -> GroupLayout:
         """How the batch is split into workers and m-groups.
@@ -219,7 +227,10 @@ class TrialSpec(Config):
     def params(self) -> dict[str, Scalar]:
         """Every key, flat and dotted, typed the same in each trial (MLflow's parameters)."""
         unused = {"data", "model"} if self.train is not None else {"train", "config"}
-        params = flatten(self.model_dump(exclude=unused)) | {"training.epochs": self.epochs_per_training}
+        params = flatten(self.model_dump(exclude=unused)) | {
+            "training.epochs": self.epochs_per_training,
+            "training.evaluate_every": self.training.evaluation_interval,
+        }
         return params if self.train is None else {k: v for k, v in params.items() if not _is_of_own_loop(k)}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from samtune.data.batches import eval_batches, steps_per_epoch, train_batches, training_examples
+    from samtune.data.batches import batches_of_steps, eval_batches, steps_per_epoch, train_batches, training_examples
     from samtune.data.dataset import Dataset, Split, forget_loaded, load_dataset
     from samtune.data.info import DatasetInfo, check_dataset, dataset_info, prepare_dataset
     from samtune.data.sample import Sample
@@ -21,6 +21,7 @@ __all__ = [
     "DatasetInfo",
     "Sample",
     "Split",
+    "batches_of_steps",
     "check_dataset",
     "dataset_info",
     "eval_batches",
@@ -35,6 +36,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
+        "batches_of_steps": ".batches",
         "eval_batches": ".batches",
         "steps_per_epoch": ".batches",
         "train_batches": ".batches",

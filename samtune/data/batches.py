@@ -43,6 +43,7 @@ def train_batches(
     device: torch.device,
     accumulate: int = 1,
     skip: int = 0,
+    stop: int | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """One worker's share of every batch of an epoch.
 
@@ -59,6 +60,7 @@ def train_batches(
         device: where the batches are made.
         accumulate: parts in which each batch comes, one after another; of each, a worker has its rows.
         skip: steps of the epoch that are done already.
+        stop: the step of the epoch, counted from 0, before which to end; None: its end.
 
     Yields:
         inputs float32 [b / accumulate, C, H, W], normalised, and targets int64, on the device; with Mixup or CutMix,
@@ -82,7 +84,26 @@ def train_batches(
     def mine(batch: Tensor) -> list[Tensor]:
         return list(batch.view(accumulate, num_workers, -1)[:, rank])
 
-    return _train_batches(dataset, config, batches[skip:], mine, fold(seed, epoch), device, first_step=skip)
+    return _train_batches(dataset, config, batches[skip:stop], mine, fold(seed, epoch), device, first_step=skip)
+
+
+def batches_of_steps(
+    dataset: Dataset, config: DataConfig, first: int, last: int, *, batch_size: int, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """One worker's share of the batches of some steps, counted from 0 over the whole training.
+
+    The epochs of `train_batches` follow one another.
+
+    Args:
+        first, last: the steps are first, …, last - 1.
+        options: as of `train_batches`.
+    """
+    steps = steps_per_epoch(dataset, batch_size=batch_size)
+    while first < last:
+        epoch, skip = divmod(first, steps)
+        stop = min(steps, skip + last - first)
+        yield from train_batches(dataset, config, batch_size=batch_size, epoch=epoch, skip=skip, stop=stop, **options)
+        first += stop - skip
 
 
 def _train_batches(

@@ -199,12 +199,10 @@ def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> lis
             settings, value = final(space.trial(trial.config)), study.objective.value(trial) if study else None
             break
     labels = []
-    for epochs in dict.fromkeys([best.num_epochs, max(1, int(best.num_passes / settings.passes_per_epoch + 1e-9))]):
-        spec = _with_epochs(settings, epochs)
-        known = next((label for label, (other, _) in chosen.items() if other == spec), None)
-        label = known or f"{name} ({epochs} epochs)"
-        # What the search measured was measured after as many epochs as it had.
-        chosen.setdefault(label, (spec, value if epochs == settings.num_epochs else None))
+    for own_label, spec in _as_long_as(best, settings, name).items():
+        label = next((known for known, (other, _) in chosen.items() if other == spec), own_label)
+        # What the search measured was measured after as much training as it had.
+        chosen.setdefault(label, (spec, value if spec.num_passes == settings.num_passes else None))
         labels.append(label)
     return labels
 
@@ -226,6 +224,27 @@ def _with_epochs(spec: TrialSpec, epochs: int) -> TrialSpec:
     training = spec.training
     milestones = [max(1, round(milestone * stretch)) for milestone in training.milestones]
     return _changed(spec, {"training": {"epochs": each, "passes": None, "milestones": milestones}})
+
+
+def _as_long_as(best: TrialSpec, settings: TrialSpec, name: str) -> dict[str, TrialSpec]:
+    """The settings over as many epochs (or steps) as the best candidate, and for as many passes; by label."""
+    if best.training.steps is None or settings.training.steps is None:
+        equal_passes = max(1, int(best.num_passes / settings.passes_per_epoch + 1e-9))
+        lengths = dict.fromkeys([best.num_epochs, equal_passes])
+        return {f"{name} ({epochs} epochs)": _with_epochs(settings, epochs) for epochs in lengths}
+    steps = best.training.steps * best.num_trainings
+    lengths = dict.fromkeys([steps, max(1, int(steps * best.passes_per_step / settings.passes_per_step + 1e-9))])
+    return {f"{name} ({steps} steps)": _with_steps(settings, steps) for steps in lengths}
+
+
+def _with_steps(spec: TrialSpec, steps: int) -> TrialSpec:
+    """The same over another number of steps, all its trainings together, their schedule stretched."""
+    training = spec.training
+    assert training.steps is not None
+    each = max(1, steps // spec.num_trainings)
+    milestones = [max(1, round(milestone * each / training.steps)) for milestone in training.milestones]
+    every = min(training.evaluation_interval or each, each)
+    return _changed(spec, {"training": {"steps": each, "evaluate_every": every, "milestones": milestones}})
 
 
 def _changed(spec: TrialSpec, changes: Mapping[str, Any]) -> TrialSpec:

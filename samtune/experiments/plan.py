@@ -215,7 +215,7 @@ def make_plan(
         repeats=summary.repeats,
         folds=_range(v.data.folds or 1 for v in variants),
         epochs=_range(v.num_epochs for v in variants),
-        steps_per_epoch=_range(info.num_train // v.training.batch_size for v in variants) if info else None,
+        steps_per_epoch=_steps_per_epoch(variants, info),
         passes_per_step=_range(v.passes_per_step for v in variants),
         passes_per_trial=passes,
         total_passes=(passes[0] * layout.num_trials, passes[1] * layout.num_trials),
@@ -232,6 +232,14 @@ def make_plan(
         notes=summary.notes,
         files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
     )
+
+
+def _steps_per_epoch(variants: Sequence[TrialSpec], info: DatasetInfo | None) -> tuple[int, int] | None:
+    """Of an epoch, or from one evaluation to the next; None where only the data tell."""
+    counts = [
+        v.training.evaluation_interval or (info.num_train // v.training.batch_size if info else 0) for v in variants
+    ]
+    return _range(counts) if all(counts) else None
 
 
 def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> None:

@@ -133,7 +133,7 @@ class TrainStep:
         """Of batches of the present step so far, with `accumulate`."""
         self._groups = GroupRunner(self, m_groups)
         self._averages_at_end = False  # the workers' gradients, instead of in the last backward
-        self._epoch, self._num_epochs, self._steps_per_epoch, self._steps_in_epoch = 0, 1, 1, 0
+        self._epoch, self._total_steps, self._steps_per_epoch, self._steps_in_epoch = 0, 1, 1, 0
         self._passes = 0.0
 
     # -- the face ----------------------------------------------------------------------------------------------------
@@ -146,6 +146,7 @@ class TrainStep:
         steps_per_epoch: int,
         examples: Examples | None = None,
         steps_done: int = 0,
+        total_steps: int | None = None,
     ) -> None:
         """Before the steps of an epoch: sets the schedules and refreshes what a method keeps over epochs.
 
@@ -153,8 +154,10 @@ class TrainStep:
             epoch: counted from 0.
             examples: n -> n training examples, the same on every rank.
             steps_done: steps of the epoch that were made before a resume.
+            total_steps: of the whole training; None: its last epoch has as many steps as the others.
         """
-        self._epoch, self._num_epochs, self._steps_per_epoch = epoch, num_epochs, steps_per_epoch
+        self._epoch, self._steps_per_epoch = epoch, steps_per_epoch
+        self._total_steps = num_epochs * steps_per_epoch if total_steps is None else total_steps
         self._steps_in_epoch = steps_done
         if self.guard is not None:
             self.guard.is_due = True
@@ -268,7 +271,7 @@ class TrainStep:
     def progress(self) -> float:
         """Share of the training that is done, in [0, 1]."""
         steps_done = self._epoch * self._steps_per_epoch + self._steps_in_epoch
-        return min(1.0, steps_done / (self._num_epochs * self._steps_per_epoch))
+        return min(1.0, steps_done / self._total_steps)
 
     @property
     def num_forwards(self) -> int:

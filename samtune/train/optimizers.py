@@ -166,19 +166,22 @@ def _parameter_groups(config: TrainingConfig, model: nn.Module) -> list[dict[str
     return groups
 
 
-def learning_rate(config: TrainingConfig, step: int, *, num_epochs: int, steps_per_epoch: int) -> float:
+def learning_rate(
+    config: TrainingConfig, step: int, *, num_epochs: int, steps_per_epoch: int, total_steps: int | None = None
+) -> float:
     """The learning rate of one step.
 
     Args:
         step: counted from 0 over the whole training.
         num_epochs: of the whole training.
+        total_steps: of it; None: its last epoch has as many steps as the others.
 
     Returns:
         During the warm-up a linear rise that reaches `lr` at its end; then the schedule over the remaining steps:
         cosine `lr/2 (1 + cos πt)` and linear `lr (1 - t)` go to 0 at the end of training, t being the share done.
     """
     warmup = config.warmup_epochs * steps_per_epoch
-    total = num_epochs * steps_per_epoch
+    total = num_epochs * steps_per_epoch if total_steps is None else total_steps
     if step < warmup:
         return config.lr * min(1.0, (step + 1) / warmup)
     done = (step - warmup) / max(total - warmup, 1.0)

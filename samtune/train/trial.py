@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.config.trial import TrialSpec
-from samtune.data import Split, eval_batches, load_dataset, steps_per_epoch, train_batches, training_examples
+from samtune.data import Split, batches_of_steps, eval_batches, load_dataset, steps_per_epoch, training_examples
 from samtune.errors import UsageError
 from samtune.models import build_model
 from samtune.sam import TrainStep, tree
@@ -81,7 +81,9 @@ class TrialRun(Resumable):
             )
         self.evaluated = "val" if len(self.dataset.validation) else "test"
         """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""
-        self.steps_per_epoch = steps_per_epoch(self.dataset, batch_size=training.batch_size)
+        full_batches = steps_per_epoch(self.dataset, batch_size=training.batch_size)
+        self.steps_per_epoch = training.evaluation_interval or full_batches
+        self.total_steps = training.steps or self.steps_per_epoch * spec.num_epochs
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
@@ -234,6 +236,7 @@ class TrialRun(Resumable):
         self.train_step.count_pass(cost * self.steps_per_epoch * self.train_step.num_forwards)
         record = {
             "epoch": float(epoch),
+            **({"num_steps": float(self._last_step_of(epoch))} if self.spec.training.steps else {}),
             **metrics,
             **evaluation,
             **diagnostics,
@@ -250,29 +253,37 @@ class TrialRun(Resumable):
         """The epoch's steps that are not done yet; its training metrics and the last learning rate."""
         training = self.spec.training
         self.model.train()
+        first, last = (epoch - 1) * self.steps_per_epoch, self._last_step_of(epoch)
         self.train_step.begin_epoch(
             epoch - 1,
             self.spec.num_epochs,
             steps_per_epoch=self.steps_per_epoch,
             examples=partial(training_examples, self.dataset, device=self.device),
             steps_done=self._steps_done,
+            total_steps=self.total_steps,
         )
-        batches = train_batches(
+        batches = batches_of_steps(
             self.dataset,
             self.spec.data,
+            first + self._steps_done,
+            last,
             batch_size=training.batch_size,
             rank=self.rank,
             num_workers=self.num_workers,
             seed=self.spec.seed,
-            epoch=epoch - 1,
             device=self.device,
             accumulate=training.accumulate,
-            skip=self._steps_done,
         )
         lr = training.lr
         for inputs, targets in batches:
             done = self.train_step.num_steps
-            lr = learning_rate(training, done, num_epochs=self.spec.num_epochs, steps_per_epoch=self.steps_per_epoch)
+            lr = learning_rate(
+                training,
+                done,
+                num_epochs=self.spec.num_epochs,
+                steps_per_epoch=self.steps_per_epoch,
+                total_steps=self.total_steps,
+            )
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_factor", 1.0)
             self.train_step(self._laid_out(inputs), targets)
@@ -281,12 +292,16 @@ class TrialRun(Resumable):
             self._steps_done += 1
             if self.average is not None:
                 self.average.update(self.train_step.num_steps)
-            if after_step is not None and self._steps_done < self.steps_per_epoch:
+            if after_step is not None and first + self._steps_done < last:
                 after_step()
         metrics = self.train_step.epoch_metrics()
         if not self.dataset.traits.classes:  # outputs in the shape of the targets look like those of a classification
             metrics = {name: v for name, v in metrics.items() if name not in ("train_accuracy", "error_sharpness")}
         return metrics, lr
+
+    def _last_step_of(self, epoch: int) -> int:
+        """How many steps are done after an epoch, which may be cut short by `training.steps`."""
+        return min(epoch * self.steps_per_epoch, self.total_steps)
 
     def save_weights(self, uri: str) -> None:
         """Writes the weights that are evaluated, and in the file's metadata all it takes to build their network.
