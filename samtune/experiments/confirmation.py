@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from samtune.experiments.candidates import CandidateList
-from samtune.experiments.statistics import Comparison, Estimate, compare, estimate
+from samtune.experiments.statistics import Comparison, Estimate, compare, estimate, resolution
 from samtune.formatting import counted, format_metric, format_number
 from samtune.study import CANDIDATE, REPLICA, Study, Trial, TrialState
 
@@ -98,6 +98,7 @@ def confirmation_of(study: Study, candidates: CandidateList) -> Confirmation:
         own = list(values[label].values())
         return sign * sum(own) / len(own) if own else float("-inf")
 
+    step = resolution(value for own in values.values() for value in own.values())
     baseline = max((b for b in candidates.baselines if values[b]), key=merit, default=None)
     rows = [
         Confirmed(
@@ -105,9 +106,9 @@ def confirmation_of(study: Study, candidates: CandidateList) -> Confirmation:
             is_baseline=label in candidates.baselines,
             passes=spec.num_passes,
             values=values[label],
-            estimate=estimate(list(values[label].values())) if values[label] else None,
+            estimate=estimate(list(values[label].values()), step) if values[label] else None,
             searched=candidates.searched.get(label),
-            comparison=_compared(values[label], values[baseline])
+            comparison=_compared(values[label], values[baseline], step)
             if baseline is not None and label not in candidates.baselines
             else None,
         )
@@ -117,9 +118,9 @@ def confirmation_of(study: Study, candidates: CandidateList) -> Confirmation:
     return Confirmation(study, study.objective.metric, tuple(rows), baseline, num_missing)
 
 
-def _compared(own: dict[int, float], other: dict[int, float]) -> Comparison | None:
+def _compared(own: dict[int, float], other: dict[int, float], step: float) -> Comparison | None:
     shared = sorted(own.keys() & other.keys())
-    return compare([own[r] for r in shared], [other[r] for r in shared]) if shared else None
+    return compare([own[r] for r in shared], [other[r] for r in shared], step) if shared else None
 
 
 def format_estimate(value: Estimate | None, *, signed: bool = False) -> str:
@@ -159,8 +160,8 @@ def table(confirmation: Confirmation) -> tuple[list[str], list[list[str]]]:
 
 CAPTION = (
     "Retrained on the full training set with new seeds and tested once each: mean and 95% confidence interval "
-    "(Student t). The difference is to the baseline (*), paired by seed; its p-value is two-sided. The gap is what the "
-    "search had promised beyond the mean."
+    "over the seeds (Student t); the choice of the test examples is not in it. The difference is to the baseline (*), "
+    "paired by seed; its p-value is two-sided. The gap is what the search had promised beyond the mean."
 )
 
 

@@ -22,7 +22,7 @@ from samtune.study import Study, TrialState
 from samtune.terminal.confirmed import print_confirmation, print_confirmed_table, print_next
 from samtune.terminal.failures import print_failures
 from samtune.terminal.tables import leaderboard
-from samtune.tracking import ui_command, ui_page
+from samtune.tracking import ui_command
 
 
 def print_summary(console: Console, study: Study, *, debug: bool = False) -> None:
@@ -54,9 +54,7 @@ def print_summary(console: Console, study: Study, *, debug: bool = False) -> Non
             console.print(f"  {line}", soft_wrap=True)
     console.print(f"kept in {study.storage_path}", soft_wrap=True)
     print_next(console, next_commands(study))
-    console.print("compare the trials in MLflow:", soft_wrap=True)
-    for line in dict.fromkeys([ui_command(study), ui_page(study)]):
-        console.print(f"  {line}", soft_wrap=True)
+    console.print(f"all trials in MLflow:\n  {ui_command(study)}", soft_wrap=True)
 
 
 def format_state(study: Study, *, running: bool) -> str:

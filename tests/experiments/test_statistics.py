@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from samtune.experiments.statistics import compare, estimate
+from samtune.experiments.statistics import compare, compare_unpaired, estimate, resolution
 
 
 def test_the_interval_of_five_known_values() -> None:
@@ -33,13 +33,38 @@ def test_the_paired_test_is_scipys() -> None:
     assert compare(sam, sgd[::-1]).p_value != pytest.approx(expected.pvalue, rel=1e-3)
 
 
-@pytest.mark.parametrize(("shift", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
-def test_differences_without_spread_are_certain(shift: float, p_value: float) -> None:
-    values = [0.5, 0.625, 0.75]
-    found = compare([value + shift for value in values], values)
-    assert found.p_value == p_value
-    assert found.difference.mean == shift
-    assert math.isfinite(found.difference.half_width or 0.0)
+def test_equal_differences_are_known_to_one_example_only() -> None:
+    """On 359 examples all three seeds differ by one: 1/359 ± t(0.975, 2) (1/359)/√6/√3, which holds 0."""
+    sam, sgd = [345 / 359, 345 / 359, 344 / 359], [344 / 359, 344 / 359, 343 / 359]
+    found = compare(sam, sgd)
+    assert found.difference.mean == pytest.approx(1 / 359)
+    assert found.difference.half_width == pytest.approx(4.302653 / 359 / math.sqrt(18), rel=1e-6)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(math.sqrt(18), 2))
+    assert found.p_value > 0.05
+    noisy = [value * (1 + 1e-7) for value in sam]  # float32's rounding is no step
+    assert compare([*sam[:2], noisy[2]], sgd).difference.half_width == pytest.approx(
+        found.difference.half_width, rel=1e-3
+    )
+    assert compare_unpaired([0.5, 0.5], [0.4, 0.4]).difference.half_width == pytest.approx(
+        4.302653 * 0.1 / math.sqrt(12), rel=1e-6
+    )
+
+
+def test_the_same_values_differ_by_nothing() -> None:
+    assert compare([0.5, 0.5], [0.5, 0.5]).p_value == 1.0
+    assert compare_unpaired([0.5, 0.5], [0.5, 0.5]).p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0.9, 0.9], 0.0), ([], 0.0), ([0.7, 0.9, 0.75, 0.7], 0.05), ([0.9, 0.9 + 1e-8], 0.0)]
+)
+def test_the_resolution_is_the_smallest_step(values: list[float], expected: float) -> None:
+    assert resolution(values) == pytest.approx(expected)
+
+
+def test_replicas_that_agree_have_the_interval_of_their_resolution() -> None:
+    assert estimate([0.5, 0.5, 0.5], 0.01).half_width == pytest.approx(4.302653 * 0.01 / 6, rel=1e-6)
+    assert estimate([0.5, 0.5, 0.5]).half_width == 0.0
 
 
 def test_one_pair_is_no_test() -> None:

@@ -148,7 +148,7 @@ def test_of_trials_with_the_same_value_the_lower_loss_is_the_best() -> None:
 @pytest.mark.parametrize(
     ("candidate", "said"),
     [
-        ((0.97, 0.98, 0.99), "trial 5 (sam) is better than sgd by 0.0300 ± 0.0000"),
+        ((0.97, 0.98, 0.99), "trial 5 (sam) is better than sgd by 0.0300 ± 0.0101"),
         ((0.90, 0.92, 0.93), "trial 5 (sam) is worse than sgd by 0.0333 ± 0.0143"),
         (
             (0.93, 0.96, 0.97),

@@ -124,7 +124,7 @@ def test_the_summary_has_what_comes_next(search: Search) -> None:
     assert f"kept in {search.study.storage_path}" in lines
     command = next(line for line in lines if "mlflow ui" in line)  # whole, however narrow the terminal
     assert command.endswith(f"ui --backend-store-uri {search.study.tracking_uri} --port 5000")
-    assert any(line.startswith("  http://127.0.0.1:5000/#/experiments/1/runs?") for line in lines)
+    assert not any("http" in line for line in lines)  # `samtune ui` and MLflow's own command say the address
     assert any(line.startswith("  samtune confirm digits-1 --storage-path ") for line in lines)
     assert "more" not in lines
 
