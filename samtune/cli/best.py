@@ -13,7 +13,7 @@ from samtune.cli.options import OUTPUT, SEARCH, Debug, StoragePath, option, prin
 def best(
     name: Annotated[str, typer.Argument(help="Name of the study.")],
     output: Annotated[Path | None, option(OUTPUT, "Write it to this file instead of stdout.", "-o", "--output")] = None,
-    trial: Annotated[int | None, option(SEARCH, "Another trial than the best: its number.", "--trial", min=0)] = None,
+    trial: Annotated[int | None, option(SEARCH, "Take this trial instead of the best.", "--trial", min=0)] = None,
     storage_path: StoragePath = None,
     debug: Debug = False,
 ) -> None:

@@ -15,7 +15,9 @@ from samtune.errors import UsageError
 
 def compare(
     names: Annotated[list[str], typer.Argument(help="Names of two studies or more; the first is the reference.")],
-    output: Annotated[Path | None, option(OUTPUT, "Also draw it: a file .png, .svg or .pdf.", "-o", "--output")] = None,
+    output: Annotated[
+        Path | None, option(OUTPUT, "Also draw the comparison, to a .png, .svg or .pdf file.", "-o", "--output")
+    ] = None,
     storage_path: StoragePath = None,
     json_: Json = False,
     debug: Debug = False,

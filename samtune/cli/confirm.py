@@ -43,7 +43,7 @@ def confirm(
         int | None,
         option(
             SEARCH,
-            "Seeds of each; more than it has are added to a confirmation. Default: 5, or as many as it has.",
+            "Seeds of each candidate. A larger number adds replicas to a confirmation. Default: 5, or what it has.",
             "--replicas",
             min=1,
         ),

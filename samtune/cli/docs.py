@@ -10,7 +10,7 @@ from samtune.cli.options import Debug
 
 
 def docs(
-    topic: Annotated[str, typer.Argument(help="What to read about; without it, the topics are listed.")] = "",
+    topic: Annotated[str, typer.Argument(help="The topic to read. Default: lists them all.")] = "",
     debug: Debug = False,
 ) -> None:
     """Read the documentation in the terminal."""

@@ -21,15 +21,18 @@ from samtune.cli.options import (
 def k8s(
     space_file: SpaceFile = None,
     space: Space = None,
-    image: Annotated[str, option(WHERE, "Container image with samtune in it.")] = "registry.example/samtune:latest",
-    workers: Annotated[int, option(WHERE, "Most worker pods; they are started as the search asks for them.")] = 4,
+    image: Annotated[
+        str, option(WHERE, "Container image that has samtune installed.")
+    ] = "registry.example/samtune:latest",
+    workers: Annotated[int, option(WHERE, "Maximum number of worker pods; they start as the search needs them.")] = 4,
     gpus: Annotated[int, option(WHERE, "GPUs of each worker pod.")] = 1,
     cpus: Annotated[int, option(WHERE, "CPU cores of each worker pod.")] = 8,
     memory: Annotated[str, option(WHERE, "Memory of each worker pod.")] = "32Gi",
     name: Annotated[str | None, option(WHERE, "Name of the study and the RayJob. Default: the space's name.")] = None,
     storage_path: StoragePath = None,
     tracking_uri: Annotated[
-        str | None, option(WHERE, "MLflow that is there. Default: one is started, with PostgreSQL.")
+        str | None,
+        option(WHERE, "An MLflow server that already runs. Default: the manifest starts one, with PostgreSQL."),
     ] = None,
     secret: Annotated[str | None, option(WHERE, "Secret whose keys become environment variables of the pods.")] = None,
     output: Annotated[Path | None, option(OUTPUT, "Write it to this file instead of stdout.", "-o", "--output")] = None,

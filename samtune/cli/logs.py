@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 def logs(
     name: Annotated[str, typer.Argument(help="Name of the study.")],
     trial: Annotated[int | None, typer.Argument(help="Number of a trial. Default: lists those that printed.")] = None,
-    worker: Annotated[int, option(SEARCH, "Of a trial on several workers: which one's.", "--worker", min=0)] = 0,
+    worker: Annotated[int, option(SEARCH, "Which worker's, of a trial on several.", "--worker", min=0)] = 0,
     mlflow: Annotated[
-        bool, option(OUTPUT, "Log it to MLflow too, as output.txt of the trial's run; of all, without a number.")
+        bool,
+        option(
+            OUTPUT, "Also log it to MLflow, as output.txt of the trial's run; without a trial number, for all trials."
+        ),
     ] = False,
     storage_path: StoragePath = None,
     debug: Debug = False,

@@ -97,24 +97,22 @@ TrainFunction = Annotated[
     str | None,
     option(
         SEARCH,
-        "A training function of yours, file.py:function or package.module:function, in place of samtune's own loop.",
+        "Your training function, file.py:function or package.module:function, instead of the built-in loop.",
         "--train",
         metavar="FUNCTION",
     ),
 ]
-NumTrials = Annotated[int | None, option(SEARCH, "Configurations to try. With --resume: more, or fewer to end early.")]
+NumTrials = Annotated[int | None, option(SEARCH, "Number of trials. With --resume: more, or fewer to end early.")]
 NumWorkers = Annotated[
     Any,
     option(SEARCH, "Data-parallel workers of one trial, or auto.", metavar="INTEGER|auto", parser=_workers),
 ]
-MaxConcurrent = Annotated[int | None, option(SEARCH, "Most trials at once.")]
+MaxConcurrent = Annotated[int | None, option(SEARCH, "Maximum number of trials at once.")]
 Seed = Annotated[int | None, option(SEARCH, "Seeds the sampler and every trial.")]
-Resume = Annotated[
-    str | None, option(WHERE, "Go on with a study that was interrupted, or give it more trials.", metavar="NAME")
-]
+Resume = Annotated[str | None, option(WHERE, "Continue an interrupted study, or give it more trials.", metavar="NAME")]
 Extend = Annotated[
     bool,
-    option(WHERE, "With --resume and --space: go on in that space; earlier trials that fit it count.", "--extend"),
+    option(WHERE, "With --resume and --space: continue in that space; earlier trials that fit it count.", "--extend"),
 ]
 RetryFailed = Annotated[bool, option(WHERE, "With --resume: run failed trials again.", "--retry-failed")]
 Name = Annotated[str | None, option(WHERE, "Name of the study. Default: the space's name and the time.")]
@@ -125,7 +123,7 @@ TrackingUri = Annotated[str | None, option(WHERE, "MLflow tracking URI. Default:
 Experiment = Annotated[str | None, option(WHERE, "MLflow experiment. Default: the space's name.")]
 LogTo = Annotated[
     list[str] | None,
-    option(OUTPUT, "Another tracker beside MLflow: tensorboard or wandb. Repeatable.", "--log-to", metavar="TRACKER"),
+    option(OUTPUT, "A tracker in addition to MLflow: tensorboard or wandb. Repeatable.", "--log-to", metavar="TRACKER"),
 ]
 SystemMetrics = Annotated[
     bool,
@@ -143,7 +141,7 @@ Trust = Annotated[
     bool,
     option(
         WHERE,
-        "Do not ask before functions are imported that a study or file of somebody else names.",
+        "Do not ask before importing functions named by someone else's study or file.",
         "--trust",
     ),
 ]
@@ -151,18 +149,18 @@ Code = Annotated[
     str | None,
     option(
         WHERE,
-        "The script whose functions a study was given that was begun in Python: it is imported, not run as `__main__`.",
+        "For a study started in Python: the script that defines its functions. It is imported, not run as `__main__`.",
         "--code",
         metavar="SCRIPT",
     ),
 ]
 NoCheck = Annotated[
     bool,
-    option(SEARCH, "Do not try one batch of the parts that are yours before the workers start.", "--no-check"),
+    option(SEARCH, "Skip the one-batch check of your own code before the workers start.", "--no-check"),
 ]
 DryRun = Annotated[bool, option(OUTPUT, "Validate everything, show the plan, start nothing.", "--dry-run")]
 Estimate = Annotated[
-    bool, option(OUTPUT, "With the plan, the seconds that a few timed steps on this machine make likely.", "--estimate")
+    bool, option(OUTPUT, "Also estimate the time, from a few timed steps on this machine.", "--estimate")
 ]
 Json = Annotated[bool, option(OUTPUT, "One JSON object on stdout, all else on stderr.", "--json")]
 Debug = Annotated[bool, option(OUTPUT, "Full tracebacks.", "--debug")]

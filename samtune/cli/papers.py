@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 def papers(
     which: Annotated[
-        str, typer.Argument(help="Only those with this place (`table 1`, `figure 3`) or this in their space's name.")
+        str,
+        typer.Argument(
+            help="Only experiments of this place (`table 1`, `figure 3`), or with this text in their space's name."
+        ),
     ] = "",
     run: Annotated[
         str | None,

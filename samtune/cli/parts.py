@@ -11,7 +11,7 @@ import typer
 
 from samtune.cli.options import Debug, Json
 
-Name = Annotated[str | None, typer.Argument(help="One of them, to be shown with its keys; else all are listed.")]
+Name = Annotated[str | None, typer.Argument(help="The one whose keys to show. Default: lists them all.")]
 
 
 def models(name: Name = None, json_: Json = False, debug: Debug = False) -> None:

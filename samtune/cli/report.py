@@ -29,7 +29,7 @@ def report(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to do it again."""
+    """Write a study as one page that opens anywhere, offline: leaderboard, figures, and how to repeat it."""
     from samtune.experiments.results import Results
     from samtune.formatting import printable
     from samtune.report import render

@@ -78,7 +78,7 @@ def search(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run a search: Optuna proposes, warm groups of workers train with SAM, MLflow keeps everything."""
+    """Run a search: Optuna proposes, warm worker groups train with SAM, MLflow records everything."""
     from samtune.experiments.tuner import Tuner
     from samtune.tracking.system import SWITCH
 

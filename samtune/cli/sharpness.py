@@ -29,8 +29,8 @@ def sharpness(
             metavar="NETWORK...",
         ),
     ],
-    data: Annotated[str, option(WHAT, "The trial's train, val or test examples.")] = "train",
-    num_examples: Annotated[int, option(WHAT, "How many of them, drawn at random.", min=2)] = 1280,
+    data: Annotated[str, option(WHAT, "Which examples: the trial's train, val or test split.")] = "train",
+    num_examples: Annotated[int, option(WHAT, "Number of examples, drawn at random.", min=2)] = 1280,
     measures: Annotated[
         str,
         option(
@@ -73,7 +73,7 @@ def sharpness(
 ) -> None:
     """Measure how sharp trained networks are: numbers, and pictures of their loss.
 
-    What is asked for by an MLflow run is also logged to that run.
+    A network given by its MLflow run is also logged to that run.
     """
     if study_of_m:
         _study_of_m(subjects, storage_path, plots / f"study_of_m.{plot_format}", json_)

@@ -12,9 +12,9 @@ from samtune.errors import UsageError
 
 
 def spaces(
-    name: Annotated[str | None, typer.Argument(help="A built-in space, to be printed; else all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The built-in space to print. Default: lists them all.")] = None,
     output: Annotated[
-        Path | None, option(OUTPUT, "Write it to this file, to be changed, instead of stdout.", "-o", "--output")
+        Path | None, option(OUTPUT, "Write it to this file, for you to edit, instead of stdout.", "-o", "--output")
     ] = None,
     debug: Debug = False,
 ) -> None:

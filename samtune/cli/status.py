@@ -16,7 +16,7 @@ def status(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a running or ended study, without touching it."""
+    """Show a study, running or ended, without changing it."""
     from samtune.experiments.json_summary import json_summary
     from samtune.store.study_folder import study_folder
     from samtune.terminal import make_console, print_status

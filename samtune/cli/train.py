@@ -51,8 +51,8 @@ def train(
         int,
         option(
             SEARCH,
-            "For noisy labels: so often train first, as NAME-1, NAME-2 and so on, and replace the training labels by "
-            "what that network predicts.",
+            "Bootstrap rounds for noisy labels: each trains a network first (NAME-1, NAME-2, …) and replaces the "
+            "training labels by its predictions.",
             "--bootstrap",
             min=0,
         ),
@@ -61,7 +61,7 @@ def train(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train one configuration, without a search, on the same machinery. The same --name resumes it where it stopped."""
+    """Train one configuration, without a search, on the same workers. The same --name resumes it where it stopped."""
     from samtune.config.space import SearchSpace
     from samtune.experiments.json_summary import json_summary
     from samtune.experiments.train import Training, default_name

@@ -17,9 +17,9 @@ def validate(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a search space, but for the cluster, and say what it searches, and which code it would import.
+    """Check a search space without a cluster: what it searches, and which code it would import.
 
-    Nothing of that code is run. Data that are not here are left out.
+    No code of yours is run. Data that is not on this machine is not checked.
     """
     from samtune.config.notes import notes_on
     from samtune.config.space import SearchSpace

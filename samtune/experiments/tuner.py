@@ -56,7 +56,7 @@ class Tuner(StudyOwner):
         model, data, loss, metrics: your own functions in place of the space's: what the import paths of
             `model.name`, `data.name`, `training.loss` and `training.metrics` would name. `data` may also be a pair
             (train, test) of torch Datasets or of tensors.
-        train: a training function in place of samtune's own loop, called with a `TrialContext` on every worker; the
+        train: a training function instead of the built-in loop, called with a `TrialContext` on every worker; the
             space then has no `data` and `model`.
         check: before any worker starts, one batch goes through the parts that are yours, in a process of its own; an
             error in it is raised as a UsageError. A training function is not checked so.

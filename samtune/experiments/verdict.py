@@ -83,8 +83,8 @@ class Verdict:
         if self.standard_error is not None:
             exact = f"{format_metric(self.value)} ± {format_metric(self.standard_error)}"
             others = self.num_trials - 1
-            tie = "ties" if self.num_tied == 1 else "tie"
-            tied = f"; {self.num_tied or 'none'} of the other {others} trials {tie} with it within that" if others else ""
+            tie = f"{self.num_tied or 'none'} of the other {others} trials {'ties' if self.num_tied == 1 else 'tie'}"
+            tied = f"; {tie} with it within that" if others else ""
             found.append(f"{exact} (standard error) on {self.num_examples} validation examples{tied}")
         if self.lead is not None:
             found.append(_lead_line(self.lead))
