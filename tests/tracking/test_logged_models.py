@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from torch import Tensor, nn
 
 from samtune.tracking.models import ModelNotLoggedError, log_model
+from samtune.tracking.store import used_by_mlflow
 
 
 class Tokens(nn.Module):
@@ -53,8 +54,8 @@ def run(tmp_path) -> tuple[str, str]:
 def test_a_network_of_token_ids_is_logged_and_loads(run):
     model = Tokens().eval()
     uri = log_model(*run, model, (5,))
-    mlflow.set_tracking_uri(run[0])
-    loaded = mlflow.pytorch.load_model(uri)
+    with used_by_mlflow(run[0]):
+        loaded = mlflow.pytorch.load_model(uri)
     ids = torch.tensor([[1, 2, 3, 4, 6], [0, 0, 5, 1, 1]])
     torch.testing.assert_close(loaded(ids), model(ids))
 

@@ -25,7 +25,7 @@ from samtune.tracking.content import best_yaml, run_name
 from samtune.tracking.history import finished_runs
 from samtune.tracking.outputs import log_outputs
 from samtune.tracking.parameters import split_params
-from samtune.tracking.store import log_files
+from samtune.tracking.store import log_files, used_by_mlflow
 
 
 @pytest.fixture
@@ -202,16 +202,16 @@ def test_the_best_configuration_is_a_space_that_nothing_searches(study: Study) -
 
 
 def test_the_leaderboard_is_a_table_that_mlflow_loads(
-    client: MlflowClient, tracker: MlflowTracker, study: Study, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient, tracker: MlflowTracker, study: Study
 ) -> None:
     start(tracker, study)
     for accuracy, rho in [(0.8, 0.2), (0.9778, 0.0512)]:
         run_trial(study, [tracker], [0.1, accuracy], rho)
     end_study(study, [tracker])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)  # load_table goes by the process's default store
     assert study.experiment_id
     assert study.parent_run_id
-    table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
+    with used_by_mlflow(study.tracking_uri):  # load_table goes by the process's default store
+        table = client.load_table(study.experiment_id, "leaderboard.json", run_ids=[study.parent_run_id])
     assert table[["rank", "trial", "state", "val_accuracy", "method/rho", "training/lr", "lr"]].to_numpy().tolist() == [
         [1, 1, "completed", 0.9778, 0.0512, 0.1, 0.001],
         [2, 0, "completed", 0.8, 0.2, 0.1, 0.001],
