@@ -17,6 +17,11 @@ SLOW = ("cluster", "browser")
 S3_FIXTURES = {"s3", "s3_server"}
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as early as here: torch reads it when it is imported
+    # With a thread per core in each of the processes, these spend half of their time in waiting for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 class _Loggers(dict[str, Any]):
     """All loggers by name. pytest goes through them before each test, while a thread that imports may add some."""
 
