@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.cluster
 NUM_EPOCHS = 20
 SMALL = [
     f"training.epochs={NUM_EPOCHS}",
-    "data.num_train=600",
+    "data.num_train=200",
+    "model={name: mlp, depth: 2, width: 8}",
     "checkpoint.min_seconds=0",
     "sampler={name: random}",
     f"scheduler={{name: asha, grace_period: {NUM_EPOCHS}}}",  # stops none, but is asked after every epoch
@@ -37,17 +39,30 @@ SMALL = [
 TIMES = ("epoch_seconds", "train_seconds")
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@contextmanager
+def started(**head: Any) -> Iterator[Cluster]:
     """A head that takes no workers and two nodes for one worker each."""
-    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
-    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def steady() -> Iterator[Cluster]:
+    """A cluster whose nodes stay, with a dashboard, which has Ray's state API."""
+    with started(include_dashboard=True, dashboard_port=0) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def changing() -> Iterator[Cluster]:
+    """A cluster whose nodes may come and go."""
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
+    with started(include_dashboard=False, _system_config=soon) as cluster:
+        yield cluster
 
 
 class Script(Callback):
@@ -111,7 +126,47 @@ def placement_groups(address: str) -> set[str]:
         return {entry["state"] for entry in ray.util.placement_group_table().values()}
 
 
-def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_path: Path) -> None:
+def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(changing: Cluster, tmp_path: Path) -> None:
+    cluster = changing
+    drained: list[str] = []
+    saved: list[str] = []
+
+    def make_slow(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+        """A network whose epoch of 300 steps takes at least 12 seconds on any machine: time to notice and to move."""
+
+        class Slow(nn.Linear):
+            def forward(self, inputs: Tensor) -> Tensor:
+                time.sleep(0.02)
+                return super().forward(inputs.flatten(1))
+
+        return Slow(math.prod(input_shape), num_classes)
+
+    def drain(study: Study) -> None:
+        """What the autoscaler, or a handler of the cloud's notice, tells Ray."""
+        drained.append(node_of_the_worker())
+        drain_spot_node(cluster.address, drained[0])
+
+    def moved(study: Study) -> bool:
+        return node_of_the_worker() != drained[0]
+
+    def look(study: Study) -> None:
+        saved.extend(path.name for path in Path(study.storage_path).glob("checkpoints/*/*.pt"))
+
+    script = Script((lambda study: len(study.trials[0].history) == 1, drain), (moved, look))
+    rare = {"data.num_train": 600, "checkpoint.min_seconds": 10_000}  # no other checkpoint is written
+    changes = rare | {"training.batch_size": 2, "training.epochs": 2, "scheduler": {"name": "none"}}
+    results = search(tmp_path, "spot", cluster.address, script, num_trials=1, changes=changes, model=make_slow)
+    assert script.is_over
+    assert "group 0 leaves its node, which is about to be taken away" in script.said
+    assert not any(re.search("lost (a|its)", line) for line in script.said), script.said
+    assert results.best.state is TrialState.COMPLETED
+    (name,) = saved
+    assert re.fullmatch(r"epoch-000001-\d{9}\.pt", name)  # in the middle of the second epoch, and went on from there
+    assert placement_groups(cluster.address) <= {"REMOVED"}
+
+
+def test_groups_follow_the_nodes_and_no_result_changes(steady: Cluster, changing: Cluster, tmp_path: Path) -> None:
+    cluster = changing
     nodes = list(cluster.worker_nodes)
 
     def add(study: Study) -> None:
@@ -148,49 +203,11 @@ def test_groups_follow_the_nodes_and_no_result_changes(cluster: Cluster, tmp_pat
     assert any(len(groups_of(trial)) == 2 for trial in results)  # went on in another group
     assert placement_groups(cluster.address) <= {"REMOVED"}
 
-    undisturbed = search(tmp_path, "undisturbed", "local", num_trials=8)
+    undisturbed = search(tmp_path, "undisturbed", steady.address, num_trials=8)
     assert histories(undisturbed) == histories(results)
 
 
-def test_before_a_spot_node_is_taken_away_its_trial_is_saved_and_moves(cluster: Cluster, tmp_path: Path) -> None:
-    drained: list[str] = []
-    saved: list[str] = []
-
-    def make_slow(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-        """A network whose epoch of 300 steps takes at least 12 seconds on any machine: time to notice and to move."""
-
-        class Slow(nn.Linear):
-            def forward(self, inputs: Tensor) -> Tensor:
-                time.sleep(0.02)
-                return super().forward(inputs.flatten(1))
-
-        return Slow(math.prod(input_shape), num_classes)
-
-    def drain(study: Study) -> None:
-        """What the autoscaler, or a handler of the cloud's notice, tells Ray."""
-        drained.append(node_of_the_worker())
-        drain_spot_node(cluster.address, drained[0])
-
-    def moved(study: Study) -> bool:
-        return node_of_the_worker() != drained[0]
-
-    def look(study: Study) -> None:
-        saved.extend(path.name for path in Path(study.storage_path).glob("checkpoints/*/*.pt"))
-
-    script = Script((lambda study: len(study.trials[0].history) == 1, drain), (moved, look))
-    rare = {"checkpoint.min_seconds": 10_000}  # no other checkpoint is written
-    changes = rare | {"training.batch_size": 2, "training.epochs": 2, "scheduler": {"name": "none"}}
-    results = search(tmp_path, "spot", cluster.address, script, num_trials=1, changes=changes, model=make_slow)
-    assert script.is_over
-    assert "group 0 leaves its node, which is about to be taken away" in script.said
-    assert not any(re.search("lost (a|its)", line) for line in script.said), script.said
-    assert results.best.state is TrialState.COMPLETED
-    (name,) = saved
-    assert re.fullmatch(r"epoch-000001-\d{9}\.pt", name)  # in the middle of the second epoch, and went on from there
-    assert placement_groups(cluster.address) <= {"REMOVED"}
-
-
-def test_no_placement_group_is_left_where_the_dashboard_runs(tmp_path: Path) -> None:
+def test_no_placement_group_is_left_where_the_dashboard_runs(steady: Cluster, tmp_path: Path) -> None:
     """After pruned and failed trials and a search that was stopped, as Ray's state API tells, which needs it."""
 
     class StopsWhenBothHappened(Callback):
@@ -198,31 +215,26 @@ def test_no_placement_group_is_left_where_the_dashboard_runs(tmp_path: Path) -> 
             if study.count(TrialState.PRUNED) and study.count(TrialState.FAILED):
                 tuner.stop("enough")
 
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        space = SearchSpace.from_yaml(
-            "digits.yaml",
-            [
-                *("training.epochs=4", "data.num_train=600", "scheduler={name: asha, grace_period: 1}"),
-                *("search={training.lr: {log_uniform: [1e-6, 1e30]}}",),
-                "initial=[{training.lr: 1e30}, {training.lr: 0.1}, {training.lr: 1e-6}, {training.lr: 1e-5}]",
-            ],
-        )
-        where = {"storage_path": tmp_path, "address": cluster.address}
-        # One group, so the order is known: the first trial's loss is NaN in its second epoch, the third is pruned.
-        tuner = Tuner(space, num_trials=20, num_workers=2, callbacks=[StopsWhenBothHappened()], **where)
-        study = tuner.fit().study
-        assert study.stopped_by == "enough"
-        with connected(cluster.address):
-            states = {group.state for group in ray.util.state.list_placement_groups()}
-            assert states == {"REMOVED"}
-    finally:
-        cluster.shutdown()
+    space = SearchSpace.from_yaml(
+        "digits.yaml",
+        [
+            *("training.epochs=4", "data.num_train=600", "scheduler={name: asha, grace_period: 1}"),
+            *("search={training.lr: {log_uniform: [1e-6, 1e30]}}",),
+            "initial=[{training.lr: 1e30}, {training.lr: 0.1}, {training.lr: 1e-6}, {training.lr: 1e-5}]",
+        ],
+    )
+    where = {"storage_path": tmp_path, "address": steady.address}
+    # One group, so the order is known: the first trial's loss is NaN in its second epoch, the third is pruned.
+    tuner = Tuner(space, num_trials=20, num_workers=2, callbacks=[StopsWhenBothHappened()], **where)
+    study = tuner.fit().study
+    assert study.stopped_by == "enough"
+    with connected(steady.address):
+        states = {group.state for group in ray.util.state.list_placement_groups()}
+        assert states == {"REMOVED"}
 
 
 def test_code_of_the_working_directory_travels(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steady: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "code"
     (folder / "parts").mkdir(parents=True)
@@ -246,13 +258,13 @@ def test_code_of_the_working_directory_travels(
             folder.rename(tmp_path / "hidden")
 
     changes = {"model": {"name": "nets_that_travel:make"}, "training.epochs": 1, "scheduler": {"name": "none"}}
-    results = search(tmp_path, "own", cluster.address, HidesTheCode(), num_trials=2, changes=changes)
+    results = search(tmp_path, "own", steady.address, HidesTheCode(), num_trials=2, changes=changes)
     assert results.study.count(TrialState.COMPLETED) == 2, [trial.error for trial in results]
 
 
-def test_two_searches_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+def test_two_searches_share_a_cluster(steady: Cluster, tmp_path: Path) -> None:
     """Each would like both nodes: neither waits for ever with half of what it needs."""
-    command = [sys.executable, "-m", "samtune", "search", "--space", "digits.yaml", "--address", cluster.address]
+    command = [sys.executable, "-m", "samtune", "search", "--space", "digits.yaml", "--address", steady.address]
     command += ["--num-workers", "2", "--num-trials", "2", "--set", "training.epochs=2"]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_")) or k.startswith("RAY_AUTH")}
     searches = []
@@ -266,4 +278,4 @@ def test_two_searches_share_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
     finally:
         for process in searches:
             process.kill()
-    assert placement_groups(cluster.address) <= {"REMOVED"}
+    assert placement_groups(steady.address) <= {"REMOVED"}
