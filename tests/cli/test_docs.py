@@ -143,7 +143,8 @@ def test_the_program_with_the_users_own_functions_runs_and_is_short(tmp_path: Pa
 @pytest.mark.slow
 def test_the_readmes_program_runs(tmp_path: Path) -> None:
     (program,) = blocks(ROOT / "README.md", "python")
-    first = run_program(program, tmp_path).splitlines()[0]
+    assert "num_trials=8" in program  # two of them say the same, sooner: the first is the space's initial point
+    first = run_program(program.replace("num_trials=8", "num_trials=2"), tmp_path).splitlines()[0]
     config, accuracy = re.fullmatch(r"(\{.*\}) (\S+)", first).groups()  # type: ignore[union-attr]
     assert "method.rho" in ast.literal_eval(config)
     assert float(accuracy) > 0.8
