@@ -1,24 +1,26 @@
-"""During a search on one machine, nothing that it starts listens to the network."""
+"""During a search on one machine, nothing that it starts listens to the network; SIGTERM then ends it in order."""
 
 from __future__ import annotations
 
 import ipaddress
+import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from helpers.command import CLEAN, SAMTUNE
+from helpers.command import CLEAN, SAMTUNE, wait_for_no_ray_process
 
 SPACE = {
     "name": "sockets",
-    "num_trials": 1,
+    "num_trials": 1000,
     "data": {"name": "digits", "num_train": 128},
     "model": {"name": "mlp", "width": 8, "depth": 2},
     "method": {"name": "sam"},
-    "training": {"epochs": 400, "batch_size": 32},
+    "training": {"epochs": 4, "batch_size": 32},
     "resources": {"num_workers": 2, "cpus_per_worker": 0.5},
     "search": {"method.rho": {"uniform": [0.01, 0.1]}},
 }
@@ -41,20 +43,33 @@ def is_loopback(address: str) -> bool:
 
 
 @pytest.mark.cluster
-def test_every_port_of_a_search_is_on_loopback(tmp_path: Path) -> None:
+def test_every_port_of_a_search_is_on_loopback_and_sigterm_ends_it_in_order(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    command = [*SAMTUNE, "search", "--space", "space.yaml", "--name", "s", "--address", "local"]
+    command = [
+        *SAMTUNE,
+        "search",
+        "--space",
+        "space.yaml",
+        "--name",
+        "s",
+        "--address",
+        "local",
+        "--max-concurrent",
+        "1",
+    ]
     search = subprocess.Popen(command, cwd=tmp_path, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     seen: dict[tuple[str, int], str] = {}
     journal = tmp_path / "samtune-results" / "s" / "journal.jsonl"
     try:
         while search.poll() is None:  # from the first moment: a port that is open for a second counts
+            ended = journal.exists() and '"event": "end"' in journal.read_text()
             with suppress(psutil.NoSuchProcess):
                 seen |= listening(psutil.Process(search.pid))
-            if journal.exists() and journal.read_text().count('"epoch"') > 20:
+            if ended:
                 search.terminate()
                 break
-        output, _ = search.communicate(timeout=300)
+            time.sleep(0.1)
+        output = search.communicate(timeout=300)[0].decode()
     finally:
         search.kill()
     names = " ".join(seen.values())
@@ -62,3 +77,7 @@ def test_every_port_of_a_search_is_on_loopback(tmp_path: Path) -> None:
     assert "gcs_server" in names
     assert "RayTrainWorker" in names  # the ranks' store, and gloo
     assert {key: name for key, name in seen.items() if not is_loopback(key[0])} == {}
+    assert search.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
+    assert "samtune search --resume s  # run the trials that are missing" in output
+    wait_for_no_ray_process()
