@@ -9,6 +9,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "search": "what a search costs on top of its training, against the pattern of Ray's guide",
+    "start": "where the time goes from Return to the first trial: each process, its imports and CPU seconds",
     "plain": "a search against a plain script: Optuna and a hand-written SAM loop in two processes",
     "layouts": "trials per hour on two places: one group of two workers, two groups of one, and auto",
     "sam": "a SAM step against its physical limit and against other implementations",

@@ -54,6 +54,7 @@ from samtune.tracking.connect import (
 )
 from samtune.tracking.credentials import redact, with_credentials
 from samtune.tracking.moved_artifacts import FOLDER, correct_addresses
+from samtune.tracking.new_database import from_template
 from samtune.tracking.uris import sqlite_path, store_error
 
 TRIAL_ID_TAG, STUDY_TAG, STORAGE_TAG = "samtune.trial_id", "samtune.study", "samtune.storage_path"
@@ -104,10 +105,11 @@ class Store:
         make_folder(uri)
         _set_http("connect")
         try:
-            with quiet(), alone(uri):
+            database = sqlite_path(uri)
+            with quiet(), alone(uri), from_template(database):
                 address = with_credentials(uri)
                 check_reachable(address)
-                if database := sqlite_path(uri):
+                if database:
                     correct_addresses(database)
                 self._client = MlflowClient(address)
                 self.experiment_id = self._get_or_create(experiment)
