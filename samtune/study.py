@@ -300,14 +300,7 @@ class Study:
         """
         front = {trial.number for trial in self.pareto} if len(self.objectives) > 1 else set()
         return sorted(
-            self.trials,
-            key=lambda t: (
-                t.state is not TrialState.COMPLETED,
-                t.number not in front,
-                *self.objective.sort_key(t),
-                tie_break(t),
-                t.number,
-            ),
+            self.trials, key=lambda t: (t.state is not TrialState.COMPLETED, t.number not in front, *self.rank_key(t))
         )
 
     @property
