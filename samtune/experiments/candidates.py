@@ -45,6 +45,8 @@ class CandidateList(Config):
     first_seed: Annotated[int, Field(ge=0)]
     baselines: list[str] = Field(default_factory=list)
     """Labels of the candidates that the others are compared with: the better of them counts."""
+    chosen_baselines: list[str] = Field(default_factory=list)
+    """Those of the baselines that were chosen as candidates too: one of them may be the best."""
     searched: dict[str, float | None] = Field(default_factory=dict)
     """By label: the objective that the search had measured."""
     objectives: Annotated[Objectives, Field(alias="objective")]
@@ -122,6 +124,7 @@ def list_candidates(
     replicas: int,
     baselines: Sequence[str],
     objective: ObjectiveConfig | None = None,
+    chosen_baselines: Sequence[str] = (),
     first_seed: int | None = None,
 ) -> CandidateList:
     """The list of what is trained.
@@ -129,7 +132,7 @@ def list_candidates(
     Args:
         space: gives everything that is not the trials': resources, checkpoints, seeds.
         chosen: label -> the trial, and what the search had measured of it; baselines included.
-        baselines: their labels.
+        baselines: their labels; `chosen_baselines` those that were candidates before.
         objective: default: the search's, on the test set.
         first_seed: default: the first that the search has not used.
     """
@@ -144,6 +147,7 @@ def list_candidates(
         replicas=replicas,
         first_seed=space.seed + space.repeats if first_seed is None else first_seed,
         baselines=list(baselines),
+        chosen_baselines=list(chosen_baselines),
     )
 
 
@@ -200,7 +204,7 @@ def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> lis
             break
     labels = []
     for own_label, spec in _as_long_as(best, settings, name).items():
-        label = next((known for known, (other, _) in chosen.items() if other == spec), own_label)
+        label = next((known for known, (other, _) in chosen.items() if trains_alike(other, spec)), own_label)
         # What the search measured was measured after as much training as it had.
         chosen.setdefault(label, (spec, value if spec.num_passes == settings.num_passes else None))
         labels.append(label)
@@ -235,6 +239,15 @@ def _as_long_as(best: TrialSpec, settings: TrialSpec, name: str) -> dict[str, Tr
     steps = best.training.steps * best.num_trainings
     lengths = dict.fromkeys([steps, max(1, int(steps * best.passes_per_step / settings.passes_per_step + 1e-9))])
     return {f"{name} ({steps} steps)": _with_steps(settings, steps) for steps in lengths}
+
+
+def trains_alike(one: TrialSpec, other: TrialSpec) -> bool:
+    """Whether two trials are the same training, though one may say `passes` where the other says `epochs`."""
+    if one.num_epochs != other.num_epochs or (one.training.steps is None) != (other.training.steps is None):
+        return False
+    if one.training.steps is not None:
+        return one == other
+    return _with_epochs(one, one.num_epochs) == _with_epochs(other, other.num_epochs)
 
 
 def _with_steps(spec: TrialSpec, steps: int) -> TrialSpec:

@@ -70,6 +70,7 @@ class Confirmer(CandidatesOwner):
         texts = [source] if isinstance(source, str | SearchSpace) else list(source)
         sources = find_sources(texts, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
         found = joined(sources)
+        before = set(found.chosen)
         baselines, tuned = add_baselines(found, baseline, found.storage)
         sources += [tuned] if tuned else []
         for each in sources:
@@ -82,6 +83,7 @@ class Confirmer(CandidatesOwner):
                 found.chosen,
                 replicas=_num_replicas(study_folder(found.storage, name), replicas),
                 baselines=baselines,
+                chosen_baselines=[label for label in baselines if label in before],
                 first_seed=first_seed(sources),
             ),
             kind=self._kind,

@@ -16,6 +16,7 @@ class Confirmed:
     """One candidate.
 
     Attributes:
+        is_candidate: what was chosen to be confirmed; a trial may be the baseline too.
         values: the objective on the test set by replica; replicas that failed or are missing are left out.
         searched: what the search had measured on its validation set; None for a baseline of another length.
         comparison: with the baseline, over the seeds that both have; None for the baselines themselves.
@@ -23,6 +24,7 @@ class Confirmed:
 
     label: str
     is_baseline: bool
+    is_candidate: bool
     passes: float
     values: dict[int, float]
     estimate: Estimate | None
@@ -53,9 +55,9 @@ class Confirmation:
 
     @property
     def best(self) -> Confirmed | None:
-        """The candidate with the best mean, baselines aside (where there is anything else)."""
-        only_baselines = all(row.is_baseline for row in self.rows)
-        return next((row for row in self.rows if row.values and (only_baselines or not row.is_baseline)), None)
+        """The candidate with the best mean, baselines that were not chosen aside (where there is anything else)."""
+        only_baselines = not any(row.is_candidate for row in self.rows)
+        return next((row for row in self.rows if row.values and (only_baselines or row.is_candidate)), None)
 
     @property
     def missing(self) -> str:
@@ -104,6 +106,7 @@ def confirmation_of(study: Study, candidates: CandidateList) -> Confirmation:
         Confirmed(
             label=label,
             is_baseline=label in candidates.baselines,
+            is_candidate=label not in candidates.baselines or label in candidates.chosen_baselines,
             passes=spec.num_passes,
             values=values[label],
             estimate=estimate(list(values[label].values()), step) if values[label] else None,

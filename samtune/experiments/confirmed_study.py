@@ -29,7 +29,7 @@ def format_best_candidate(confirmation: Confirmation) -> str:
     best = confirmation.best
     if best is None:
         return "no replica was completed"
-    name = "best baseline" if best.is_baseline else "best candidate"
+    name = "best candidate" if best.is_candidate else "best baseline"
     replicas = counted(len(best.values), "replica")
     return f"{name} {best.label}: {confirmation.metric} {format_estimate(best.estimate)} ({replicas})"
 
@@ -42,6 +42,8 @@ def confirmation_lines(confirmation: Confirmation) -> list[str]:
     lines = [confirmed_line(confirmation)]
     if best.comparison is not None:
         lines.append(_decided(confirmation, best, best.comparison.difference))
+    elif best.is_candidate and len(confirmation.rows) > 1:
+        lines.append(f"{best.label} is the baseline itself: no other candidate has a better mean")
     if confirmation.num_missing:
         lines.append(confirmation.missing)
     return lines

@@ -191,7 +191,8 @@ def _continues(begun: CandidateList, candidates: CandidateList) -> bool:
     """Whether a list is that of a study that has begun, or has more replicas of the same candidates."""
     return (
         begun.replicas <= candidates.replicas
-        and begun.model_copy(update={"replicas": candidates.replicas}) == candidates
+        and begun.model_copy(update={"replicas": candidates.replicas, "chosen_baselines": candidates.chosen_baselines})
+        == candidates
     )
 
 

@@ -69,6 +69,21 @@ def _listed(study: Study, space: SearchSpace, top: int = 2, replicas: int = 3) -
     return list_candidates(space, chosen, replicas=replicas, baselines=add_baseline(chosen, study, space))
 
 
+def test_a_trial_that_is_its_own_baseline_is_trained_once() -> None:
+    """The search says 40 passes, the baseline 40 epochs: for SGD the same training."""
+    methods = {"choice": [{"name": "sgd"}, {"name": "sam", "rho": {"uniform": [0.01, 0.5]}}]}
+    space = SearchSpace.from_dict({**SPACE, "method": methods, "training": {"passes": 40}, "search": {}})
+    sgd: dict[str, Scalar] = {"method.name": "sgd"}
+    sam: dict[str, Scalar] = {"method.name": "sam", "method.rho": 0.05}
+    found = _study(space, (sgd, 0.95), (sam, 0.91))
+    chosen = candidates_of(found, space, 2)
+    assert add_baseline(chosen, found, space) == ["trial 0 (sgd)"]
+    assert list(chosen) == ["trial 0 (sgd)", "trial 1 (sam)"]
+    best_is_sam = _study(space, (sgd, 0.91), (sam, 0.95))
+    chosen = candidates_of(best_is_sam, space, 2)
+    assert add_baseline(chosen, best_is_sam, space) == ["sgd (20 epochs)", "trial 0 (sgd)"]
+
+
 def test_the_best_are_trained_on_everything_and_tested(study: Study, space: SearchSpace) -> None:
     listed = _listed(study, space)
     assert list(listed.candidates) == ["trial 1 (sam)", "trial 2 (sam)", "sgd (4 epochs)", "sgd (8 epochs)"]

@@ -169,6 +169,21 @@ def test_a_confirmation_says_whether_its_candidate_is_better_than_the_baseline(
     assert format_best_candidate(confirmation).startswith("best candidate trial 5 (sam): test_accuracy ")
 
 
+def test_a_trial_that_is_the_baseline_too_may_be_the_best(tmp_path: Path) -> None:
+    values = {"trial 3 (sgd)": (0.97, 0.96, 0.98), "trial 4 (sam)": (0.95, 0.94, 0.96), "sgd (9 epochs)": (0.9,) * 3}
+    baselines = ["trial 3 (sgd)", "sgd (9 epochs)"]
+    study = make_confirmation(
+        tmp_path, values, replicas=3, baselines=baselines, chosen_baselines=["trial 3 (sgd)"], searched=0.96
+    )
+    confirmation = confirmation_in(study)
+    assert confirmation is not None
+    assert confirmation.best is not None
+    assert confirmation.best.label == confirmation.baseline == "trial 3 (sgd)"
+    assert format_best_candidate(confirmation).startswith("best candidate trial 3 (sgd): ")
+    line = "trial 3 (sgd) is the baseline itself: no other candidate has a better mean"
+    assert confirmation_lines(confirmation)[1] == line
+
+
 @pytest.mark.parametrize(("folds", "number"), [(None, 60), ([1, 1], 60), ([1, 5], 60), ([5, 5], 300)])
 def test_over_folds_every_example_of_the_search_is_validated_on(folds: list[int] | None, number: int) -> None:
     """A journal from before folds has none; where some trials have one validation set, that is what counts."""

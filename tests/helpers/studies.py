@@ -125,6 +125,7 @@ def make_confirmation(
     *,
     replicas: int,
     baselines: Sequence[str] = (),
+    chosen_baselines: Sequence[str] = (),
     searched: float | None = None,
     name: str = "digits-1-confirm",
     listed: CandidateList | None = None,
@@ -139,7 +140,9 @@ def make_confirmation(
     )
     spec = final(space.trial({}))
     chosen = {label: (spec, None if label in baselines else searched) for label in values}
-    listed = listed or list_candidates(space, chosen, replicas=replicas, baselines=baselines)
+    listed = listed or list_candidates(
+        space, chosen, replicas=replicas, baselines=baselines, chosen_baselines=chosen_baselines
+    )
     folder = storage / name
     folder.mkdir(parents=True)
     study = Study(
