@@ -139,6 +139,23 @@ def check_task(config: TrainingConfig, *, classes: bool, one_target: bool = True
             )
 
 
+def check_stream_training(config: TrainingConfig, data: str) -> None:
+    """Makes sure that a training suits a training set that can only be gone through.
+
+    Args:
+        data: the data function, for messages.
+
+    Raises:
+        UsageError: it goes by epochs, or wants to label the set anew.
+    """
+    if config.steps is None:
+        raise UsageError(f"training.steps: is needed instead of epochs: {data} gives an iterable, which has no length")
+    if config.bootstrap:
+        raise UsageError(
+            f"training.bootstrap: {data} gives an iterable: its labels cannot be changed (got {config.bootstrap})"
+        )
+
+
 def check_method(config: MethodConfig, *, import_code: bool = True) -> None:
     """Makes sure that a rule of the user's is there, and takes its options.
 

@@ -273,11 +273,12 @@ class OwnDataConfig(DatasetConfig):
 
     name: ImportPath
     """`package.module:function`. Returns (train, test) or (train, validation, test); each is a pair of tensors
-    (inputs [N, ...], targets [N, ...]), or a map-style torch Dataset of (input, target); test may be None. A validation
-    set of its own is used instead of a share of the training set, whatever `validation_fraction` says, but for 0.
-    Whole numbers [N] as targets are classes. Inputs and targets may be dicts, lists and tuples of tensors, and targets
-    None. Inputs of uint8 [3 or 1, H, W] are images: they are augmented and normalised here. Others reach the network as
-    they are."""
+    (inputs [N, ...], targets [N, ...]), a torch Dataset of (input, target), map-style or iterable, or a function that
+    returns a fresh iterator over such; test may be None. An iterable training set needs `training.steps`, and a
+    validation set beside it. A validation set of its own is used instead of a share of the training set, whatever
+    `validation_fraction` says, but for 0. Whole numbers [N] as targets are classes. Inputs and targets may be dicts,
+    lists and tuples of tensors, and targets None. Inputs of uint8 [3 or 1, H, W] are images: they are augmented and
+    normalised here. Others reach the network as they are."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function."""

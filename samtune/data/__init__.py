@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from samtune.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from samtune.data.batches import batches_of_steps, eval_batches, steps_per_epoch, train_batches, training_examples
+    from samtune.data.batches import (
+        batches_of_steps,
+        eval_batches,
+        steps_per_epoch,
+        stream_reader,
+        train_batches,
+        training_examples,
+    )
     from samtune.data.dataset import Dataset, Split, forget_loaded, load_dataset
     from samtune.data.info import DatasetInfo, check_dataset, dataset_info, prepare_dataset
     from samtune.data.sample import Sample
@@ -29,6 +36,7 @@ __all__ = [
     "load_dataset",
     "prepare_dataset",
     "steps_per_epoch",
+    "stream_reader",
     "train_batches",
     "training_examples",
 ]
@@ -39,6 +47,7 @@ __getattr__ = lazy_exports(
         "batches_of_steps": ".batches",
         "eval_batches": ".batches",
         "steps_per_epoch": ".batches",
+        "stream_reader": ".batches",
         "train_batches": ".batches",
         "training_examples": ".batches",
         "Dataset": ".dataset",

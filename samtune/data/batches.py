@@ -13,6 +13,7 @@ from samtune.data.augment import crop_and_mirror, cutout, mirror_half
 from samtune.data.counter_rng import fold, random_order
 from samtune.data.dataset import Dataset, Split
 from samtune.data.mixing import draw_mix
+from samtune.data.passes import StreamReader, stream_eval_batches, stream_train_batches
 from samtune.data.policies import find_policy
 
 # Separate streams of random numbers.
@@ -22,9 +23,13 @@ _SHUFFLE, _EXAMPLES, _CROP, _POLICY, _CUTOUT, _MIX, _PARTNERS = range(7)
 def steps_per_epoch(dataset: Dataset, *, batch_size: int) -> int:
     """How many full batches an epoch has; the incomplete last one is dropped, each epoch other examples.
 
+    Of a stream nobody knows: 0.
+
     Raises:
         ValueError: there is not even one.
     """
+    if dataset.train.stream is not None:
+        return 0
     steps = len(dataset.train) // batch_size
     if steps == 0:
         raise ValueError(f"batch_size must not exceed the training examples ({batch_size} > {len(dataset.train)})")
@@ -70,13 +75,7 @@ def train_batches(
     Raises:
         ValueError: the workers do not divide the batch, or a batch has more examples than the training split.
     """
-    if batch_size % num_workers:
-        raise ValueError(f"num_workers must divide batch_size ({num_workers} does not divide {batch_size})")
-    if batch_size % (num_workers * accumulate):
-        raise ValueError(
-            "num_workers x accumulate must divide batch_size "
-            f"({num_workers} x {accumulate} does not divide {batch_size})"
-        )
+    _check_parts(batch_size, num_workers, accumulate)
     steps = steps_per_epoch(dataset, batch_size=batch_size)
     order = random_order(fold(seed, epoch, _SHUFFLE), dataset.train.indices)
     batches = order[: steps * batch_size].view(steps, batch_size)
@@ -87,22 +86,56 @@ def train_batches(
     return _train_batches(dataset, config, batches[skip:stop], mine, fold(seed, epoch), device, first_step=skip)
 
 
+def _check_parts(batch_size: int, num_workers: int, accumulate: int) -> None:
+    if batch_size % num_workers:
+        raise ValueError(f"num_workers must divide batch_size ({num_workers} does not divide {batch_size})")
+    if batch_size % (num_workers * accumulate):
+        raise ValueError(
+            "num_workers x accumulate must divide batch_size "
+            f"({num_workers} x {accumulate} does not divide {batch_size})"
+        )
+
+
+def stream_reader(dataset: Dataset, *, seed: int) -> StreamReader | None:
+    """What goes through the training examples where they are a stream; else None."""
+    stream, classes = dataset.train.stream, dataset.num_classes if dataset.traits.classes else None
+    return None if stream is None else StreamReader(stream, seed=seed, num_classes=classes)
+
+
 def batches_of_steps(
-    dataset: Dataset, config: DataConfig, first: int, last: int, *, batch_size: int, **options: Any
+    dataset: Dataset,
+    config: DataConfig,
+    first: int,
+    last: int,
+    *,
+    batch_size: int,
+    seed: int,
+    reader: StreamReader | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Any, Any]]:
     """One worker's share of the batches of some steps, counted from 0 over the whole training.
 
-    The epochs of `train_batches` follow one another.
+    The epochs of `train_batches` follow one another. Of a stream the passes do, without a gap: a batch that is begun
+    with the last examples of a pass ends with the first of the next.
 
     Args:
         first, last: the steps are first, …, last - 1.
+        reader: of a stream, at the first of these steps.
         options: as of `train_batches`.
     """
+    if reader is not None:
+        _check_parts(batch_size, options["num_workers"], options.get("accumulate", 1))
+        normalise = Normalise(dataset, options["device"])
+        for inputs, targets in stream_train_batches(reader, last - first, batch_size=batch_size, **options):
+            yield normalise(inputs), targets
+        return
     steps = steps_per_epoch(dataset, batch_size=batch_size)
     while first < last:
         epoch, skip = divmod(first, steps)
         stop = min(steps, skip + last - first)
-        yield from train_batches(dataset, config, batch_size=batch_size, epoch=epoch, skip=skip, stop=stop, **options)
+        yield from train_batches(
+            dataset, config, batch_size=batch_size, seed=seed, epoch=epoch, skip=skip, stop=stop, **options
+        )
         first += stop - skip
 
 
@@ -202,9 +235,15 @@ def eval_batches(
     Yields:
         inputs float32 [<= batch_size, C, H, W], normalised, and targets int64, on the device.
     """
+    normalise = Normalise(dataset, device)
+    if split.stream is not None:
+        place = {"rank": rank, "num_workers": num_workers}
+        reader = StreamReader(split.stream, seed=0, num_classes=dataset.num_classes if dataset.traits.classes else None)
+        for inputs, targets in stream_eval_batches(reader, batch_size=batch_size, device=device, **place):
+            yield normalise(inputs), targets
+        return
     start, stop = len(split) * rank // num_workers, len(split) * (rank + 1) // num_workers
     requests = [torch.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
-    normalise = Normalise(dataset, device)
     for images, positions in split.batches(requests, device, crop=None, replace=False):
         yield normalise(images), split.targets(positions, device)
 
@@ -214,14 +253,14 @@ def training_examples(dataset: Dataset, num_examples: int, *, device: torch.devi
 
     Args:
         dataset: whose training split is read.
-        num_examples: how many, drawn at random by `seed`; all of them when there are no more.
+        num_examples: how many, drawn at random by `seed`, of a stream its first; all of them when there are no more.
         device: where the batch is made.
         seed: chooses the examples.
 
     Returns:
         inputs float32 [n, C, H, W], normalised, and targets int64 [n].
     """
-    split = dataset.train
+    split = dataset.train if dataset.train.stream is None else dataset.train.beginning(num_examples)
     positions = random_order(fold(seed, _EXAMPLES), split.indices)[:num_examples]
     images, positions = split.source.one_batch(split.indices, positions, device)
     return Normalise(dataset, device)(images), split.targets(positions, device)

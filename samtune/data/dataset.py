@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +16,14 @@ from torch import Tensor
 from samtune.config.data import DataConfig
 from samtune.config.model import is_one_shape
 from samtune.data.download import download
-from samtune.data.images import ImageSource
-from samtune.data.info import split_sizes
-from samtune.data.loaded import forget_opened, load_split
+from samtune.data.images import ImageSource, ResidentImages
+from samtune.data.info import refuse_what_needs_places, split_sizes, streams_of
+from samtune.data.loaded import Loaded, forget_opened, load_split
+from samtune.data.passes import StreamReader
 from samtune.data.sources import open_source
+from samtune.data.sources.base import SplitName
 from samtune.data.sources.examples import ExamplesSource
+from samtune.data.sources.own_stream import OwnStream
 from samtune.data.sources.traits import Traits
 from samtune.data.subset import flip_labels, select_rows
 from samtune.errors import DatasetError
@@ -35,14 +39,23 @@ class Split:
         indices: int64 [N], ascending: the examples' rows in that file, their identity in every seed.
         labels: int64 [N]; of a training split, with the label noise. Targets other than classes: a structure of tensors
             [N, ...], or None.
+        stream: of a split that can only be gone through, which is this; `source`, `indices` and `labels` are then those
+            of its first example alone.
     """
 
     source: ImageSource
     indices: Tensor
     labels: Any
+    stream: OwnStream | None = None
 
     def __len__(self) -> int:
+        if self.stream is not None:
+            raise TypeError(f"{self.stream.where}: an iterable has no length")
         return len(self.indices)
+
+    @property
+    def is_empty(self) -> bool:
+        return self.stream is None and not len(self.indices)
 
     def targets(self, positions: Tensor, device: torch.device) -> Any:
         """Those of some examples, on the device."""
@@ -51,6 +64,14 @@ class Split:
     def some(self, positions: Tensor) -> Split:
         """Some of the examples."""
         return Split(self.source, self.indices[positions], tree.take(self.labels, positions))
+
+    def beginning(self, number: int) -> Split:
+        """The first examples, or all where there are no more; of a stream, read now and kept in memory."""
+        if self.stream is None:
+            return self.some(torch.arange(min(number, len(self))))
+        reader = StreamReader(self.stream, seed=0)
+        inputs, targets = reader.tensors(list(itertools.islice(reader.one_pass(), number)))
+        return Split(ResidentImages(inputs), torch.arange(tree.num_examples((inputs, targets))), targets)
 
     @property
     def images(self) -> Any:
@@ -87,6 +108,20 @@ class Dataset:
         self.mean = self.traits.mean or loaded.mean
         self.std = self.traits.std or loaded.std
         given = self._source.num_validation() if config.validation_fraction else 0
+        self._choose_examples(loaded, given, fold)
+        if given:
+            self.validation = self._whole("validation")
+        self._check_augmentation()
+        self._test: Split | None = None
+
+    def _choose_examples(self, loaded: Loaded, given: int, fold: int) -> None:
+        """Sets `train`, `flipped`, and `validation` where it is a part of the training set."""
+        config = self.config
+        if "train" in streams_of(self._source):
+            refuse_what_needs_places(config, given)
+            self.train, self.flipped = self._whole("train"), loaded.rows[:0]
+            self.validation = Split(loaded.images, loaded.rows[:0], tree.take(loaded.labels, loaded.rows[:0]))
+            return
         num_train, num_validation = split_sizes(config, len(loaded.rows), given)
         strata = loaded.labels if self.traits.classes else torch.zeros(len(loaded.rows), dtype=torch.int64)
         rows, validation = select_rows(config, strata, num_train, 0 if given else num_validation, fold)
@@ -97,11 +132,10 @@ class Dataset:
         self.flipped = rows[flipped]
         self.train = Split(loaded.images, rows, labels)
         self.validation = Split(loaded.images, validation, tree.take(loaded.labels, validation))
-        if given:
-            own = load_split(self._source, "validation", config)
-            self.validation = Split(own.images, own.rows, own.labels)
-        self._check_augmentation()
-        self._test: Split | None = None
+
+    def _whole(self, name: SplitName) -> Split:
+        loaded = load_split(self._source, name, self.config)
+        return Split(loaded.images, loaded.rows, loaded.labels, streams_of(self._source).get(name))
 
     @property
     def num_classes(self) -> int:
@@ -168,8 +202,7 @@ class Dataset:
             DatasetError: there is none, or its files are damaged.
         """
         if self._test is None:
-            loaded = load_split(self._source, "test", self.config)
-            self._test = Split(loaded.images, loaded.rows, loaded.labels)
+            self._test = self._whole("test")
         return self._test
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from samtune.config.data import DataConfig, StreamedConfig
 from samtune.data.sources import DataSource, open_source
-from samtune.data.sources.base import Undownloaded
+from samtune.data.sources.base import SplitName, Undownloaded
+from samtune.data.sources.examples import ExamplesSource
 from samtune.errors import DatasetError
+
+if TYPE_CHECKING:
+    from samtune.data.sources.own_stream import OwnStream
 
 
 @dataclass(frozen=True)
@@ -18,9 +24,10 @@ class DatasetInfo:
     num_classes: int
     input_shape: tuple[int, ...]
     """(channels, height, width)."""
-    num_train: int
-    """Examples trained on, validation excluded."""
-    num_validation: int
+    num_train: int | None
+    """Examples trained on, validation excluded; None: they come from an iterable, which does not tell."""
+    num_validation: int | None
+    """None: likewise."""
     classes: bool = True
     """Whether the targets are classes; else `num_classes` counts the numbers of a target."""
     one_target: bool = True
@@ -70,10 +77,60 @@ def _info(config: DataConfig, source: DataSource) -> DatasetInfo:
     if config.validation_fraction == 0 and source.num_examples("test") == 0:
         raise DatasetError(f"data.validation_fraction must not be 0: {config.name} has no test set to evaluate instead")
     given = source.num_validation() if config.validation_fraction else 0
-    num_train, num_validation = split_sizes(config, source.num_examples("train"), given)
-    traits = source.traits
+    traits, streams = source.traits, streams_of(source)
+    num_train: int | None
+    num_validation: int | None
+    if "train" in streams:
+        refuse_what_needs_places(config, given)
+        num_train, num_validation = None, given
+    else:
+        num_train, num_validation = split_sizes(config, source.num_examples("train"), given)
+    if given and "validation" in streams:
+        num_validation = None
     sizes = traits.num_classes, traits.shape, num_train, num_validation
     return DatasetInfo(*sizes, classes=traits.classes, one_target=traits.one_target)
+
+
+def streams_of(source: DataSource) -> Mapping[SplitName, OwnStream]:
+    """The splits that are iterables of the user's."""
+    return source.streams if isinstance(source, ExamplesSource) else {}
+
+
+_NEED_PLACES = {
+    "folds": "folds are parts of a training set",
+    "fraction": "no part of it can be chosen",
+    "num_train": "no part of it can be chosen",
+    "label_noise": "its labels cannot be changed beforehand",
+    "relabel": "its labels cannot be changed beforehand",
+    "augmentation": "augment its examples there",
+    "cutout": "augment its examples there",
+    "mixup": "mix its examples there",
+    "cutmix": "mix its examples there",
+    "loader_processes": "each worker reads it itself",
+}
+"""Keys of the data that a training set has which can only be gone through must leave alone."""
+
+
+def refuse_what_needs_places(config: DataConfig, num_validation: int) -> None:
+    """Refuses what cannot be done with a training set that can only be gone through.
+
+    Args:
+        num_validation: whether there is a validation set beside it.
+
+    Raises:
+        DatasetError: something is asked for that needs to know all examples.
+    """
+    for key, reason in _NEED_PLACES.items():
+        if (
+            key in type(config).model_fields
+            and (value := getattr(config, key)) != type(config).model_fields[key].default
+        ):
+            raise DatasetError(f"data.{key}: {config.name} gives an iterable: {reason} (got {value})")
+    if config.validation_fraction and not num_validation:
+        raise DatasetError(
+            f"data.validation_fraction: {config.name} gives an iterable, of which nothing can be held out: "
+            "return (train, validation, test)"
+        )
 
 
 def split_sizes(config: DataConfig, available: int, given: int = 0) -> tuple[int, int]:

@@ -19,7 +19,7 @@ class Sample:
 
     Args:
         dataset: that the split is of.
-        num_examples: drawn at random, in random order; all where the split has no more.
+        num_examples: drawn at random, of a stream the first, in random order; all where there are no more.
         device: where the batches are made.
         batch_size: examples of a batch; the last may have fewer.
         rank, num_workers: this worker's place.
@@ -43,6 +43,8 @@ class Sample:
         num_workers: int = 1,
         multiple: int = 1,
     ) -> None:
+        if split.stream is not None:
+            split = split.beginning(num_examples)
         chosen = random_order(fold(seed, _SAMPLE), torch.arange(len(split)))[:num_examples]
         self.multiple = multiple if multiple <= len(chosen) else 1
         num_parts = len(chosen) // self.multiple

@@ -21,7 +21,15 @@ from samtune.experiments.variants import search_layouts, search_variants
 from samtune.experiments.worker_choice import choose_workers
 from samtune.formatting import counted
 from samtune.html_table import html_table
-from samtune.preflight import check_method, check_model, check_relabel, check_task, check_train, check_training
+from samtune.preflight import (
+    check_method,
+    check_model,
+    check_relabel,
+    check_stream_training,
+    check_task,
+    check_train,
+    check_training,
+)
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
@@ -82,7 +90,9 @@ class Plan:
         worker_choice: with `num_workers: auto`, why as many as that.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
         train: the training function; it knows what the data and the network are.
-        num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called.
+        num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called, and of
+            an iterable.
+        is_stream: whether the training set is an iterable.
         functions: of the user's, by import path, that the search imports: key, path and file.
         files: what travels to the nodes of a cluster for them.
         steps_per_epoch: of full batches; the shuffled remainder of an epoch is left out.
@@ -121,6 +131,7 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    is_stream: bool = False
     given: list[str] = field(default_factory=list)
     worker_choice: str = ""
     budget: str = ""
@@ -205,6 +216,7 @@ def make_plan(
         train=variants[0].train,
         data=", ".join(dict.fromkeys(v.data.name for v in variants)),
         num_train=info.num_train if info else None,
+        is_stream=info is not None and info.num_train is None,
         num_validation=info.num_validation if info else None,
         model=", ".join(dict.fromkeys(v.model.name for v in variants)),
         method=", ".join(dict.fromkeys(v.method.name for v in variants)),
@@ -237,13 +249,13 @@ def make_plan(
 def _steps_per_epoch(variants: Sequence[TrialSpec], info: DatasetInfo | None) -> tuple[int, int] | None:
     """Of an epoch, or from one evaluation to the next; None where only the data tell."""
     counts = [
-        v.training.evaluation_interval or (info.num_train // v.training.batch_size if info else 0) for v in variants
+        v.training.evaluation_interval or ((info and info.num_train) or 0) // v.training.batch_size for v in variants
     ]
     return _range(counts) if all(counts) else None
 
 
 def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> None:
-    if variant.training.batch_size > info.num_train:
+    if info.num_train is not None and variant.training.batch_size > info.num_train:
         raise SpaceError(
             f"{source_name}: training.batch_size: must not exceed the training examples "
             f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
@@ -297,6 +309,8 @@ def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None,
         return
     if variant.train is None:
         check_task(variant.training, classes=info.classes, one_target=info.one_target)
+        if info.num_train is None:
+            check_stream_training(variant.training, variant.data.name)
     check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
     _check_batch(layout.source_name, variant, info)
 

@@ -59,6 +59,9 @@ def _precision(precision: str) -> str:
 
 
 def _data(plan: Plan) -> str:
+    if plan.is_stream:
+        beside = "" if plan.num_validation is None else f", {plan.num_validation:,} validation examples"
+        return f"{plan.data}: an iterable{beside}"
     if plan.num_train is None or plan.num_validation is None:
         return f"{plan.data}: the search calls this function, and then knows how many examples there are"
     return f"{plan.data}: {plan.num_train:,} training and {plan.num_validation:,} validation examples"

@@ -67,8 +67,10 @@ def measure_diagnostics(
             found, passes = _measure(name, config, of, spec.seed, group)
             metrics |= found
             cost += passes
-    used = min(config.num_examples, len(dataset.train)) // sample.multiple * sample.multiple
-    return metrics, cost * used / len(dataset.train)
+    interval = spec.training.evaluation_interval  # with steps, a pass is over what is trained on in between
+    per_pass = len(dataset.train) if interval is None else interval * spec.training.batch_size
+    used = config.num_examples if dataset.train.stream is not None else min(config.num_examples, len(dataset.train))
+    return metrics, cost * (used // sample.multiple * sample.multiple) / per_pass
 
 
 def _measure(

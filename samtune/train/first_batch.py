@@ -14,7 +14,7 @@ from torch import Tensor
 from samtune.config.model import OwnModelConfig
 from samtune.config.training import metric_name
 from samtune.config.trial import TrialSpec
-from samtune.data import load_dataset, train_batches, training_examples
+from samtune.data import batches_of_steps, load_dataset, stream_reader, training_examples
 from samtune.errors import DatasetError, SamtuneError, UsageError, is_machine_fault, one_line
 from samtune.sam import tree
 from samtune.train.bootstrap import check_classes
@@ -69,7 +69,7 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
         while run.train_step.num_steps == 0:  # more of the batch is to come
             run.train_step(*next(batches))
     split = run.dataset.validation if run.evaluated == "val" else run.dataset.load_test()
-    first = split.some(torch.arange(min(EVAL_BATCH_SIZE, len(split))))
+    first = split.beginning(EVAL_BATCH_SIZE)
     outputs = tree.map_tensors(lambda tensor: widened(tensor.detach()), outputs)
     with torch.no_grad():
         run.model.eval()
@@ -90,14 +90,16 @@ def begin_trial(spec: TrialSpec, num_workers: int, device: torch.device) -> tupl
     run.model.train()
     examples = partial(training_examples, run.dataset, device=device)
     run.train_step.begin_epoch(0, share.num_epochs, steps_per_epoch=run.steps_per_epoch, examples=examples)
-    batches = train_batches(
+    batches = batches_of_steps(
         run.dataset,
         share.data,
+        0,
+        run.steps_per_epoch,
         batch_size=share.training.batch_size,
         rank=0,
         num_workers=1,
         seed=share.seed,
-        epoch=0,
+        reader=stream_reader(run.dataset, seed=share.seed),
         device=device,
         accumulate=share.training.accumulate,
     )

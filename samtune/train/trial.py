@@ -14,9 +14,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.config.trial import TrialSpec
-from samtune.data import Split, batches_of_steps, eval_batches, load_dataset, steps_per_epoch, training_examples
+from samtune.data import (
+    Split,
+    batches_of_steps,
+    eval_batches,
+    load_dataset,
+    steps_per_epoch,
+    stream_reader,
+    training_examples,
+)
 from samtune.errors import UsageError
 from samtune.models import build_model
+from samtune.preflight import check_stream_training
 from samtune.sam import TrainStep, tree
 from samtune.sam.batch_statistics import averaged
 from samtune.sam.shards import reshard
@@ -79,8 +88,11 @@ class TrialRun(Resumable):
             self.dataset = relabelled(
                 self.dataset, spec.data.relabel, spec.model, rank=rank, num_workers=num_workers, device=device
             )
-        self.evaluated = "val" if len(self.dataset.validation) else "test"
+        self.evaluated = "test" if self.dataset.validation.is_empty else "val"
         """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""
+        self._reader = stream_reader(self.dataset, seed=spec.seed)
+        if self._reader is not None:
+            check_stream_training(training, spec.data.name)
         full_batches = steps_per_epoch(self.dataset, batch_size=training.batch_size)
         self.steps_per_epoch = training.evaluation_interval or full_batches
         self.total_steps = training.steps or self.steps_per_epoch * spec.num_epochs
@@ -120,7 +132,7 @@ class TrialRun(Resumable):
         """Everything it takes to resume the trial after its last finished epoch; the same on all ranks.
 
         Raises:
-            UsageError: the optimizer keeps something that is no tensor, number or text.
+            UsageError: the optimizer, or the data, keeps something that is no tensor, number or text.
         """
         state: dict[str, Any] = {
             "model": whole_model_state(self.model),
@@ -129,6 +141,10 @@ class TrialRun(Resumable):
             "steps_done": self._steps_done,
             "arithmetic": self.arithmetic.state(),
         }
+        if self._reader is not None:
+            state["stream"] = self._reader.state_dict()
+            if problem := why_not_saved(state["stream"], "the state of its training set"):
+                raise UsageError(f"data.name: {self.spec.data.name}: {problem}")
         if self.average is not None:
             state["average"] = self.average.state_dict()
         name = f"the state of {self.spec.training.optimizer_name}"
@@ -145,6 +161,8 @@ class TrialRun(Resumable):
         set_hyperparameters(self.optimizer, own)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self._reader is not None:
+            self._reader.load_state_dict(state["stream"])
         self.history, self._steps_done = state["history"], state.get("steps_done", 0)
 
     def _go_on_with(self, arithmetic: Arithmetic) -> None:
@@ -271,6 +289,7 @@ class TrialRun(Resumable):
             rank=self.rank,
             num_workers=self.num_workers,
             seed=self.spec.seed,
+            reader=self._reader,
             device=self.device,
             accumulate=training.accumulate,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from samtune.config.data import DatasetConfig
@@ -12,6 +13,7 @@ from samtune.errors import DatasetError
 
 if TYPE_CHECKING:
     from samtune.data.sources.own_split import OwnSplit
+    from samtune.data.sources.own_stream import OwnStream
 
 
 class ExamplesSource(DataSource):
@@ -19,9 +21,11 @@ class ExamplesSource(DataSource):
 
     Attributes:
         splits: by name; train is always there.
+        streams: those of them that can only be gone through; they hold their first example alone.
     """
 
     splits: Mapping[SplitName, OwnSplit]
+    streams: Mapping[SplitName, OwnStream] = MappingProxyType({})
 
     def check(self) -> None:
         """Nothing is read before it is asked for, and then it is checked."""

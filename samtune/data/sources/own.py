@@ -29,13 +29,20 @@ class OwnSource(ExamplesSource):
             resolve_function(config.name, _KEY), config.name, json.dumps(config.options, sort_keys=True)
         )
         from samtune.data.sources.own_split import shapes_of
+        from samtune.data.sources.own_stream import OwnStream
 
+        self.streams = {name: split for name, split in self.splits.items() if isinstance(split, OwnStream)}
         train = self.splits["train"]
         shape = shapes_of(train.first())
         if not train.holds_classes:
             refuse_class_options(config, config.name)
             one = hasattr(train.labels, "shape")
             self.traits = Traits(config.num_classes or train.target_size(), shape, classes=False, one_target=one)
+            return
+        if "train" in self.streams:
+            if config.num_classes is None:
+                raise DatasetError(f"data.num_classes: is needed: {config.name} gives an iterable, which does not tell")
+            self.traits = Traits(config.num_classes, shape)
             return
         largest = int(train.labels.max()) + 1
         num_classes = config.num_classes or largest
@@ -47,6 +54,7 @@ class OwnSource(ExamplesSource):
 @lru_cache(maxsize=4)
 def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, OwnSplit]:
     from samtune.data.sources.own_split import OwnSplit
+    from samtune.data.sources.own_stream import OwnStream, is_stream
 
     arguments = json.loads(options)
     check_function(path, _KEY, **arguments)
@@ -56,7 +64,7 @@ def _call(part: Callable[..., Any], path: str, options: str) -> dict[SplitName, 
         raise DatasetError(f"{_KEY}: {path} must return (train, test) or (train, validation, test) (it returned {got})")
     names: tuple[SplitName, ...] = ("train", "test") if len(returned) == 2 else ("train", "validation", "test")
     splits = {
-        name: OwnSplit(given, f"{_KEY}: {path}: {name}")
+        name: (OwnStream if is_stream(given) else OwnSplit)(given, f"{_KEY}: {path}: {name}")
         for name, given in zip(names, returned, strict=True)
         if given is not None or name == "train"
     }

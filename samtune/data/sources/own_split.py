@@ -40,12 +40,10 @@ class OwnSplit:
             self.dataset, self._length = given, len(given)
             labels = _targets_of(given, where) if self._length else None
         else:
-            raise DatasetError(
-                f"{where}: must be (inputs, targets) or a map-style torch Dataset (got {type(given).__name__})"
-            )
+            raise DatasetError(f"{where}: must be (inputs, targets) or a torch Dataset (got {type(given).__name__})")
         if self._length == 0:
             raise DatasetError(f"{where}: no example in it")
-        self.labels = _checked(labels, where)
+        self.labels = checked_targets(labels, where)
         self._where = where
 
     def __len__(self) -> int:
@@ -144,8 +142,12 @@ def _targets_of(dataset: Any, where: str) -> Any:
         raise DatasetError(f"{where}: targets: {error}") from error
 
 
-def _checked(labels: Any, where: str) -> Any:
-    """Floats as float32, whole numbers as int64; within a structure, bool stays: a mask."""
+def checked_targets(labels: Any, where: str) -> Any:
+    """Targets [N, ...] as they are trained on: floats as float32, whole numbers as int64; in a structure, bool stays.
+
+    Raises:
+        DatasetError: they are not finite, complex, or negative classes.
+    """
     for leaf in tree.leaves(labels):
         if leaf.is_complex():
             raise DatasetError(f"{where}: targets must be real numbers or integers (got {leaf.dtype})")

@@ -54,14 +54,14 @@ class Subject:
         return evaluation_loss(self.spec.training)
 
     def sample(self, split: SplitName, num_examples: int, *, seed: int = 0) -> Sample:
-        """Examples without augmentation: a random subset of the split, or all of it.
+        """Examples without augmentation: a random subset of the split (of a stream, its first), or all of it.
 
         Raises:
             UsageError: the split is empty.
         """
         data = self.dataset
         whole = data.train if split == "train" else data.validation if split == "val" else data.load_test()
-        if not len(whole):
+        if whole.is_empty:
             raise UsageError("the trial's data set has no such examples", argument="data", value=split)
         return Sample(data, whole, num_examples, seed=seed, device=torch.device("cpu"))
 
