@@ -213,7 +213,7 @@ def test_the_documented_stream_is_learned(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "my_stream.py").write_text(program)
     (tmp_path / "stream.yaml").write_text(space)
     monkeypatch.chdir(tmp_path)
-    spec = SearchSpace.from_yaml(str(tmp_path / "stream.yaml")).trial({"method.rho": 0.5, "training.lr": 0.2})
+    spec = SearchSpace.from_yaml(str(tmp_path / "stream.yaml")).trial({"method.rho": 0.05, "training.lr": 0.02})
     run = TrialRun(spec, rank=0, num_workers=1, device=CPU)
     records = [run.train_epoch(epoch) for epoch in range(1, spec.num_epochs + 1)]
     assert [record["num_steps"] for record in records] == [40, 80, 120]
