@@ -1,7 +1,9 @@
 """Times SAM against its physical limit and against other implementations: `python -m samtune.benchmarks sam`.
 
-All contestants take their steps in turn, in one process, on the same batch; a ratio compares the two times of a round.
-The limit is what no SAM can beat: two forwards and backwards and one step of SGD.
+All contestants take blocks of steps in turn, in one process, on the same batch; a ratio compares two times of a round.
+A block has as many steps as lie between two looks of samtune's diagnostics, so that each has its share of them. The
+limit is what no SAM can beat: two forwards and backwards and one step of SGD. The least is that with what SAM does to
+the weights: it takes a norm, copies w, adds ε̂ and copies w back.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ from samtune.gpucheck.card import synchronize
 from samtune.gpucheck.peers import Problem, installed_peers, limit_step, peer_step
 from samtune.models.digits_cnn import DigitsCnn
 from samtune.models.mlp import mlp
+from samtune.sam import vectors
+from samtune.sam.diagnostics import SAMPLING_INTERVAL
 from samtune.sam.group_runner import GroupOrder
 from samtune.sam.optimizer import SAM
 from samtune.sam.train_step import TrainStep
 
+RHO = 0.05
 SGD_OPTIONS: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}
 LIMIT = "limit: 2 x (forward + backward) + SGD step"
+LEAST = "least: limit + norm, copy, add, restore"
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,32 @@ def limit(setting: Setting, passes: int = 2) -> Callable[[], None]:
     return limit_step(problem, torch.optim.SGD(problem.model.parameters(), **SGD_OPTIONS), passes)
 
 
+def least(setting: Setting) -> Callable[[], None]:
+    """The limit, and SAM's four passes over the weights in place: no check, no metric."""
+    problem = setting.problem()
+    parameters = list(problem.model.parameters())
+    optimizer = torch.optim.SGD(parameters, **SGD_OPTIONS)
+    origin = vectors.copies(parameters)
+
+    def ascent() -> None:
+        optimizer.zero_grad()
+        problem.backward()
+        with torch.no_grad():
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            vectors.copy_(origin, parameters)
+            vectors.add_(parameters, gradients, RHO / vectors.norm(gradients))
+
+    def step() -> None:
+        ascent()
+        optimizer.zero_grad()
+        problem.backward()
+        with torch.no_grad():
+            vectors.copy_(parameters, origin)
+        optimizer.step()
+
+    return step
+
+
 def train_step(setting: Setting, method: MethodConfig, m_groups: GroupOrder = "loop") -> Callable[[], None]:
     """samtune's TrainStep."""
     model, inputs, targets = setting.build()
@@ -138,7 +170,7 @@ def train_step(setting: Setting, method: MethodConfig, m_groups: GroupOrder = "l
 def closure_step(setting: Setting) -> Callable[[], None]:
     """samtune's SAM optimizer with a closure."""
     problem = setting.problem()
-    optimizer = SAM(problem.model.parameters(), torch.optim.SGD, rho=0.05, **SGD_OPTIONS)
+    optimizer = SAM(problem.model.parameters(), torch.optim.SGD, rho=RHO, **SGD_OPTIONS)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -149,7 +181,7 @@ def closure_step(setting: Setting) -> Callable[[], None]:
 
 def contestants(setting: Setting, groups: Sequence[int], peers: Sequence[str]) -> dict[str, Callable[[], None]]:
     """By the name in the table; the limit first."""
-    steps = {LIMIT: limit(setting), "SGD: forward + backward + step": limit(setting, passes=1)}
+    steps = {LIMIT: limit(setting), "SGD: forward + backward + step": limit(setting, passes=1), LEAST: least(setting)}
     for count in groups:
         m = setting.batch_size // count
         name = "samtune TrainStep, m = b" + (f"/{count}" if count > 1 else "")
@@ -166,22 +198,27 @@ def contestants(setting: Setting, groups: Sequence[int], peers: Sequence[str]) -
 
 
 def measure(
-    steps: dict[str, Callable[[], None]], *, rounds: int, warm_up: int, device: torch.device, cpu_time: bool
+    steps: dict[str, Callable[[], None]], *, rounds: int, block: int, device: torch.device, cpu_time: bool
 ) -> dict[str, list[float]]:
-    """Seconds per step, one per round; the order within a round is random."""
+    """Seconds per step, one per round, after a round that does not count; the order within a round is random.
+
+    Args:
+        block: steps that a contestant takes in a row.
+    """
     clock = time.process_time if cpu_time else time.perf_counter
     order = list(steps)
     shuffle = random.Random(0).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(warm_up + rounds):
+    for index in range(1 + rounds):
         shuffle(order)
         for name in order:
             synchronize(device)
             started = clock()
-            steps[name]()
+            for _ in range(block):
+                steps[name]()
             synchronize(device)
-            if index >= warm_up:
-                seconds[name].append(clock() - started)
+            if index:
+                seconds[name].append((clock() - started) / block)
     return seconds
 
 
@@ -263,7 +300,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="names, or module:factory for 224x224 images")
     parser.add_argument("--batch-size", type=int, default=128, help="examples per step (default 128)")
     parser.add_argument("--groups", nargs="+", type=int, default=[1, 4, 8], help="m-groups per batch (default 1 4 8)")
-    parser.add_argument("--rounds", type=int, default=30, help="timed steps of each contestant (default 30)")
+    parser.add_argument("--rounds", type=int, default=10, help="timed blocks of each contestant (default 10)")
+    parser.add_argument("--steps", type=int, default=SAMPLING_INTERVAL, help="steps of a block (default 16)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if any")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default fp32")
     parser.add_argument("--channels-last", action="store_true", help="memory format of images and convolutions")
@@ -283,6 +321,7 @@ def main(arguments: Sequence[str]) -> None:
         tensors = list(model.parameters())
         print(f"\n{name}: {sum(p.numel() for p in tensors):,} weights in {len(tensors)} tensors")
         steps = contestants(setting, options.groups, peers)
-        print(format_table(measure(steps, rounds=options.rounds, warm_up=3, device=device, cpu_time=options.cpu_time)))
+        how: dict[str, Any] = {"rounds": options.rounds, "block": options.steps, "cpu_time": options.cpu_time}
+        print(format_table(measure(steps, device=device, **how)))
         if not options.no_collectives and name in MODELS:
             print(f"over two gloo ranks, per step:\n{count_collectives(setting)}")

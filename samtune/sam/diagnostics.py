@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samtune.sam.m_group import MGroup
 
 SAMPLING_INTERVAL = 16  # steps; what needs a further look at all weights is measured on one step of so many
-MAX_COORDINATES = 2**16  # of ε̂, that are compared between m-groups
+MAX_COORDINATES = 2**16  # at which ε̂ is compared between m-groups, and with the rounding of w
 LOST_SHARE_WARNING = 0.1
 
 _FLUSH_AT = 256  # scalars kept apart before they are summed; adding each at once would cost a kernel
@@ -90,18 +90,19 @@ class Diagnostics:
             self.add("sharpness", sharpness)
         if group.gradient_norm is not None:
             self.add("gradient_norm", group.gradient_norm)
-        if group.perturbation is None or self._num_steps % SAMPLING_INTERVAL:
+        if self._num_steps % SAMPLING_INTERVAL or group.perturbation is None:
             return
         if len(group.outputs) == 2:
             before, after = (accuracy(outputs, group.targets) for outputs in group.outputs)
             if before is not None and after is not None:
                 self.add("error_sharpness", before - after)
-        length = vectors.norm(group.perturbation)
-        self.add("perturbation_norm", length if p == 2 else vectors.norm(group.perturbation, p))
-        unit = vectors.scaled(group.perturbation, vectors.safe_ratio(1.0, length))
+        perturbation = group.perturbation
+        length = vectors.norm(perturbation)
+        self.add("perturbation_norm", length if p == 2 else vectors.norm(perturbation, p))
+        unit = vectors.scaled(perturbation, vectors.safe_ratio(1.0, length))  # a copy: the rule may go on with its own
         if self._num_steps == 0:
             self._add_direction(unit, counts)
-        self._add_relation_to_weights(group.perturbation, length, weights)
+        self._add_relation_to_weights(perturbation, length, weights)
         if self._ascent:
             vectors.add_(self._ascent, unit)
         else:
@@ -119,8 +120,12 @@ class Diagnostics:
         self.add("skipped_steps", (~finite).float())
         self._num_steps += 1
 
+    def _sampled(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """Some coordinates of each tensor, evenly spaced; of a network of up to `MAX_COORDINATES` weights all."""
+        return [tensor.flatten()[:: self._stride] for tensor in vector]
+
     def _add_direction(self, unit: Sequence[Tensor], counts: bool) -> None:
-        sample = torch.cat([tensor.flatten()[:: self._stride] for tensor in unit]).double()
+        sample = torch.cat(self._sampled(unit)).double()
         length = vectors.norm([sample])
         sample = parts.placed(sample * vectors.safe_ratio(1.0, length), counts)
         entry = torch.cat([sample, (length > 0).double().reshape(1) * float(counts)])
@@ -130,6 +135,7 @@ class Diagnostics:
         self, perturbation: Sequence[Tensor], length: Tensor, weights: Sequence[Tensor]
     ) -> None:
         self.add("relative_perturbation", vectors.safe_ratio(length, vectors.norm(weights)))
+        weights, perturbation = self._sampled(weights), self._sampled(perturbation)
         change = vectors.difference(vectors.total(weights, perturbation), weights)
         wanted, made = vectors.count_nonzero(perturbation), vectors.count_nonzero(change)
         self.add("lost_perturbation", (wanted - made) / wanted.clamp(min=1))

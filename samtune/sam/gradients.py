@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from samtune.sam import vectors
-
 
 def gradients_of(
     loss: Tensor, parameters: Sequence[Tensor], *, only: Sequence[int] | None = None, create_graph: bool = False
@@ -34,8 +32,11 @@ def gradients_of(
                 "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             ) from error
         raise
-    dense = {i: vectors.dense([g])[0] for i, g in zip(chosen, found, strict=True) if g is not None}
-    return [dense.get(index) for index in range(len(parameters))]
+    dense = [g if g is None or g.layout is torch.strided else g.to_dense() for g in found]
+    if only is None:
+        return dense
+    by_index = dict(zip(chosen, dense, strict=True))
+    return [by_index.get(index) for index in range(len(parameters))]
 
 
 def depends_on_all(loss: Tensor, parameters: Sequence[Tensor]) -> bool:

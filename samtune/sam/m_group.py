@@ -41,13 +41,13 @@ class MGroup:
         """Losses of the forwards so far, detached scalars. The first is the one that updates running statistics."""
         self.gradient_norm: Tensor | None = None
         """‖g‖₂ of the ascent gradient, set by the rule."""
-        self.perturbation: Sequence[Tensor] | None = None
-        """The last ε̂."""
         self.outputs: list[Tensor] = []
         """Of the first and the last of these forwards, detached; empty where there is neither a tensor nor logits."""
         self.has_share = False
         """Whether the group has added to the update direction."""
         self.targets = tree.for_loss(inputs, targets)
+        self._perturbation: Sequence[Tensor] | None = None
+        self._scale: Tensor | float | None = None  # that the perturbation is yet to be multiplied by
         self._last_outputs: Any
         self._step = step
         self._inputs = inputs
@@ -191,17 +191,35 @@ class MGroup:
 
     # -- perturbations -----------------------------------------------------------------------------------------------
 
-    def perturb(self, perturbation: Sequence[Tensor]) -> None:
+    def perturb(self, perturbation: Sequence[Tensor], scale: Tensor | float | None = None) -> None:
         """Moves the weights to w + F·ε̂, F the diagonal of the parameter groups' `rho_factor` (1 where they have none).
 
         The rule's ε̂ is left as it is: its norms, and the projections of further ascent steps, are those before F.
+
+        Args:
+            perturbation: ε̂; with a scale, a vector that the rule is done with.
+            scale: times the perturbation is ε̂: it saves a pass over the memory.
         """
         if self._step.guard is not None:
             self._step.guard.check_vector("perturb", perturbation)
+        self._perturbation, self._scale = perturbation, scale
         if (factors := self._step.rho_factors) is not None:
-            perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
-        self.perturbation = perturbation
-        self._move(perturbation)
+            self._perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
+        if self._step.device.type != "cpu":
+            self._multiply_out()
+        self._move(self._perturbation, self._scale)
+
+    @property
+    def perturbation(self) -> Sequence[Tensor] | None:
+        """The last ε̂."""
+        self._multiply_out()
+        return self._perturbation
+
+    @torch.no_grad()
+    def _multiply_out(self) -> None:
+        if self._perturbation is not None and self._scale is not None:
+            vectors.scale_(self._perturbation, self._scale)
+            self._scale = None
 
     def restore(self) -> None:
         """Moves the weights back to w."""
@@ -301,8 +319,8 @@ class MGroup:
         if whole:
             self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
 
-    def _move(self, perturbation: Sequence[Tensor]) -> None:
-        self._step.weights.perturb(perturbation)
+    def _move(self, perturbation: Sequence[Tensor], scale: Tensor | float | None) -> None:
+        self._step.weights.perturb(perturbation, scale)
 
     def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
         step = self._step

@@ -531,14 +531,17 @@ class SAM(Optimizer):
         used = [i for i in chosen if gradients[i] is not None]
         gradient = vectors.dense(local([cast(Tensor, gradients[i]) for i in used]))
         own = self._weights.parts
-        names = [self._names.get(id(self._weights.parameters[i]), "weight") for i in used]
+        names = [self._names.get(id(self._weights.parameters[i]), "weight") for i in used if self._ascent.adaptive]
         with parts.over_shards(self._weights.shards):
-            unit = self._ascent.unit([own[i] for i in used], gradient, names)
+            unit, scale = self._ascent.unit([own[i] for i in used], gradient, names)
         radii = [-g["rho"] if g.get("maximize") else g["rho"] for g in self.param_groups for _ in g["params"]]
-        vectors.scale_each_(unit, [radii[i] for i in used])
-        places = dict(zip(used, unit, strict=True))
-        zeros = [torch.zeros_like(p) if i not in places else places[i] for i, p in enumerate(own)]
-        self._weights.perturb(zeros)
+        if len(self.param_groups) == 1:
+            scale = radii[0] if scale is None else radii[0] * scale
+        else:
+            unit = vectors.scaled(unit, 1.0 if scale is None else scale)
+            vectors.scale_each_(unit, [radii[i] for i in used])
+            scale = None
+        self._weights.perturb(unit, scale, only=used)
 
     @torch.no_grad()
     def _take_step(self, before: SavedState | None = None, *, passes: int) -> None:

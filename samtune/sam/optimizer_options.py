@@ -53,8 +53,10 @@ class Ascent:
         if sharded and self.p == 1:
             raise ValueError("p must be above 1 for sharded parameters (got 1)")
 
-    def unit(self, parameters: Sequence[Tensor], gradient: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
-        """ε̂ of radius 1.
+    def unit(
+        self, parameters: Sequence[Tensor], gradient: Sequence[Tensor], names: Sequence[str]
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
+        """ε̂ of radius 1: a vector, which may be the gradient, and a number that it is to be multiplied by.
 
         Args:
             names: of the parameters, for `adaptive_biases`.
@@ -62,10 +64,10 @@ class Ascent:
         if self.adaptive:
             adapts = [self.adaptive_biases or "weight" in name for name in names]
             length = vectors.norm(gradient)
-            return adaptive_perturbation(parameters, gradient, length, 1.0, p=self.p, eta=self.eta, adapts=adapts)
-        unit = [tensor.clone() for tensor in gradient]
-        vectors.dual_norm_(unit, 1.0, self.p)
-        return unit
+            return adaptive_perturbation(parameters, gradient, length, 1.0, p=self.p, eta=self.eta, adapts=adapts), None
+        unit = gradient if self.p == 2 else [tensor.clone() for tensor in gradient]
+        _, scale = vectors.dual_direction_(unit, 1.0, self.p)
+        return unit, scale
 
 
 @dataclass(frozen=True)

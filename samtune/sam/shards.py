@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 def is_sharded(tensor: object) -> bool:
     """Whether a tensor is a DTensor."""
-    dtensor = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())  # imported by whoever made one
-    return isinstance(tensor, dtensor)
+    return isinstance(tensor, _dtensor())
+
+
+def _dtensor() -> Any:
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", ())  # imported by whoever made one
 
 
 class Shards:
@@ -93,7 +96,8 @@ def _shard_group(parameters: Sequence[Tensor]) -> dist.ProcessGroup | None:
 
 def local(tensors: Sequence[Tensor]) -> list[Tensor]:
     """This rank's part of each tensor, in the same storage; of what is not sharded, the tensor."""
-    return [cast(Any, tensor)._local_tensor if is_sharded(tensor) else tensor for tensor in tensors]
+    dtensor = _dtensor()
+    return [cast(Any, tensor)._local_tensor if isinstance(tensor, dtensor) else tensor for tensor in tensors]
 
 
 def wrapped(part: Tensor, like: Tensor) -> Tensor:
@@ -164,4 +168,4 @@ def reshard(model: nn.Module) -> None:
 
 def _sharded_modules(model: nn.Module) -> list[Any]:
     cls = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
-    return [module for module in model.modules() if isinstance(module, cls)]
+    return [module for module in model.modules() if isinstance(module, cls)] if cls else []

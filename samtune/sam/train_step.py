@@ -99,9 +99,10 @@ class TrainStep:
         self._method_layout = GroupLayout.resolve(method.group_size, **place)
         self.layout = self._plain_layout
         self.weights = Weights(self.parameters, sharded=True)
-        self.weights.before_move = lambda: reshard(model)
         self.shards = self.weights.shards
         """How `fully_shard` has cut up the parameters; None: it has not."""
+        if self.shards is not None:
+            self.weights.before_move = lambda: reshard(model)
         self.parts = self.weights.parts
         """What this worker has of the parameters, what rules work with: all, or its part of each."""
         self.statistics = RunningStatistics(model)
@@ -308,7 +309,8 @@ class TrainStep:
 
     def note_used(self, gradients: Sequence[Tensor | None]) -> None:
         """Remembers which parameters ever had a gradient: the optimizer must not touch the others."""
-        self._used = [used or gradient is not None for used, gradient in zip(self._used, gradients, strict=True)]
+        if not all(self._used):
+            self._used = [used or gradient is not None for used, gradient in zip(self._used, gradients, strict=True)]
 
     def gradients_of(self, loss: Tensor, only: Sequence[int] | None = None) -> list[Tensor | None]:
         """What this worker has of ∇loss, None where the loss does not depend on a parameter; `.grad` stays as it is.
@@ -357,10 +359,12 @@ class TrainStep:
 
     @torch.no_grad()
     def _update(self, rule: Rule) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                parameter.grad = parameter.grad.to_dense()
-        gradients = [None if p.grad is None else local([p.grad])[0] for p in self.parameters]
+        gradients = [p.grad for p in self.parameters]
+        for index, gradient in enumerate(gradients):
+            if gradient is not None and gradient.layout is not torch.strided:
+                self.parameters[index].grad = gradients[index] = gradient.to_dense()
+        if self.shards is not None:
+            gradients = [None if gradient is None else local([gradient])[0] for gradient in gradients]
         present = [gradient for gradient in gradients if gradient is not None]
         if self._averages_at_end:
             self.average_(present)

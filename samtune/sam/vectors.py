@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from samtune.sam.blocks import in_blocks
 from samtune.sam.parts import drawn_like, of_all_ranks, summed
 
 Vector = Sequence[Tensor]
@@ -22,6 +23,11 @@ _LOW = (torch.float16, torch.bfloat16)
 
 def _by_kind(vector: Vector) -> Iterator[list[int]]:
     """The positions of the tensors of each dtype and device: lists of one kind run in few kernels."""
+    if not vector:
+        return
+    if len({tensor.dtype for tensor in vector}) == 1 and len({tensor.device for tensor in vector}) == 1:
+        yield list(range(len(vector)))
+        return
     kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for index, tensor in enumerate(vector):
         kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
@@ -44,65 +50,75 @@ def norm(vector: Vector, q: float = 2.0) -> Tensor:
 
     Inside `parts.over_shards` it is that of the vector of which each rank has a part.
     """
-    norms = _norms(vector, q)
+    (full,) = in_blocks([tensor for tensor in dense(vector) if tensor.numel()])
+    norms = [_norm_of_kind([full[index] for index in indices], q) for indices in _by_kind(full)]
     own = _norm_of_norms(norms, q) if norms else torch.zeros((), device=vector[0].device if vector else None)
     every = of_all_ranks(own)
     return own if len(every) == 1 else _norm_of_norms(every, q)
 
 
 def _norm_of_norms(parts: Sequence[Tensor], q: float) -> Tensor:
-    """The q-norm of numbers >= 0; with q = 0, counts, their sum."""
+    """The q-norm of norms, of one dtype or several."""
+    if len(parts) == 1:
+        return parts[0]
     device = parts[0].device
     wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
-    stacked = torch.stack([part.to(device, wide) for part in parts])
-    total: Tensor = stacked.sum() if q == 0 else torch.linalg.vector_norm(stacked, q)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([part.to(device, wide) for part in parts]), q)
     return total
 
 
-def _norms(vector: Vector, q: float) -> list[Tensor]:
-    """The q-norms of the tensors that are not empty, in 32 or 64 bits."""
-    full = [tensor for tensor in dense(vector) if tensor.numel()]
-    norms: list[Tensor] = []
-    for indices in _by_kind(full):
-        norms += _norms_of_kind([full[index] for index in indices], q)
-    return norms
-
-
-def _norms_of_kind(tensors: list[Tensor], q: float) -> Sequence[Tensor]:
+def _norm_of_kind(tensors: list[Tensor], q: float) -> Tensor:
+    """The q-norm of tensors of one dtype and device, in 32 or 64 bits."""
     if tensors[0].dtype == torch.float64 or q == math.inf:  # a maximum needs no more bits than its numbers
-        return torch._foreach_norm(tensors, q, dtype=torch.float32 if tensors[0].dtype in _LOW else None)
-    if tensors[0].device.type == "cpu":
-        norms = torch._foreach_norm(tensors, q, dtype=torch.float32)
-        total = float(_norm_of_norms(norms, q))
+        return _joined(tensors, q, torch.float32 if tensors[0].dtype in _LOW else None)
+    if tensors[0].is_cpu:
+        length = _joined(tensors, q, torch.float32)
+        total = float(length)
         # Below, squares that vanish would be missed: the mean square of d entries must be well above 1e-38.
-        small = 1e-17 * math.sqrt(sum(tensor.numel() for tensor in tensors)) if q else 0.0
+        small = 1e-17 * math.sqrt(sum(tensor.numel() for tensor in tensors)) if total < 1e-10 else 0.0
         # A NaN is one in any precision; infinity may be an overflow of the sum.
         if not (total < small or total == math.inf):
-            return norms
+            return length
     elif tensors[0].device.type == "mps":  # has no 64 bits
-        return torch._foreach_norm(tensors, q, dtype=torch.float32)
-    return torch._foreach_norm(tensors, q, dtype=torch.float64)
+        return _joined(tensors, q, torch.float32)
+    return _joined(tensors, q, torch.float64)
+
+
+def _joined(tensors: list[Tensor], q: float, dtype: torch.dtype | None) -> Tensor:
+    norms: Tensor = torch.stack(torch._foreach_norm(tensors, q, dtype=dtype))
+    length: Tensor = torch.linalg.vector_norm(norms, q)
+    return length
 
 
 def count_nonzero(vector: Vector) -> Tensor:
     """The number of entries that are not 0, a scalar tensor."""
-    counts = _norms(vector, 0.0)
-    device = vector[0].device if vector else None
-    none = torch.zeros((), dtype=torch.float64, device=device)
-    return summed(_norm_of_norms([count.double() for count in counts], 0.0) if counts else none)
+    counts = [torch.count_nonzero(tensor) for tensor in vector]
+    return summed(_total(counts, vector).double())
 
 
 def dot(a: Vector, b: Vector) -> Tensor:
     """The inner product, a scalar tensor."""
     if not a:
         return torch.zeros(())
-    return summed(_total([product.sum() for product in torch._foreach_mul(list(a), list(b))], a))
+    a, b = in_blocks(a, b)
+    if a[0].is_cpu:  # a product at a time stays in the cache
+        return summed(_total([torch.mul(x, y).sum() for x, y in zip(a, b, strict=True)], a))
+    return summed(_total([product.sum() for product in torch._foreach_mul(a, b)], a))
 
 
-def add_(target: Vector, other: Vector) -> None:
-    """target += other."""
-    if target:
-        torch._foreach_add_(list(target), list(other))
+def add_(target: Vector, other: Vector, factor: Tensor | float | None = None) -> None:
+    """target += other, or factor · other, in one go where reading the factor does not wait for an accelerator."""
+    if factor is None:
+        if target:
+            torch._foreach_add_(list(target), list(other))
+        return
+    for indices in _by_kind(target):
+        tensors, others = [target[index] for index in indices], [other[index] for index in indices]
+        first = tensors[0]
+        if first.is_cpu and first.dtype not in _LOW and all(tensor.dtype == first.dtype for tensor in others):
+            torch._foreach_add_(tensors, others, alpha=float(_representable(factor, first)))
+        else:
+            torch._foreach_add_(tensors, scaled(others, factor))
 
 
 def scale_(vector: Vector, factor: Tensor | float) -> None:
@@ -202,7 +218,7 @@ def copy_(target: Vector, source: Vector) -> None:
 
 def dense(vector: Vector) -> list[Tensor]:
     """The same vector without sparse tensors, which the gradients of embeddings may be."""
-    return [tensor if tensor.layout == torch.strided else tensor.to_dense() for tensor in vector]
+    return [tensor if tensor.layout is torch.strided else tensor.to_dense() for tensor in vector]
 
 
 def copies(vector: Vector) -> list[Tensor]:
@@ -283,28 +299,38 @@ def dual_norm_(gradient: Vector, rho: float, p: float = 2.0) -> Tensor:
     Returns:
         ‖g‖₂, a scalar tensor.
     """
+    length, scale = dual_direction_(gradient, rho, p)
+    scale_(gradient, scale)
+    return length
+
+
+def dual_direction_(gradient: Vector, rho: float, p: float = 2.0) -> tuple[Tensor, Tensor]:
+    """As `dual_norm_`, but for a factor that is yet to be multiplied: for p = 2 the gradient stays as it is.
+
+    Returns:
+        ‖g‖₂ and the factor.
+    """
     length = norm(gradient)
     if not gradient:
-        return length
+        return length, torch.ones_like(length)
     if p == 2:
-        scale_(gradient, safe_ratio(rho, length))
-    elif p == math.inf:
+        return length, safe_ratio(rho, length)
+    if p == math.inf:
         copy_(gradient, sign(gradient))
-        scale_(gradient, rho * safe_ratio(length, length))
-    elif p == 1:
+        return length, rho * safe_ratio(length, length)
+    if p == 1:
         _keep_largest_(gradient, rho * safe_ratio(length, length))
-    else:
-        q = p / (p - 1.0)
-        # Divided by the largest |g| first: powers of small numbers with a large q would vanish.
-        peak = norm(gradient, math.inf)
-        scale_(gradient, safe_ratio(1.0, peak).clamp(max=torch.finfo(peak.dtype).max))
-        signs = sign(gradient)
-        torch._foreach_abs_(list(gradient))
-        size = norm(gradient, q)  # >= 1 unless g vanishes, so its powers are numbers
-        torch._foreach_pow_(list(gradient), q - 1.0)
-        scale_(gradient, rho * safe_ratio(1.0, size ** (q - 1.0)))
-        multiply_(gradient, signs)
-    return length
+        return length, torch.ones_like(length)
+    q = p / (p - 1.0)
+    # Divided by the largest |g| first: powers of small numbers with a large q would vanish.
+    peak = norm(gradient, math.inf)
+    scale_(gradient, safe_ratio(1.0, peak).clamp(max=torch.finfo(peak.dtype).max))
+    signs = sign(gradient)
+    torch._foreach_abs_(list(gradient))
+    size = norm(gradient, q)  # >= 1 unless g vanishes, so its powers are numbers
+    torch._foreach_pow_(list(gradient), q - 1.0)
+    multiply_(gradient, signs)
+    return length, rho * safe_ratio(1.0, size ** (q - 1.0))
 
 
 def _keep_largest_(gradient: Vector, value: Tensor) -> None:

@@ -57,17 +57,29 @@ class Weights:
             self.forget()
 
     @torch.no_grad()
-    def perturb(self, perturbation: Sequence[Tensor]) -> None:
-        """Moves to w + ε, from wherever the parameters are."""
+    def perturb(
+        self,
+        perturbation: Sequence[Tensor],
+        scale: Tensor | float | None = None,
+        *,
+        only: Sequence[int] | None = None,
+    ) -> None:
+        """Moves to w + ε, from wherever the parameters are.
+
+        Args:
+            scale: a factor of ε.
+            only: positions of the parameters that `perturbation` has a tensor for; None: all.
+        """
+        own = self.parts
         if not self._saved:
             if not self.origin:
-                self.origin = [torch.empty_like(parameter) for parameter in self.parts]
-            vectors.copy_(self.origin, self.parts)
+                self.origin = [torch.empty_like(parameter) for parameter in own]
+            vectors.copy_(self.origin, own)
             self._saved = True
         self.restore()
         self.before_move()
         self.moved = True
-        vectors.add_(self.parts, perturbation)
+        vectors.add_(own if only is None else [own[index] for index in only], perturbation, scale)
         torch.clear_autocast_cache()
 
     def forget(self) -> None:

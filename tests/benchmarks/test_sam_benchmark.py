@@ -30,6 +30,7 @@ def test_contestants_take_the_same_step(monkeypatch):
     ours = weights["samtune TrainStep, m = b"]
     assert_close(weights["samtune SAM.step(closure), m = b"], ours, rtol=0, atol=1e-8)
     assert_close(weights["samtune.sam.optimizer:SAM, m = b"], ours, rtol=0, atol=1e-8)
+    assert_close(weights[benchmark.LEAST], ours, rtol=0, atol=1e-8)
     assert not torch.equal(weights["SGD: forward + backward + step"], ours)
 
 
@@ -42,7 +43,10 @@ def test_command_line(monkeypatch, capsys):
     monkeypatch.setitem(benchmark.MODELS, "tiny", lambda: (torch.nn.Linear(3, 4), (3,), 4))
     monkeypatch.setattr(benchmark, "installed_peers", lambda say: [])
     benchmark.main(
-        ["--models", "tiny", "--rounds", "3", "--batch-size", "8", "--device", "cpu", "--no-collectives", "--cpu-time"]
+        [
+            *("--models", "tiny", "--rounds", "3", "--steps", "2", "--batch-size", "8", "--device", "cpu"),
+            *("--no-collectives", "--cpu-time"),
+        ]
     )
     printed = capsys.readouterr().out
     assert "tiny: 16 weights in 2 tensors" in printed

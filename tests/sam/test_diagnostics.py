@@ -109,6 +109,18 @@ def test_a_warning_when_rounding_loses_the_perturbation():
         step.epoch_metrics()
 
 
+def test_lost_share_of_a_large_network_is_that_of_evenly_spaced_weights():
+    """Half of 200,000 weights see a perturbation below their rounding; every fourth is looked at."""
+    model = nn.Linear(400, 500, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs = torch.cat([torch.full((200,), 1e-9), torch.ones(200)]).expand(8, 400)  # the gradient's columns
+    step = TrainStep(model, lambda outputs, targets: outputs.mean(), optimizer, SAMConfig(rho=1.0), batch_size=8)
+    step(inputs, torch.zeros(8))
+    with pytest.warns(UserWarning, match="loses the perturbation of 50%"):
+        assert step.epoch_metrics()["lost_perturbation"] == 0.5
+
+
 def test_a_skipped_step_does_not_spoil_the_means():
     _, step = make(SAMConfig(rho=0.1), lr=0.0)
     step(*batch(0))

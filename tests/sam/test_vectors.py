@@ -153,6 +153,30 @@ def test_project():
     assert_close(vector[0], torch.tensor([1.0, -0.5, -1.0]))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norm_and_dot_of_large_tensors_are_exact_to_rounding(layout):
+    """Of 3 million entries summed one after another in float32, the norm is off by 6e-5."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4, 3, 500, 500, generator=generator).to(memory_format=layout) for _ in range(2))
+    small = torch.ones(3)
+    exact = torch.sqrt((a.double() ** 2).sum() + 3)
+    tolerance = 2e-6 if layout == torch.contiguous_format else 1e-3  # torch's own sum, over what has no plain view
+    assert_close(vectors.norm([a, small]).double(), exact, rtol=tolerance, atol=0)
+    assert_close(vectors.dot([a, small], [b, small]).double(), (a.double() * b).sum() + 3, rtol=0, atol=1e-5 * 1732)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_add_with_a_factor(dtype):
+    target = [torch.tensor([1.0, 2.0], dtype=dtype), torch.tensor(3.0, dtype=torch.float64)]
+    other = [torch.tensor([4.0, -8.0], dtype=dtype), torch.tensor(1.0, dtype=torch.float64)]
+    vectors.add_(target, other, torch.tensor(0.5, dtype=torch.float64))
+    assert target[0].tolist() == [3.0, -2.0]
+    assert target[1] == 3.5
+    assert other[0].tolist() == [4.0, -8.0]
+    vectors.add_(target, other, torch.tensor(1e60, dtype=torch.float64))  # the inverse of a tiny norm is a number yet
+    assert target[1] == 1e60
+
+
 def test_count_nonzero():
     assert vectors.count_nonzero([torch.tensor([0.0, 1e-30, -2.0]), torch.zeros(2), torch.tensor(5.0)]) == 3
     assert vectors.count_nonzero([torch.ones(300, 5, dtype=torch.bfloat16), torch.empty(0)]) == 1500

@@ -63,9 +63,9 @@ class SAMRule(Rule):
             self._ascend(group)
             group.descend()
 
-    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
-        """Overwrites g with ε̂ and returns ‖g‖₂."""
-        return vectors.dual_norm_(gradient, rho, self.p)
+    def direction_(self, gradient: list[Tensor], rho: float) -> tuple[Tensor, Tensor | float]:
+        """Overwrites g with a vector, and returns ‖g‖₂ and the number that makes it ε̂."""
+        return vectors.dual_direction_(gradient, rho, self.p)
 
     def perturb_keeping_gradient(self, group: MGroup) -> list[Tensor]:
         """Moves the weights to w + rho·g/‖g‖₂ and returns the whole g, for methods whose share is made of it too."""
@@ -79,12 +79,16 @@ class SAMRule(Rule):
         """Projected gradient ascent (C.6): ε ← Π_{‖·‖_p <= rho}(ε + α·d), d the unit ascent direction at w + ε."""
         step_size = group.rho if self.step_size is None else self.step_size
         perturbation = self.limit(group.gradient())
-        group.gradient_norm = self.perturbation_(perturbation, min(step_size, group.rho))
+        group.gradient_norm, scale = self.direction_(perturbation, min(step_size, group.rho))
+        if self.ascent_steps == 1:
+            group.perturb(perturbation, scale)
+            return
+        vectors.scale_(perturbation, scale)
         group.perturb(perturbation)
         for _ in range(self.ascent_steps - 1):
             direction = self.limit(group.gradient())
-            self.perturbation_(direction, step_size)
-            vectors.add_(perturbation, direction)
+            _, scale = self.direction_(direction, step_size)
+            vectors.add_(perturbation, direction, scale)
             vectors.project_(perturbation, group.rho, self.p)
             group.perturb(perturbation)
 
@@ -169,7 +173,7 @@ class FisherSAMRule(SAMRule):
         super().__init__(parameters, seed)
         self.eta = eta
 
-    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
+    def direction_(self, gradient: list[Tensor], rho: float) -> tuple[Tensor, Tensor | float]:
         length = vectors.norm(gradient)
         roots = [torch.ones_like(tensor) for tensor in gradient]  # F^(-1/2)
         vectors.add_squares_(roots, gradient, self.eta)
@@ -177,8 +181,7 @@ class FisherSAMRule(SAMRule):
         vectors.multiply_(gradient, roots)
         scale = vectors.safe_ratio(rho, vectors.norm(gradient))
         vectors.multiply_(gradient, roots)
-        vectors.scale_(gradient, scale)
-        return length
+        return length, scale
 
 
 def adaptive_perturbation(

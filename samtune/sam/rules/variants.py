@@ -24,10 +24,8 @@ class USAMRule(SAMRule):
 
     name = "usam"
 
-    def perturbation_(self, gradient: list[Tensor], rho: float) -> Tensor:
-        length = vectors.norm(gradient)
-        vectors.scale_(gradient, rho)
-        return length
+    def direction_(self, gradient: list[Tensor], rho: float) -> tuple[Tensor, Tensor | float]:
+        return vectors.norm(gradient), rho
 
 
 class WSAMRule(SAMRule):
