@@ -32,7 +32,7 @@ def gradients_of(
                 "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             ) from error
         raise
-    dense = [g if g is None or g.layout is torch.strided else g.to_dense() for g in found]
+    dense: list[Tensor | None] = [g if g is None or g.layout is torch.strided else g.to_dense() for g in found]
     if only is None:
         return dense
     by_index = dict(zip(chosen, dense, strict=True))
