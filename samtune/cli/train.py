@@ -28,6 +28,7 @@ from samtune.cli.options import (
     required_space,
     stdout_for_json,
 )
+from samtune.cli.starting import say_start
 from samtune.cli.trust import say_imports
 
 
@@ -62,6 +63,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train one configuration, without a search, on the same workers. The same --name resumes it where it stopped."""
+    if space_file or space:
+        say_start()
     from samtune.config.space import SearchSpace
     from samtune.experiments.json_summary import json_summary
     from samtune.experiments.train import Training, default_name
