@@ -9,7 +9,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, RunError, UsageError
 from samtune.formatting import counted, first_line
 from samtune.raylib.environment import LOOPBACK, search_environment, set_token, set_train_environment
+from samtune.raylib.unused_processes import without_unused_processes
 from samtune.user_path import is_beside_user_code
 
 _MANY_NODES = 1000  # where an autoscaler has no limit
@@ -202,7 +203,10 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> str:
     if environment:
         options["runtime_env"] = environment
     try:
-        with _on_loopback() if address == "local" else nullcontext():
+        with ExitStack() as while_it_starts:
+            if address == "local":
+                while_it_starts.enter_context(_on_loopback())
+                while_it_starts.enter_context(without_unused_processes())
             ray.init(address=address, **options)
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error

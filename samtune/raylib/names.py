@@ -59,6 +59,21 @@ CLUSTER = (
 )
 """Used by `samtune.raylib.cluster`; the last two by `samtune.raylib.environment` and `samtune.raylib.job_config`."""
 
+_FEWER = "options of ray.init for which processes a cluster of this machine has"
+_NODE = "ray._private.node:Node"
+
+UNUSED_PROCESSES = (
+    Undocumented(f"{_NODE}.start_log_monitor", "not started: nobody reads what it sends", _FEWER, "(self)"),
+    Undocumented(f"{_NODE}.start_monitor", "not started: there is no autoscaler to ask", _FEWER, "(self)"),
+    Undocumented(
+        f"{_NODE}.start_api_server",
+        "not started: the dashboard is off",
+        _FEWER,
+        "(self, include_dashboard=False, raise_on_failure=False)",
+    ),
+)
+"""Used by `samtune.raylib.unused_processes`."""
+
 _LOSS = "a callback of ray.init for a cluster that is lost"
 
 CLUSTER_LOSS = (
@@ -273,4 +288,4 @@ POPULATION = (
 )
 """Used by `samtune.raylib.population`."""
 
-NAMES = (*CLUSTER, *CLUSTER_LOSS, *TRAIN, *SCHEDULERS, *POPULATION)
+NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *SCHEDULERS, *POPULATION)

@@ -92,12 +92,12 @@ class Coordinator:
 
     # -- the workers' questions --------------------------------------------------------------------------------------
 
-    async def next_assignment(self, worker: WorkerId, after: int, actor: Any = None) -> Assignment | Reply:
+    async def next_assignment(self, worker: WorkerId, after: int, actor: bytes | None = None) -> Assignment | Reply:
         """What the group is to train now.
 
         Args:
             after: number of the last assignment this process has finished; -1 when it has finished none.
-            actor: Ray's handle of the process that asks.
+            actor: Ray's handle of the process that asks, pickled.
 
         Returns:
             An assignment with a higher number, END when the search is over, ASK_AGAIN or RESTART.

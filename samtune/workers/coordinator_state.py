@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from samtune.config.trial import TrialSpec
 from samtune.formatting import counted
@@ -49,7 +48,7 @@ class WorkerGroup:
     retired: bool = False  # not needed any more: its processes end, and others have their places
     generation: str = ""
     present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
-    actors: dict[int, Any] = field(default_factory=dict)  # Ray's handles of their processes
+    actors: dict[int, bytes] = field(default_factory=dict)  # Ray's handles of their processes, pickled
     nodes: set[str] = field(default_factory=set)  # that they run on
     leaving: bool = False  # at the end of the epoch the trial is saved, and continues in the next group that is idle
     node_goes: bool = False  # a node is about to be taken away: it leaves in the middle of the epoch

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ _TAIL_BYTES = 20_000
 _MAX_LINE = 200  # characters
 
 _exit = os._exit
+_one_at_a_time = threading.Lock()
 
 
 def note_calls_of_exit() -> None:
@@ -64,10 +67,21 @@ def kernel_kills() -> int:
     return 0
 
 
-async def losses_among(actors: Mapping[int, Any]) -> dict[int, str]:
-    """What Ray says of those of a group's processes that have ended, but for those that Ray Train has ended."""
-    said = await asyncio.gather(*(_ray_says(actor) for actor in actors.values()))
+async def losses_among(actors: Mapping[int, bytes]) -> dict[int, str]:
+    """What Ray says of those of a group's processes that have ended, but for those that Ray Train has ended.
+
+    Args:
+        actors: Ray's handles of them, pickled.
+    """
+    handles = await asyncio.to_thread(_unpickle, list(actors.values()))
+    said = await asyncio.gather(*(_ray_says(handle) for handle in handles))
     return {rank: text for rank, text in zip(actors, said, strict=True) if text is not None}
+
+
+def _unpickle(actors: list[bytes]) -> list[Any]:
+    """In a thread: the first handle imports Ray Train, which two threads cannot do at once."""
+    with _one_at_a_time:
+        return [pickle.loads(actor) for actor in actors]
 
 
 async def _ray_says(actor: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ def worker_loop(config: dict[str, LoopConfig]) -> None:
         ray.get(loop.coordinator.group_lost.remote(loop.group, failure_of(error)))
         return
     finished, settings = -1, TorchGlobals()
-    process = ray.get_runtime_context().current_actor
+    # Pickled: the coordinator would import Ray Train to know what it is a handle of, a second in which trials wait.
+    process = pickle.dumps(ray.get_runtime_context().current_actor)
     while True:
         answer = ray.get(loop.coordinator.next_assignment.remote(worker.id, finished, process))
         if answer is Reply.END:

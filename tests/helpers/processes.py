@@ -16,9 +16,6 @@ CONTINUES = {
     "SynchronizationActor": "Ray Train's barrier",
     "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
     "IDLE": "a worker process in reserve",
-    "log_monitor.py": "collects Ray's logs",
-    "monitor.py": "the autoscaler's",
-    "dashboard.py": "serves the state of the cluster",
     "watcher.py": "samtune's own, which ends the runs of a driver that was ended",
 }
 """What a search survives: it costs at most the time since the last checkpoint."""
