@@ -15,58 +15,80 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import optuna
+import psutil
 from optuna.storages.journal import JournalFileBackend
 
+from samtune.benchmarks.processes import Processes
 from samtune.store.study_folder import study_folder
 
 PROCESSES = 2
+_LOOK_SECONDS = 0.2
 
 
-def run_script(folder: Path, num_trials: int, epochs: int) -> tuple[float, list[float]]:
-    """The wall time of the script's processes, and when each trial ended, in seconds since 1970."""
+@dataclass
+class Search:
+    """One contestant's.
+
+    Attributes:
+        seconds: wall time of its processes.
+        ends: when each trial ended, in seconds since 1970.
+        cpu: CPU seconds of all its processes together until such a time, at intervals.
+    """
+
+    seconds: float
+    ends: list[float]
+    cpu: list[tuple[float, float]]
+
+    @property
+    def per_trial(self) -> tuple[float, float]:
+        """Wall and CPU seconds of one more trial, from the second quarter of them on: the start is over then."""
+        first = len(self.ends) // 4
+        count, (start, end) = len(self.ends) - 1 - first, (self.ends[first], self.ends[-1])
+        times, cpu = np.array(self.cpu).T
+        at_start, at_end = np.interp(np.array([start, end]), times, cpu).tolist()
+        return (end - start) / count, (at_end - at_start) / count
+
+
+def run_script(folder: Path, num_trials: int, epochs: int) -> Search:
+    """The plain script."""
     journal = str(folder / f"plain-{time.time_ns()}.log")
     call = f"search({journal!r}, {num_trials}, {epochs})"
     command = [sys.executable, "-c", f"from samtune.benchmarks.plain_script import search; {call}"]
-    started = time.perf_counter()
-    processes = [subprocess.Popen(command, env=_one_thread()) for _ in range(PROCESSES)]
-    if any(process.wait() for process in processes):
-        raise RuntimeError("a process of the script failed")
-    seconds = time.perf_counter() - started
+    seconds, cpu = _timed([command] * PROCESSES, folder)
     study = optuna.load_study(study_name="plain", storage=optuna.storages.JournalStorage(JournalFileBackend(journal)))
-    return seconds, sorted(t.datetime_complete.timestamp() for t in study.trials if t.datetime_complete is not None)
+    return Search(seconds, sorted(t.datetime_complete.timestamp() for t in study.trials if t.datetime_complete), cpu)
 
 
-def run_samtune(folder: Path, num_trials: int, epochs: int) -> tuple[float, list[float]]:
-    """The same of `samtune search`, with everything that it does besides."""
+def run_samtune(folder: Path, num_trials: int, epochs: int) -> Search:
+    """`samtune search`, with everything that it does besides."""
     name = f"search-{time.time_ns()}"
     settings = [f"training.epochs={epochs}", "resources.num_workers=1", f"max_concurrent={PROCESSES}"]
-    command = [
-        sys.executable,
-        "-m",
-        "samtune",
-        "search",
-        "digits.yaml",
-        "--name",
-        name,
-        "--num-trials",
-        str(num_trials),
-    ]
-    command += ["--storage-path", str(folder), "--address", "local", *(a for s in settings for a in ("--set", s))]
-    started = time.perf_counter()
-    subprocess.run(command, env=_one_thread(), check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
+    command = [sys.executable, "-m", "samtune", "search", "digits.yaml", "--name", name]
+    command += ["--num-trials", str(num_trials), "--storage-path", str(folder), "--address", "local"]
+    seconds, cpu = _timed([[*command, *(f"--set={setting}" for setting in settings)]], folder)
     study = study_folder(folder, name).read()
-    return seconds, sorted(trial.ended_at for trial in study if trial.ended_at is not None)
+    return Search(seconds, sorted(trial.ended_at for trial in study if trial.ended_at is not None), cpu)
 
 
-def per_trial(ends: Sequence[float]) -> float:
-    """Seconds of one more trial, from the second quarter of them on: the start is over then."""
-    first = len(ends) // 4
-    return (ends[-1] - ends[first]) / (len(ends) - 1 - first)
+def _timed(commands: Sequence[Sequence[str]], folder: Path) -> tuple[float, list[tuple[float, float]]]:
+    """Runs commands at once; their wall time, and their CPU time as of `Search`."""
+    started, found, cpu = time.perf_counter(), Processes(folder), []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL) for command in commands]
+    while any(process.poll() is None for process in running):
+        for process in running:
+            found.look(process)
+        cpu.append((time.time(), found.seconds))
+        time.sleep(_LOOK_SECONDS)
+    if any(process.returncode for process in running):
+        raise RuntimeError("a process of a search failed")
+    return time.perf_counter() - started, cpu
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,19 +102,16 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(", ".join(f"{name} {version(name)}" for name in names))
     print(f"digits, {options.trials} trials of {options.epochs} epochs, {PROCESSES} at once, 1 worker each")
-    print(f"  {'':8}{'search, s':>22}{'ratio':>8}{'one more trial, s':>24}{'ratio':>8}{'load':>8}")
-    print(f"  {'round':8}{'samtune':>11}{'script':>11}{'':>8}{'samtune':>12}{'script':>12}")
+    columns = ("search, s", "CPU, s", "one more trial, s", "CPU, s")
+    print(f"  {'':8}" + "".join(f"{column:>28}" for column in columns) + f"{'load':>8}")
+    print(f"  {'round':8}" + f"{'samtune':>10}{'script':>10}{'ratio':>8}" * len(columns))
     with tempfile.TemporaryDirectory() as temporary:
         for index in range(options.rounds):
             pair = (run_samtune, run_script) if index % 2 == 0 else (run_script, run_samtune)
             found = {run: run(Path(temporary), options.trials, options.epochs) for run in pair}
-            (ours, our_ends), (theirs, their_ends) = found[run_samtune], found[run_script]
-            one, other = per_trial(our_ends), per_trial(their_ends)
-            search = f"{ours:11.1f}{theirs:11.1f}{ours / theirs:8.2f}"
-            trial = f"{one:12.3f}{other:12.3f}{one / other:8.2f}"
-            print(f"  {index + 1:<8}{search}{trial}{os.getloadavg()[0]:8.1f}")
+            ours, theirs = found[run_samtune], found[run_script]
+            rows = [(ours.seconds, theirs.seconds), (ours.cpu[-1][1], theirs.cpu[-1][1])]
+            rows += list(zip(ours.per_trial, theirs.per_trial, strict=True))
+            cells = "".join(f"{one:10.2f}{other:10.2f}{one / other:8.2f}" for one, other in rows)
+            print(f"  {index + 1:<8}{cells}{os.getloadavg()[0]:8.1f}")
             sys.stdout.flush()
-
-
-def _one_thread() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}

@@ -52,16 +52,16 @@ class Processes:
     """A command's processes, followed from outside.
 
     Args:
-        folder: for what each process says of its imports. Python runs a `sitecustomize.py` in it, in every one.
+        folder: for what each process says of its imports.
     """
 
     def __init__(self, folder: Path) -> None:
         self.found: dict[int, Process] = {}
         self._folder = folder
-        (folder / "sitecustomize.py").write_text(_SPY, encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
-        """Of the command, which it passes on to its children."""
+        """Of a command whose processes say what they import: Python runs a `sitecustomize.py` in each."""
+        (self._folder / "sitecustomize.py").write_text(_SPY, encoding="utf-8")
         path = os.pathsep.join(filter(None, (str(self._folder), os.environ.get("PYTHONPATH"))))
         return os.environ | {"PYTHONPATH": path}
 
@@ -75,6 +75,11 @@ class Processes:
                     if title and title != "ray::IDLE":
                         process.title = title
                     process.seconds = times.user + times.system
+
+    @property
+    def seconds(self) -> float:
+        """CPU time of all, of those that have ended too."""
+        return sum(process.seconds for process in self.found.values())
 
     def mark(self) -> None:
         """Notes the CPU time of all processes, as of now."""
@@ -95,8 +100,8 @@ class Processes:
         for (title, imports), each in sorted(rows.items(), key=lambda row: -sum(p.seconds for p in row[1])):
             before, whole = sum(p.at_milestone for p in each), sum(p.seconds for p in each)
             lines.append(f"  {title[:29]:30}{len(each):3}{before:17.1f}{whole:8.1f}  {imports}".rstrip())
-        before, whole = (sum(getattr(p, name) for p in self.found.values()) for name in ("at_milestone", "seconds"))
-        return "\n".join([*lines, f"  {'together':30}{len(self.found):3}{before:17.1f}{whole:8.1f}"])
+        before = sum(process.at_milestone for process in self.found.values())
+        return "\n".join([*lines, f"  {'together':30}{len(self.found):3}{before:17.1f}{self.seconds:8.1f}"])
 
 
 def _title(command: list[str]) -> str:
