@@ -73,6 +73,8 @@ class StackedTable:
 def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> Table | StackedTable:
     """The best trials: rank, trial, objective, searched keys, passes, seconds, state. Failed trials are left out.
 
+    Of trials on folds, the objective has its standard error beside it.
+
     Args:
         limit: most trials shown.
         width: characters there is room for; None: as many as it takes. Where it is too little, the searched keys go
@@ -84,6 +86,10 @@ def leaderboard(study: Study, limit: int = 10, *, width: int | None = None) -> T
     passes = _Column("passes", [_number(t.metrics.get("num_passes")) for t in trials], optional=True)
     seconds = _Column("time", [Text(format_seconds(t.seconds)) for t in trials], optional=True)
     before = [ranks, _trials(trials), *_objectives(study, trials)]
+    errors = [trial.metrics.get(f"{study.objective.metric}_se") for trial in trials]
+    if study.objective.epochs == "last" and any(error is not None for error in errors):
+        cells = [Text("-" if error is None else format_metric(error)) for error in errors]
+        before.insert(3, _Column("± se", cells))  # over the folds of a trial
     if len(study.objectives) > 1:
         front = study.pareto
         before.append(_Column("Pareto", [Text("front" if t in front else "") for t in trials], "left"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,13 +89,20 @@ def _classes(model: nn.Module, inputs: Any, num_classes: int) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def keep_changed_labels(dataset: Dataset, spec: TrialSpec, folder: str) -> None:
+def keep_changed_labels(datasets: Sequence[Dataset], spec: TrialSpec, folder: str) -> None:
     """Writes which training labels were changed to what (`Dataset.label_noise`), once for all trials on the same data.
 
+    Of folds, and of repeats with noise of their own, the record is of the first one's, with what was changed in each as
+    `flipped_of_each`: another part of the examples is trained on, and so others of them are changed.
+
     Args:
+        datasets: of the networks that the trial trains side by side.
         folder: of the study, for a file named by `data_digest`.
     """
     if spec.data.label_noise or spec.data.relabel:
         file = join(folder, f"{data_digest(spec.params())}.json")
         if not is_file(file):
-            write_bytes(file, json.dumps(dataset.label_noise()).encode())
+            record, *others = [dataset.label_noise() for dataset in datasets]
+            if any(other["flipped"] != record["flipped"] for other in others):
+                record = record | {"flipped_of_each": [each["flipped"] for each in (record, *others)]}
+            write_bytes(file, json.dumps(record).encode())

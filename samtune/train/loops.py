@@ -5,7 +5,7 @@ from __future__ import annotations
 from samtune.config.trial import LABEL_NOISE, TrialSpec
 from samtune.storage import join
 from samtune.train.labels import keep_changed_labels
-from samtune.train.repeats import build_run
+from samtune.train.repeats import RepeatedRun, build_run
 from samtune.train.session import Host, Place, epochs
 from samtune.train.trial_context import call_train_function
 
@@ -21,6 +21,7 @@ def train_trial(spec: TrialSpec, place: Place, host: Host) -> None:
         return
     run = build_run(spec, rank=place.rank, num_workers=place.num_workers, device=place.device)
     if place.rank == 0:
-        keep_changed_labels(run.dataset, spec, join(host.study_folder, LABEL_NOISE))
+        runs = run.runs if isinstance(run, RepeatedRun) else [run]
+        keep_changed_labels([each.dataset for each in runs], spec, join(host.study_folder, LABEL_NOISE))
     for epoch in epochs(run, spec, host):
         run.train_epoch(epoch, lambda: host.after_step(run))

@@ -63,6 +63,18 @@ def test_the_kept_weights_are_loaded_by_what_built_their_network(
     assert [line.strip() for line in lines[1:-1]] == expected
 
 
+def test_the_leaderboard_has_the_standard_error_over_folds(search: Search) -> None:
+    for accuracy in (0.9, 0.8):
+        search.epoch(trial := search.start(), accuracy)
+        if accuracy == 0.9:
+            trial.history.append({**trial.history[-1], "epoch": 2.0, "val_accuracy_se": 0.0123})
+        search.end(trial)
+    rows = cells(search)
+    assert [row[2:4] for row in rows] == [["val_accuracy", "± se"], ["0.9000", "0.0123"], ["0.8000", "-"]]
+    search.study.objectives = (Objective(epochs="best"),)  # what the last epoch has is not of the best one
+    assert "± se" not in cells(search)[0]
+
+
 def test_the_leaderboard_has_a_limit(search: Search) -> None:
     for number in range(4):
         search.run(number / 10)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.hosted import LocalHost
 from helpers.midway import begin, make_spec
 from helpers.ranks import run_ranks
 
@@ -16,6 +17,8 @@ from samtune.errors import UsageError
 from samtune.models.saved import load_model
 from samtune.preflight import check_relabel
 from samtune.train.labels import keep_changed_labels
+from samtune.train.loops import train_trial
+from samtune.train.session import Place
 from samtune.train.trial import TrialRun
 
 NOISY = ("data.num_train=1200", "data.label_noise=0.3", "resources.num_workers=1")
@@ -60,19 +63,36 @@ def test_every_rank_predicts_its_share(network: str) -> None:
 
 def test_what_was_changed_is_written_once(network: str, tmp_path: Path) -> None:
     folder = tmp_path / "label_noise"
-    keep_changed_labels(begin(make_spec()).dataset, make_spec(), str(folder))
+    keep_changed_labels([begin(make_spec()).dataset], make_spec(), str(folder))
     assert not folder.exists()
     for spec in (make_spec(*NOISY), make_spec(*NOISY, f"data.relabel={network}")):
         dataset = begin(spec).dataset
-        keep_changed_labels(dataset, spec, str(folder))
+        keep_changed_labels([dataset], spec, str(folder))
         (file,) = folder.glob(f"{data_digest(spec.params())}.json")
         written = file.read_text()
         assert json.loads(written) == dataset.label_noise()
         assert {row for row, _, _ in json.loads(written)["flipped"]} == set(dataset.flipped.tolist())
         file.write_text("{}")
-        keep_changed_labels(dataset, spec, str(folder))
+        keep_changed_labels([dataset], spec, str(folder))
         assert file.read_text() == "{}"
     assert len(list(folder.iterdir())) == 2
+
+
+def test_what_was_changed_in_each_fold_is_written(tmp_path: Path) -> None:
+    spec = make_spec(*NOISY, "data.num_train=300", "data.folds=3")
+    train_trial(spec, Place(0, 1, torch.device("cpu")), LocalHost(str(tmp_path), until=1))
+    (file,) = (tmp_path / "label_noise").iterdir()
+    written = json.loads(file.read_text())
+    assert written["flipped"] == written["flipped_of_each"][0] != written["flipped_of_each"][1]
+    clean = load_dataset(spec.data.model_copy(update={"folds": None, "label_noise": 0.0}))
+    true = dict(zip(clean.train.indices.tolist(), clean.train.labels.tolist(), strict=True))
+    for fold, entries in enumerate(written["flipped_of_each"]):
+        train = load_dataset(spec.data, fold).train
+        noisy = dict(zip(train.indices.tolist(), train.labels.tolist(), strict=True))
+        assert len(entries) == round(0.3 * len(noisy))
+        assert all(noisy[row] == new != old for row, old, new in entries)
+        unchanged = noisy.keys() - {row for row, _, _ in entries}
+        assert all(noisy[row] == true[row] for row in unchanged & true.keys())
 
 
 def test_a_network_that_is_not_there_is_found_before_anything_starts(tmp_path: Path) -> None:
@@ -104,7 +124,7 @@ def test_noise_of_the_trials_own_seed(tmp_path: Path) -> None:
     fixed = make_spec(*NOISY, "data.label_noise_seed=3")
     assert torch.equal(labels[0], labels_of(0, 1, fixed))
     for spec in (first, other):
-        keep_changed_labels(begin(spec).dataset, spec, str(tmp_path))
+        keep_changed_labels([begin(spec).dataset], spec, str(tmp_path))
     written = [json.loads((tmp_path / f"{data_digest(spec.params())}.json").read_text()) for spec in (first, other)]
     assert [record["label_noise_seed"] for record in written] == [3, 4]
     assert written[0]["flipped"] != written[1]["flipped"]
