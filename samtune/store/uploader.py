@@ -19,6 +19,7 @@ from samtune.store.study_files import whole_lines
 from samtune.study import Callback, Study, Trial
 
 MIN_PAUSE = 0.5
+REST = 9.0  # a pause is so many times as long as what was sent took
 RETRY_SECONDS = 5.0
 _MARK = b'{"event": "mirrored", '
 
@@ -101,7 +102,7 @@ class Mirror(Callback):
                     self._sent = True
                     return
                 self._note_success()
-                pause = max(MIN_PAUSE, 9 * (time.monotonic() - started))
+                pause = max(MIN_PAUSE, REST * (time.monotonic() - started))
             except LeaseLostError as error:
                 self._say(f"warning: {error}; this search stops")
                 self._stop(str(error))

@@ -24,6 +24,7 @@ from samtune.study import Objective, Study, Trial, TrialState
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(uploader, "MIN_PAUSE", 0.05)
+    monkeypatch.setattr(uploader, "REST", 0.0)
     monkeypatch.setattr(uploader, "RETRY_SECONDS", 0.1)
 
 
