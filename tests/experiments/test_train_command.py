@@ -18,6 +18,7 @@ from samtune.experiments.train import Training
 
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
 FIXED = {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4, "training.epochs": 2}
+FIXED |= {"resources.num_workers": 1}
 
 
 def test_what_is_searched_must_be_set(tmp_path: Path) -> None:
