@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner
@@ -36,6 +38,55 @@ def search(folder: Path, *settings: str, told: Told | None = None) -> Results:
     space = SearchSpace.from_yaml("digits.yaml", [*SMALL, *settings])
     callbacks = [told] if told else []
     return Tuner(space, max_concurrent=2, name="s", storage_path=folder, address="local", callbacks=callbacks).fit()
+
+
+def runs_of(results: Results) -> dict[int, Run]:
+    """MLflow's, by the number of the trial."""
+    study = results.study
+    client = MlflowClient(study.tracking_uri)
+    runs = client.search_runs([study.experiment_id or ""], "tags.`samtune.kind` = 'trial'")
+    assert len(runs) == len(study.trials)
+    return {int(run.data.tags["samtune.trial_number"]): run for run in runs}
+
+
+def test_asha_prunes_and_mlflow_shows_it(tmp_path: Path) -> None:
+    results = search(
+        tmp_path,
+        *("num_trials=6", "training.epochs=4", "training.batch_size=16"),
+        "scheduler={name: asha, grace_period: 1, reduction_factor: 3}",
+        "search={training.lr: {log_uniform: [1e-6, 0.5]}}",
+        "initial=[{training.lr: 0.1}, {training.lr: 1e-6}, {training.lr: 2e-6}, {training.lr: 3e-6}]",
+    )
+    counts = results.study.count(TrialState.COMPLETED), results.study.count(TrialState.PRUNED)
+    assert sum(counts) == 6
+    assert counts[1] > 0
+    runs = runs_of(results)
+    client = MlflowClient(results.study.tracking_uri)
+    for trial in results:
+        run = runs[trial.number]
+        completed = trial.state is TrialState.COMPLETED
+        assert run.info.status == ("FINISHED" if completed else "KILLED")
+        steps = sorted(point.step for point in client.get_metric_history(run.info.run_id, "val_accuracy"))
+        assert steps == [epoch["epoch"] for epoch in trial.history]
+        assert (len(steps) == 4) is completed
+
+
+def test_a_trial_that_fails_harms_no_other_under_a_scheduler(tmp_path: Path) -> None:
+    """The median rule; `tests/cluster/test_nodes.py` has ASHA with failed and pruned trials."""
+    results = search(
+        tmp_path,
+        *("num_trials=5", "scheduler={name: median}", "training.momentum=0.0", "training.epochs=2"),
+        *("search={training.lr: {choice: [0.1, 1.0e+30]}}",),
+        "initial=[{training.lr: 1.0e+30}, {training.lr: 0.1}, {training.lr: 1.0e+30}]",
+    )
+    allowed = {0.1: {"FINISHED", "KILLED"}, 1e30: {"FAILED"}}
+    assert {trial.config["training.lr"] for trial in results} == set(allowed)
+    runs = runs_of(results)
+    for trial in results:
+        assert runs[trial.number].info.status in allowed[trial.config["training.lr"]]
+    assert results.study.count(TrialState.FAILED) >= 2
+    failed = next(run for run in runs.values() if run.info.status == "FAILED")
+    assert failed.data.tags["samtune.error"].startswith("diverged: train_loss is")
 
 
 def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp_path: Path) -> None:
