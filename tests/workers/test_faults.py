@@ -44,7 +44,7 @@ def pool(gate: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) 
         gpus_per_worker=0,
         storage_path=str(tmp_path_factory.mktemp("pool")),
         checkpoint=CheckpointConfig(min_seconds=0),
-        max_failures=2,
+        max_failures=1,
         timeout=15,
     )
     pool.start()
@@ -129,7 +129,7 @@ def test_a_killed_mailbox_loses_no_trial(client: Client) -> None:
 def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(client: Client) -> None:
     hold_at_epoch_3(client, "killer", seed=40)
     gone: set[int] = set()
-    for _ in range(3):  # max_failures is 2
+    for _ in range(2):  # max_failures is 1
         restarts, deadline = num_restarts(client), time.time() + 240
         while not (new := worker_pids() - gone):  # those of before may not have ended yet
             assert time.time() < deadline
@@ -142,7 +142,7 @@ def test_a_trial_that_keeps_killing_its_workers_fails_and_the_next_one_runs(clie
     failed = client.finish("killer")
     assert failed.outcome is Outcome.FAILED
     assert failed.failure is not None
-    assert failed.failure.error.startswith("lost its workers 3 times (max_failures is 2)")
+    assert failed.failure.error.startswith("lost its workers 2 times (max_failures is 1)")
     assert re.search(r"; the last time: worker [01] was killed by SIGKILL", failed.failure.error)
     assert client.run("calm", spec(seed=41)).outcome is Outcome.COMPLETED
 
