@@ -77,6 +77,7 @@ def _serve(pipe: Connection) -> None:
                 world_size=num_ranks,
                 timeout=datetime.timedelta(seconds=_TIMEOUT_SECONDS / 2),
             )
+            dist.barrier()  # one that is done must not leave while another is still connecting to it
             answer = (True, function(rank, num_ranks, *args, **kwargs))
             dist.destroy_process_group()
         except BaseException:
