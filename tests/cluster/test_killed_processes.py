@@ -51,16 +51,7 @@ def search(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 OPTIONS = (
-    *(
-        "--num-trials",
-        "2",
-        "--max-concurrent",
-        "1",
-        "--num-workers",
-        "2",
-        "--set",
-        "model={name: mlp, depth: 2, width: 8}",
-    ),
+    *("--num-trials", "2", "--max-concurrent", "1", "--set", "model={name: mlp, depth: 2, width: 8}"),
     *("--set", "training.epochs=60", "--set", "checkpoint.min_seconds=0.0", "--set", "training.metrics=[slowly:slow]"),
 )
 
@@ -98,7 +89,7 @@ def assert_one_run_each(study: Study, status: dict[TrialState, str]) -> None:
 
 @pytest.mark.cluster
 def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(tmp_path: Path) -> None:
-    with search(tmp_path, *OPTIONS) as driver:
+    with search(tmp_path, *OPTIONS, "--num-workers", "2") as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
         assert set(tree(driver)) <= {*CONTINUES, *ENDS, *ENDS_AT_ONCE}, "a new kind of process: say what its loss means"
         killed = []
@@ -127,7 +118,7 @@ def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(t
 @pytest.mark.cluster
 @pytest.mark.parametrize("kind", ENDS)
 def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path) -> None:
-    with search(tmp_path, *OPTIONS) as driver:
+    with search(tmp_path, *OPTIONS, "--num-workers", "1") as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
         tree(driver)[kind][0].send_signal(signal.SIGKILL)
         started = time.monotonic()
@@ -148,7 +139,7 @@ def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path)
 @pytest.mark.cluster
 @pytest.mark.parametrize("kind", ENDS_AT_ONCE)
 def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_path: Path) -> None:
-    with search(tmp_path, *OPTIONS) as driver:
+    with search(tmp_path, *OPTIONS, "--num-workers", "1") as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
         tree(driver)[kind][0].send_signal(signal.SIGKILL)
         out, err = driver.communicate(timeout=300)
