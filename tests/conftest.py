@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ SLOW = ("cluster", "browser")
 
 S3_FIXTURES = {"s3", "s3_server"}
 
+WEIGHTS = {"cluster": 100, "slow": 30}
+"""How many other tests one with this marker takes as long as, roughly."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as early as here: torch reads it when it is imported
     # With a thread per core in each of the processes, these spend half of their time in waiting for one another.
@@ -32,6 +35,8 @@ class _Loggers(dict[str, Any]):
 def pytest_configure(config: pytest.Config) -> None:
     """Under `pytest -n`, gives each process its own folder of Ray, which holds the address of a cluster."""
     logging.root.manager.loggerDict = _Loggers(logging.root.manager.loggerDict)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist's order puts files of one long test last
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: Ray's sockets are in it
         os.environ["RAY_TMPDIR"] = folder
@@ -44,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.s3)
         if any(item.get_closest_marker(name) for name in SLOW):
             item.add_marker(pytest.mark.slow)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _longest_files_first(items)
+
+
+def _longest_files_first(items: list[pytest.Item]) -> None:
+    """So that, at the end, no process works on a long file while the others have nothing left."""
+    seconds: Counter[object] = Counter()
+    for item in items:
+        seconds[item.path] += max((WEIGHTS[name] for name in WEIGHTS if item.get_closest_marker(name)), default=1)
+    items.sort(key=lambda item: -seconds[item.path])  # stable: a file's tests keep their order
 
 
 @pytest.fixture(scope="module")
