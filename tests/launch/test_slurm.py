@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command import CLEAN, wait_for_no_ray_process
+from helpers.waiting import wait_after
 from typer.testing import CliRunner
 
 from samtune.cli.app import app
@@ -103,10 +104,11 @@ FAKES = {
 SPACE = """
 name: batch
 data: {name: digits, num_train: 300}
-model: digits_cnn
+model: {name: mlp, depth: 2, width: 8}
 method: sam
-training: {epochs: 40, batch_size: 100}
+training: {epochs: 2, batch_size: 100, metrics: ["waits:held"]}
 num_trials: 6
+resources: {num_workers: 2}
 search: {method.rho: {log_uniform: [0.01, 0.5]}}
 """
 
@@ -123,6 +125,7 @@ def test_a_job_that_slurm_ends_is_queued_again_and_resumes(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "my.yaml").write_text(SPACE, encoding="utf-8")
+    gate, _ = wait_after(tmp_path, epochs=3)  # one group, on both nodes: it ends a trial, and waits in the next
     job = SlurmJob(str(tmp_path / "my.yaml"), "batch", nodes=2, cpus=1, storage_path=str(tmp_path / "results"))
     job.check(CPU)
     (tmp_path / "job.sh").write_text(job.script(), encoding="utf-8")
@@ -146,6 +149,7 @@ def test_a_job_that_slurm_ends_is_queued_again_and_resumes(tmp_path):
     assert first.wait(300) == 143, log.read_text(encoding="utf-8")
     assert Path(tmp_path / "requeued").read_text(encoding="utf-8") == f"requeue {number}\n"
     wait_for_no_ray_process()
+    gate.unlink()
     before = log.read_text(encoding="utf-8")
     assert "Ray runs on 2 of 2 nodes" in before
     assert submit().wait(300) == 0, log.read_text(encoding="utf-8")
