@@ -65,12 +65,6 @@ _NODE = "ray._private.node:Node"
 UNUSED_PROCESSES = (
     Undocumented(f"{_NODE}.start_log_monitor", "not started: nobody reads what it sends", _FEWER, "(self)"),
     Undocumented(f"{_NODE}.start_monitor", "not started: there is no autoscaler to ask", _FEWER, "(self)"),
-    Undocumented(
-        f"{_NODE}.start_api_server",
-        "not started: the dashboard is off",
-        _FEWER,
-        "(self, include_dashboard=False, raise_on_failure=False)",
-    ),
 )
 """Used by `samtune.raylib.unused_processes`."""
 

@@ -9,9 +9,11 @@ from typing import Any
 UNUSED = {
     "start_log_monitor": "sends what workers print to the driver, which has switched that off (log_to_driver)",
     "start_monitor": "asks an autoscaler for nodes, of which such a cluster has one",
-    "start_api_server": "serves the State API; the dashboard is switched off",
 }
-"""Methods of Ray's node that each start one, and what it is for."""
+"""Methods of Ray's node that each start one, and what it is for.
+
+The API server is not among them: the agent of a node looks for it, and without one logs an error every second.
+"""
 
 
 @contextmanager
@@ -29,5 +31,5 @@ def without_unused_processes() -> Iterator[None]:
             setattr(Node, name, method)
 
 
-def _start_nothing(node: Any, *, include_dashboard: bool | None = None, raise_on_failure: bool = False) -> None:
-    """In the place of each of them. Node's table of its processes lacks it then, which Ray expects of all three."""
+def _start_nothing(node: Any) -> None:
+    """In the place of each of them. The node's table of its processes lacks them then, which Ray allows for."""

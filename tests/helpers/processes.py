@@ -16,6 +16,7 @@ CONTINUES = {
     "SynchronizationActor": "Ray Train's barrier",
     "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
     "IDLE": "a worker process in reserve",
+    "dashboard.py": "serves the state of the cluster",
     "watcher.py": "samtune's own, which ends the runs of a driver that was ended",
 }
 """What a search survives: it costs at most the time since the last checkpoint."""
@@ -32,13 +33,17 @@ ENDS_AT_ONCE = {
 }
 """Nothing can be done any more in the driver: what is kept is on disk."""
 
+_BETWEEN_CALLS = {"TrialTrainable": "ResourceTrainable"}
+"""Tune wraps the class, and renames what wraps it: Ray shows one name during a call, and the other between two."""
+
 
 def kind_of(process: psutil.Process) -> str:
     """The kind of a process in a search's tree."""
     command = process.cmdline()
     title = command[0] if command else process.name()
     if title.startswith("ray::"):
-        return title.removeprefix("ray::").partition(".")[0]
+        kind = title.removeprefix("ray::").partition(".")[0]
+        return _BETWEEN_CALLS.get(kind, kind)
     script = next((Path(part).name for part in command if part.endswith(".py")), "")
     return script or Path(title).name
 
