@@ -73,7 +73,10 @@ async def losses_among(actors: Mapping[int, bytes]) -> dict[int, str]:
     Args:
         actors: Ray's handles of them, pickled.
     """
-    handles = await asyncio.to_thread(_unpickle, list(actors.values()))
+    try:
+        handles = await asyncio.to_thread(_unpickle, list(actors.values()))
+    except Exception:  # whatever its classes raise: the group restarts all the same, without the reason
+        return {}
     said = await asyncio.gather(*(_ray_says(handle) for handle in handles))
     return {rank: text for rank, text in zip(actors, said, strict=True) if text is not None}
 

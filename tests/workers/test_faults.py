@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import time
@@ -162,7 +163,7 @@ def test_a_loss_that_ray_train_has_not_seen_yet_is_found_out(local_ray: None) ->
     def start(generation: str) -> None:
         ray.get(
             [
-                coordinator.next_assignment.remote(WorkerId(0, rank, generation), -1, process)
+                coordinator.next_assignment.remote(WorkerId(0, rank, generation), -1, pickle.dumps(process))
                 for rank, process in enumerate(processes)
             ]
         )
