@@ -128,14 +128,14 @@ def check_task(config: TrainingConfig, *, classes: bool, one_target: bool = True
         if ":" not in name and not one_target:
             raise UsageError(
                 f"training.{key}: {name} needs targets that are one tensor, and the data has nested ones or none; "
-                "set a function of yours"
+                "set your own function"
             )
         if ":" not in name and (name in OF_CLASSES) != classes:
             others = [n for n in (LOSSES if key == "loss" else METRICS_BY_NAME) if (n in OF_CLASSES) == classes]
             needs, has = ("numbers", "classes") if classes else ("classes", "no classes")
             raise UsageError(
                 f"training.{key}: {name} needs targets that are {needs}, and the data has {has}; "
-                f"set {', '.join(others)} or a function of yours"
+                f"set {', '.join(others)} or your own function"
             )
 
 

@@ -110,7 +110,7 @@ def search(
             raise UsageError(f"--resume {resume}: the study has its own {', '.join(given)}; leave it out")
         only_looks = dry_run and not estimate  # which imports nothing
         if extend and space is None:
-            raise UsageError("--extend: goes with --space FILE, the space that the study goes on in")
+            raise UsageError("--extend: goes with --space FILE, the space in which the study continues")
         options: dict[str, Any] = {"space": loaded, "extend": extend, "budget": budget, "retry_failed": retry_failed}
         options |= changes | where
         tuner = ask_to_trust(lambda trust: Tuner.resume(resume, trust=trust, **options), trust or only_looks)

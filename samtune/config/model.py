@@ -294,4 +294,4 @@ def is_one_shape(shape: Any) -> bool:
 def refuse_nested_inputs(config: ModelConfig, shape: Any) -> None:
     """Raises UsageError for a network of samtune's where the inputs are nested."""
     if not is_one_shape(shape):
-        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need a network of yours")
+        raise UsageError(f"model.name {config.name} takes one tensor as input: nested inputs need your own network")

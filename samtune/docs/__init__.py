@@ -10,10 +10,10 @@ from samtune.errors import UsageError
 TOPICS = {
     "search-spaces": "the YAML: distributions, branches, constraints, objectives, schedulers, budgets",
     "methods": "the training methods and their mathematics, with sources",
-    "your-own-code": "networks, data, losses, metrics and training loops of yours; data sets by name; what is trusted",
+    "your-own-code": "your own networks, data, losses, metrics and training loops; data sets by name; what is trusted",
     "integrations": "SAM in Lightning, HF's Trainer, accelerate, skorch and timm",
     "from-search-to-answer": "confirm, report, plot, export, and results in Python",
-    "mlflow": "what is logged and under which names; TensorBoard and W&B beside it",
+    "mlflow": "what is logged and under which names; TensorBoard and W&B as well",
     "fault-tolerance": "what happens when a worker, the driver, a node or the tracking server fails",
     "clusters": "ray up, storage in a bucket, how far it scales",
     "gpus": "checking and timing a card, what is on by default",

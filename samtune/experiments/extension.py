@@ -67,7 +67,7 @@ def extend(study: Study, stored: SearchSpace, space: SearchSpace) -> Extension:
 
 def _refused(study: Study, problem: str) -> UsageError:
     hint = f"a new study can learn from this one: `warm_start: [{study.name}]` in its space"
-    return UsageError(f"study {study.name} cannot go on in this space: {problem}; {hint}", argument="extend")
+    return UsageError(f"study {study.name} cannot continue in this space: {problem}; {hint}", argument="extend")
 
 
 def _other_setting(stored: SearchSpace, space: SearchSpace, trial: Trial) -> str | None:

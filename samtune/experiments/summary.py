@@ -110,12 +110,12 @@ def beyond_budget(study: Study) -> tuple[str, str] | None:
     if not key.startswith("budget."):
         return None
     if key == "budget.seconds":
-        return resume_command(study), "go on for as long again"
+        return resume_command(study), "continue for as long again"
     import yaml
 
     limit = (yaml.safe_load(study.space_yaml) or {}).get("budget", {}).get(key.partition(".")[2])
     value = f"{2 * limit:g}" if isinstance(limit, (int, float)) else "null"
-    return f"{resume_command(study)} --set {key}={value}", "go on with twice the budget (null: without)"
+    return f"{resume_command(study)} --set {key}={value}", "continue with twice the budget (null: without)"
 
 
 def with_code(study: Study) -> str:

@@ -201,7 +201,7 @@ class Tuner(StudyOwner):
         extension: Extension | None = None
         if extend:
             if space is None:
-                raise UsageError("goes with the space that the study goes on in", argument="extend")
+                raise UsageError("goes with the space in which the study continues", argument="extend")
             from samtune.experiments.extension import extend as extend_study
 
             before, stored = located(stored), located(space)

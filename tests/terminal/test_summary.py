@@ -423,7 +423,7 @@ def test_the_time_left_runs_down_while_an_epoch_is_under_way(search: Search, mon
 @pytest.mark.parametrize(
     ("stopped_by", "command"),
     [
-        ("budget.seconds: 0:10 are over", "  # go on for as long again"),
+        ("budget.seconds: 0:10 are over", "  # continue for as long again"),
         ("budget.passes: 40 of 40 passes were made", " --set budget.passes=80  # "),
         ("budget.patience: 3 trials in a row were no better", " --set budget.patience=6  # "),
     ],
