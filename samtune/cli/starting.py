@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-LINE = "samtune: starting: the space first, then Ray and MLflow, then the workers"
+LINE = "samtune: reading the space, then starting Ray, MLflow and the workers"
 
 
 def say_start() -> None:
