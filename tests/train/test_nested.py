@@ -132,7 +132,7 @@ def test_shapes_have_the_structure_of_the_inputs() -> None:
 
 
 def test_what_does_not_suit_nested_data_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.name mlp takes one tensor as input: nested inputs need a network"):
+    with pytest.raises(UsageError, match=r"model\.name mlp takes one tensor.*: nested inputs need your own network"):
         check_model(MlpConfig(), num_classes=2, input_shape={"left": (2,)})  # type: ignore[arg-type]
     for config in (TrainingConfig(), TrainingConfig(loss="mse")):
         with pytest.raises(UsageError, match="needs targets that are one tensor, and the data has nested ones or none"):
