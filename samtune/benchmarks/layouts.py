@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from samtune.benchmarks.machine import print_machine
 from samtune.config.space import SearchSpace
 from samtune.experiments.tuner import Tuner
 from samtune.raylib.cluster import local_node
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--epochs", type=int, default=120, help="of each trial (default 120)")
     options = parser.parse_args(arguments)
     names = ("samtune", "ray", "torch")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(", ".join(f"{name} {version(name)}" for name in names), flush=True)
+    print_machine(names)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, num_workers in LAYOUTS:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,8 @@ import optuna
 import psutil
 from optuna.storages.journal import JournalFileBackend
 
-from samtune.benchmarks.processes import Processes
+from samtune.benchmarks.machine import print_machine
+from samtune.benchmarks.processes import Processes, digits_search
 from samtune.store.study_folder import study_folder
 
 PROCESSES = 2
@@ -69,9 +68,7 @@ def run_samtune(folder: Path, num_trials: int, epochs: int) -> Search:
     """`samtune search`, with everything that it does besides."""
     name = f"search-{time.time_ns()}"
     settings = [f"training.epochs={epochs}", "resources.num_workers=1", f"max_concurrent={PROCESSES}"]
-    command = [sys.executable, "-m", "samtune", "search", "digits.yaml", "--name", name]
-    command += ["--num-trials", str(num_trials), "--storage-path", str(folder), "--address", "local"]
-    seconds, cpu = _timed([[*command, *(f"--set={setting}" for setting in settings)]], folder)
+    seconds, cpu = _timed([digits_search(folder, name, num_trials, settings)], folder)
     study = study_folder(folder, name).read()
     return Search(seconds, sorted(trial.ended_at for trial in study if trial.ended_at is not None), cpu)
 
@@ -99,8 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of both, by turns (default 2)")
     options = parser.parse_args(arguments)
     names = ("samtune", "ray", "torch", "optuna", "mlflow")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(", ".join(f"{name} {version(name)}" for name in names))
+    print_machine(names)
     print(f"digits, {options.trials} trials of {options.epochs} epochs, {PROCESSES} at once, 1 worker each")
     columns = ("search, s", "CPU, s", "one more trial, s", "CPU, s")
     print(f"  {'':8}" + "".join(f"{column:>28}" for column in columns) + f"{'load':>8}")

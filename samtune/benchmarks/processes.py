@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +104,13 @@ class Processes:
             lines.append(f"  {title[:29]:30}{len(each):3}{before:17.1f}{whole:8.1f}  {imports}".rstrip())
         before = sum(process.at_milestone for process in self.found.values())
         return "\n".join([*lines, f"  {'together':30}{len(self.found):3}{before:17.1f}{self.seconds:8.1f}"])
+
+
+def digits_search(folder: Path, name: str, num_trials: int, settings: Sequence[str]) -> list[str]:
+    """The command of a search on digits that starts a Ray of its own, with these settings (`--set`)."""
+    command = [sys.executable, "-m", "samtune", "search", "digits.yaml", "--name", name, "--address", "local"]
+    command += ["--num-trials", str(num_trials), "--storage-path", str(folder)]
+    return [*command, *(f"--set={setting}" for setting in settings)]
 
 
 def _title(command: list[str]) -> str:

@@ -7,15 +7,13 @@ search whose trials take no time, so that only the driver's own work is left.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from samtune.benchmarks.documented import run_documented
+from samtune.benchmarks.machine import print_machine
 from samtune.benchmarks.noop import Mark, run_noop
 from samtune.benchmarks.warm import run_warm
 from samtune.config.space import SearchSpace
@@ -64,8 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", choices=["trivial", "digits", "driver"], help="one part")
     options = parser.parse_args(arguments)
     names = ("samtune", "ray", "torch", "optuna", "mlflow")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(", ".join(f"{name} {version(name)}" for name in names))
+    print_machine(names)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for part, title, settings in (("trivial", "trivial trials", TRIVIAL), ("digits", "digits", [])):

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-from samtune.benchmarks.processes import Processes
+from samtune.benchmarks.machine import print_machine
+from samtune.benchmarks.processes import Processes, digits_search
 from samtune.store.study_folder import study_folder
 
 MILESTONES = {"first line": "", "Ray is up": "] starting ", "first worker is ready": " is ready"}
@@ -51,9 +50,8 @@ def run_start(folder: Path, num_trials: int) -> tuple[dict[str, float], Processe
     spy = folder / f"spy-{time.time_ns()}"
     spy.mkdir()
     processes, name = Processes(spy), f"start-{time.time_ns()}"
-    command = [sys.executable, "-m", "samtune", "search", "digits.yaml", "--name", name]
-    command += ["--num-trials", str(num_trials), "--storage-path", str(folder), "--address", "local"]
-    command += [f"--set={one}" for one in ("training.epochs=1", "resources.num_workers=1", "max_concurrent=2")]
+    settings = ("training.epochs=1", "resources.num_workers=1", "max_concurrent=2")
+    command = digits_search(folder, name, num_trials, settings)
     started, is_marked = time.time(), False
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=processes.environment()) as process:
         assert process.stdout is not None
@@ -79,8 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--trials", type=int, default=2, help="of each search (default 2)")
     options = parser.parse_args(arguments)
     names = ("samtune", "ray", "torch", "optuna", "mlflow")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(", ".join(f"{name} {version(name)}" for name in names))
+    print_machine(names)
     with tempfile.TemporaryDirectory() as temporary:
         for _ in range(options.rounds):
             found, processes = run_start(Path(temporary), options.trials)
