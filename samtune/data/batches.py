@@ -96,10 +96,10 @@ def _check_parts(batch_size: int, num_workers: int, accumulate: int) -> None:
         )
 
 
-def stream_reader(dataset: Dataset, *, seed: int) -> StreamReader | None:
-    """What goes through the training examples where they are a stream; else None."""
-    stream, classes = dataset.train.stream, dataset.num_classes if dataset.traits.classes else None
-    return None if stream is None else StreamReader(stream, seed=seed, num_classes=classes)
+def stream_reader(dataset: Dataset, split: Split, *, seed: int) -> StreamReader | None:
+    """What goes through the examples of a split where they are a stream; else None."""
+    classes = dataset.num_classes if dataset.traits.classes else None
+    return None if split.stream is None else StreamReader(split.stream, seed=seed, num_classes=classes)
 
 
 def batches_of_steps(
@@ -236,9 +236,8 @@ def eval_batches(
         inputs float32 [<= batch_size, C, H, W], normalised, and targets int64, on the device.
     """
     normalise = Normalise(dataset, device)
-    if split.stream is not None:
+    if (reader := stream_reader(dataset, split, seed=0)) is not None:
         place = {"rank": rank, "num_workers": num_workers}
-        reader = StreamReader(split.stream, seed=0, num_classes=dataset.num_classes if dataset.traits.classes else None)
         for inputs, targets in stream_eval_batches(reader, batch_size=batch_size, device=device, **place):
             yield normalise(inputs), targets
         return

@@ -141,8 +141,5 @@ def stream_eval_batches(
 
 
 def _moved(batch: tuple[Any, Any], device: torch.device) -> tuple[Any, Any]:
-    inputs, targets = batch
-    return (
-        tree.map_tensors(lambda tensor: tensor.to(device, non_blocking=True), inputs),
-        tree.map_tensors(lambda tensor: tensor.to(device, non_blocking=True), targets),
-    )
+    moved: tuple[Any, Any] = tree.map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return moved

@@ -99,7 +99,7 @@ def begin_trial(spec: TrialSpec, num_workers: int, device: torch.device) -> tupl
         rank=0,
         num_workers=1,
         seed=share.seed,
-        reader=stream_reader(run.dataset, seed=share.seed),
+        reader=stream_reader(run.dataset, run.dataset.train, seed=share.seed),
         device=device,
         accumulate=share.training.accumulate,
     )

@@ -90,7 +90,7 @@ class TrialRun(Resumable):
             )
         self.evaluated = "test" if self.dataset.validation.is_empty else "val"
         """What the metrics of an evaluation begin with: without a validation set, the test set is evaluated."""
-        self._reader = stream_reader(self.dataset, seed=spec.seed)
+        self._reader = stream_reader(self.dataset, self.dataset.train, seed=spec.seed)
         if self._reader is not None:
             check_stream_training(training, spec.data.name)
         full_batches = steps_per_epoch(self.dataset, batch_size=training.batch_size)
