@@ -204,7 +204,7 @@ def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> lis
             break
     labels = []
     for own_label, spec in _as_long_as(best, settings, name).items():
-        label = next((known for known, (other, _) in chosen.items() if trains_alike(other, spec)), own_label)
+        label = label_of(chosen, spec) or own_label
         # What the search measured was measured after as much training as it had.
         chosen.setdefault(label, (spec, value if spec.num_passes == settings.num_passes else None))
         labels.append(label)
@@ -241,7 +241,12 @@ def _as_long_as(best: TrialSpec, settings: TrialSpec, name: str) -> dict[str, Tr
     return {f"{name} ({steps} steps)": _with_steps(settings, steps) for steps in lengths}
 
 
-def trains_alike(one: TrialSpec, other: TrialSpec) -> bool:
+def label_of(chosen: Chosen, spec: TrialSpec) -> str | None:
+    """Of the candidate that is the same training; None where none is."""
+    return next((label for label, (other, _) in chosen.items() if _trains_alike(other, spec)), None)
+
+
+def _trains_alike(one: TrialSpec, other: TrialSpec) -> bool:
     """Whether two trials are the same training, though one may say `passes` where the other says `epochs`."""
     if one.num_epochs != other.num_epochs or (one.training.steps is None) != (other.training.steps is None):
         return False

@@ -10,7 +10,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
-from samtune.experiments.candidates import BASELINES, add_baseline, trains_alike
+from samtune.experiments.candidates import BASELINES, add_baseline, label_of
 from samtune.experiments.confirm_source import Source, find_source
 from samtune.store.study_folder import study_folder, study_names
 from samtune.study import Objective, TrialState
@@ -96,8 +96,7 @@ def add_baselines(found: Source, baseline: str, storage_path: str | Path | None)
     tuned = find_source(baseline, top=1, storage_path=storage_path)
     label, (spec, value) = next(iter(tuned.chosen.items()))
     _check_test_sets(found, [*((name, each) for name, (each, _) in found.chosen.items()), (baseline, spec)])
-    known_as = next((name for name, (other, _) in found.chosen.items() if trains_alike(other, spec)), None)
-    label = known_as or f"{_prefix(tuned)} {label}"
+    label = label_of(found.chosen, spec) or f"{_prefix(tuned)} {label}"
     found.chosen.setdefault(label, (spec, value if _have_one_goal(found, tuned) else None))
     return [label], tuned
 

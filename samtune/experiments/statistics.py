@@ -53,19 +53,16 @@ def estimate(values: Sequence[float], step: float = 0.0) -> Estimate:
     """
     if len(values) == 1:
         return Estimate(values[0], None)
-    from scipy.stats import t
-
-    quantile = float(t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
-    return Estimate(fmean(values), quantile * _deviation(values, step) / math.sqrt(len(values)))
+    error = _deviation(values, step) / math.sqrt(len(values))
+    return Estimate(fmean(values), _half_width(error, len(values) - 1))
 
 
-def compare_unpaired(values: Sequence[float], others: Sequence[float], step: float | None = None) -> Comparison:
+def compare_unpaired(values: Sequence[float], others: Sequence[float]) -> Comparison:
     """Welch's test of two samples of two values at least, which need not have the same variance.
 
-    Args:
-        step: as in `estimate`; None takes the resolution of these values.
+    Their deviations are at least what rounding to their resolution leaves, as in `estimate`.
     """
-    step = resolution([*values, *others]) if step is None else step
+    step = resolution([*values, *others])
     parts = [_deviation(each, step) ** 2 / len(each) for each in (values, others)]
     freedom = [part**2 / (len(each) - 1) for part, each in zip(parts, (values, others), strict=True)]
     degrees = sum(parts) ** 2 / sum(freedom) if sum(freedom) > 0 else 1.0
@@ -99,5 +96,12 @@ def _student(difference: float, error: float, degrees: float) -> Comparison:
         return Comparison(Estimate(difference, 0.0), 1.0 if difference == 0 else None)
     from scipy.stats import t
 
-    half_width = float(t.ppf(0.5 + CONFIDENCE / 2, degrees)) * error
-    return Comparison(Estimate(difference, half_width), float(2 * t.sf(abs(difference) / error, degrees)))
+    p_value = float(2 * t.sf(abs(difference) / error, degrees))
+    return Comparison(Estimate(difference, _half_width(error, degrees)), p_value)
+
+
+def _half_width(error: float, degrees: float) -> float:
+    """Of Student's interval around a value with this standard error."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + CONFIDENCE / 2, degrees)) * error
