@@ -206,20 +206,22 @@ class ResourcesConfig(Config):
     where the result stays that of one worker."""
     cpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """CPU cores of one worker."""
-    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    gpus_per_worker: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto", "share"] = "auto"
     """GPUs of one worker; auto: 1 where the cluster has GPUs, else 0. A fraction puts several trials on one card, e.g.
-    0.25: four trials of one worker each."""
+    0.25: four trials of one worker each. share: 1, 1/2 or 1/4 of a card, by what a few timed steps say pays."""
 
     @model_validator(mode="after")
     def _check_cards(self) -> Self:
-        if self.gpus_per_worker == "auto":
+        gpus = self.gpus_per_worker
+        if gpus == "auto":
             return self
-        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
-            raise ValueError(f"gpus_per_worker must be whole above 1 (got {self.gpus_per_worker:g})")
-        if 0 < self.gpus_per_worker < 1 and self.least_workers > 1:
+        if gpus != "share" and gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"gpus_per_worker must be whole above 1 (got {gpus:g})")
+        if (gpus == "share" or 0 < gpus < 1) and self.least_workers > 1:
             raise ValueError(
-                f"gpus_per_worker {self.gpus_per_worker:g} needs num_workers 1 (got {self.num_workers}): two workers "
-                "of one trial on the same card only share its speed, and NCCL refuses them"
+                f"gpus_per_worker {gpus if gpus == 'share' else f'{gpus:g}'} needs num_workers 1 "
+                f"(got {self.num_workers}): two workers of one trial on the same card only share its speed, and NCCL "
+                "refuses them"
             )
         return self
 

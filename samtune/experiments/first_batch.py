@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -17,17 +16,16 @@ from typing import Any, Self
 
 from samtune.config.library_model import LibraryModelConfig
 from samtune.config.search import ResourcesConfig
-from samtune.config.trial import TrialSpec, flatten
+from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
+from samtune.experiments.child_request import ROOT, pack
 from samtune.raylib.cluster import local_node
-from samtune.user_code import given_functions, is_path
-from samtune.user_path import user_folders
+from samtune.user_code import is_path
 
 CPU_SECONDS, SECONDS = 20, 60
 """How much work the process may do, which does not depend on what else the machine does, and how long it may take."""
 _MOST_TRIALS = 8
 _SCRIPT = Path(__file__).with_name("first_batch_child.py")
-_ROOT = Path(__file__).parents[2]
 
 
 class FirstBatchFailedError(UsageError):
@@ -112,7 +110,7 @@ class FirstBatch:
             return
         with suppress(OSError):  # a search without it is a search
             self._process = process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT), str(_ROOT), str(self._cpu_seconds), str(SECONDS)],
+                [sys.executable, "-P", str(_SCRIPT), str(ROOT), str(self._cpu_seconds), str(SECONDS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -131,24 +129,12 @@ class FirstBatch:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def _request(self) -> bytes:
-        values = [value for spec in self._specs for value in flatten(spec.model_dump()).values()]
-        parts = given_functions(values)
-        if parts:
-            from ray import cloudpickle
-
         has_card = self._resources.gpus_per_worker != 0 and local_node().gpus > 0
-        trials = {
-            "specs": self._specs,
-            "num_workers": self._resources.least_workers,
-            "device": "cuda" if has_card else "cpu",
-            "threads": max(1, int(local_node().cpus) // 2),  # Ray starts meanwhile
-        }
-        return pickle.dumps(
-            {
-                "folders": user_folders(),
-                "parts": cloudpickle.dumps(parts) if parts else None,
-                "trials": pickle.dumps(trials),
-            }
+        return pack(
+            self._specs,
+            num_workers=self._resources.least_workers,
+            device="cuda" if has_card else "cpu",
+            threads=max(1, int(local_node().cpus) // 2),  # Ray starts meanwhile
         )
 
     def _kill(self) -> None:

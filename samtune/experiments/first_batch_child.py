@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 from typing import Any
@@ -24,16 +23,9 @@ def main(root: str, cpu_seconds: str, seconds: str) -> None:
     os.dup2(nowhere, 1)  # what the user's code prints, it prints again on the workers
     os.dup2(nowhere, 2)
     sys.path.append(root)  # it may not be installed
-    from samtune.user_path import add_user_folders, importing_user_code
+    from samtune.experiments.child_request import unpack
 
-    request = pickle.loads(sys.stdin.buffer.read())
-    add_user_folders(request["folders"])
-    if request["parts"] is not None:
-        from samtune.user_code import accept_functions
-
-        with importing_user_code():  # to unpickle them
-            accept_functions(pickle.loads(request["parts"]))
-    json.dump(_answer(**pickle.loads(request["trials"])), answer)
+    json.dump(_answer(**unpack(sys.stdin.buffer.read())), answer)
     answer.flush()
     os._exit(0)  # processes that read examples, and threads of the user's, are not waited for
 

@@ -15,6 +15,7 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
 from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
 from samtune.errors import DatasetError, SpaceError
+from samtune.experiments.card_sharing import CardSharing
 from samtune.experiments.network_check import check_networks
 from samtune.experiments.optimizer_check import check_optimizers
 from samtune.experiments.variants import search_layouts, search_variants
@@ -88,6 +89,7 @@ class Plan:
     Attributes:
         num_groups: trials that run at once; each is a group of `num_workers` workers.
         worker_choice: with `num_workers: auto`, why as many as that.
+        card_sharing: with `gpus_per_worker: share`, how many trials are on a card, and why.
         num_waiting: how many of the groups wait until the cluster has started nodes for them.
         train: the training function; it knows what the data and the network are.
         num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called, and of
@@ -134,6 +136,7 @@ class Plan:
     is_stream: bool = False
     given: list[str] = field(default_factory=list)
     worker_choice: str = ""
+    card_sharing: str = ""
     budget: str = ""
     functions: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -171,6 +174,7 @@ def make_plan(
     layouts: Callable[[], Sequence[TrialSpec] | None],
     num_left: int | None = None,
     import_code: bool = True,
+    sharing: CardSharing | None = None,
 ) -> Plan:
     """Resolves a study against a cluster's nodes.
 
@@ -180,6 +184,7 @@ def make_plan(
         num_left: trials that have not ended yet; None: all.
         addable: nodes that the cluster does not have yet and starts when they are asked for.
         import_code: whether the user's functions may be imported, and that of the data be called.
+        sharing: how many trials share a card, once that is measured.
 
     Raises:
         DatasetError: the data are not there or malformed.
@@ -196,7 +201,7 @@ def make_plan(
     check_optimizers(variants, infos, import_code=import_code)
     info = next((infos.get(key) for key in datasets), None)
     every = [*nodes, *addable]
-    gpus = gpus_per_worker(layout.resources, every)
+    gpus = gpus_per_worker(layout.resources, every) if sharing is None else sharing.gpus_per_worker
     group_capacity(layout.resources, every)
     slots = count_workers(layout.resources.cpus_per_worker, gpus, every)
     at_once = min(layout.num_trials if num_left is None else max(1, num_left), layout.max_concurrent or slots)
@@ -239,11 +244,18 @@ def make_plan(
         initial=summary.initial,
         seed=layout.seed,
         worker_choice=choice.reason,
+        card_sharing=_card_sharing(layout.resources, gpus, sharing),
         functions=[str(function) for function in named_functions(layout.model_dump())],
         given=summary.given,
         notes=summary.notes,
         files=[str(file) for file in own_files(flatten(layout.model_dump()).values())],
     )
+
+
+def _card_sharing(resources: ResourcesConfig, gpus: float, sharing: CardSharing | None) -> str:
+    if resources.gpus_per_worker != "share" or sharing is not None:
+        return sharing.reason if sharing else ""
+    return "share: 1, 2 or 4 trials on a card, measured when the search begins" if gpus else "share: there is no card"
 
 
 def _steps_per_epoch(variants: Sequence[TrialSpec], info: DatasetInfo | None) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import RunError, UsageError
 from samtune.experiments.aftermath import Watcher
+from samtune.experiments.card_sharing import share_cards
 from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines
 from samtune.experiments.first_batch import FirstBatch
 from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
@@ -213,6 +214,7 @@ class Runner:
             self._notes = first_batch.result(lambda: self.ending.signal is not None)
             if self.ending.signal is not None:
                 raise Interrupted(self.ending.signal)
+            plan = self._with_shared_cards(plan, list(nodes.values()))
             keepers = self.folder.open(self.say, self.ending.stop)
             self._study = study = self._make_study(plan)
             study.experiment_id, study.parent_run_id = tracker.open(study)
@@ -343,9 +345,31 @@ class Runner:
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
-    def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), *, import_code: bool = True) -> Plan:
-        trials = self.trials
+    def _with_shared_cards(self, plan: Plan, nodes: list[Node]) -> Plan:
+        """The plan, once it is measured how many trials a card holds, where that is left to a measurement."""
+        definition = self.trials.definition
+        sharing = share_cards(
+            definition.resources,
+            self._variants,
+            nodes,
+            at_once=min(self._num_left, definition.max_concurrent or self._num_left),
+            is_given_up=lambda: self.ending.signal is not None,
+        )
+        if self.ending.signal is not None:
+            raise Interrupted(self.ending.signal)
+        if sharing is None:
+            return plan
+        self._notes.append(sharing.reason)
+        return self._make_plan(nodes, addable_nodes(), sharing=sharing)
+
+    @property
+    def _num_left(self) -> int:
+        """Trials that have not ended yet."""
         ended = 0 if self.earlier is None else sum(is_over(trial) for trial in self.earlier)
+        return self.trials.definition.num_trials - ended
+
+    def _make_plan(self, nodes: list[Node], addable: Sequence[Node] = (), **options: Any) -> Plan:
+        trials = self.trials
         return make_plan(
             trials.definition,
             self._variants,
@@ -353,8 +377,8 @@ class Runner:
             nodes,
             addable,
             layouts=trials.layouts,
-            num_left=trials.definition.num_trials - ended,
-            import_code=import_code,
+            num_left=self._num_left,
+            **options,
         )
 
     @cached_property

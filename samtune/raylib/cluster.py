@@ -90,8 +90,8 @@ def addable_nodes() -> list[Node]:
 
 
 def gpus_per_worker(resources: ResourcesConfig, nodes: list[Node]) -> float:
-    """The number of GPUs a worker takes: `auto` is 1 where there are GPUs, else 0."""
-    if resources.gpus_per_worker == "auto":
+    """The number of GPUs a worker takes: `auto` is 1 where there are GPUs, else 0, as is an unmeasured `share`."""
+    if isinstance(resources.gpus_per_worker, str):  # auto, share
         return 1.0 if any(node.gpus for node in nodes) else 0.0
     return resources.gpus_per_worker
 

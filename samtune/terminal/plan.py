@@ -39,7 +39,7 @@ def format_plan(plan: Plan) -> list[tuple[str, str]]:
         ("total passes", f"{_range(plan.total_passes)} over the training set"),
         *([("budget", f"{plan.budget}: what is reached first ends the search")] if plan.budget else []),
         ("workers", f"{counted(plan.num_groups, 'group')} side by side, each {workers}{waiting}"),
-        *([("", plan.worker_choice)] if plan.worker_choice else []),
+        *[("", reason) for reason in (plan.worker_choice, plan.card_sharing) if reason],
         *([("precision", _precision(plan.precision))] if plan.gpus_per_worker else []),
         ("sampler", f"{plan.sampler}, scheduler {plan.scheduler}, seed {plan.seed}"),
     ]

@@ -83,8 +83,14 @@ def try_first_batch(spec: TrialSpec, num_workers: int, device: torch.device) -> 
         run.evaluate(first)
 
 
-def begin_trial(spec: TrialSpec, num_workers: int, device: torch.device) -> tuple[TrialRun, Iterator[tuple[Any, Any]]]:
-    """A trial at its first step, as one of its workers would train it, and the batches of its first epoch."""
+def begin_trial(
+    spec: TrialSpec, num_workers: int, device: torch.device, *, num_steps: int | None = None
+) -> tuple[TrialRun, Iterator[tuple[Any, Any]]]:
+    """A trial at its first step, as one of its workers would train it, and the batches of so many steps.
+
+    Args:
+        num_steps: None: those of the first epoch.
+    """
     share = _share_of_a_worker(spec, num_workers)
     run = TrialRun(share, rank=0, num_workers=1, device=device)
     run.model.train()
@@ -94,7 +100,7 @@ def begin_trial(spec: TrialSpec, num_workers: int, device: torch.device) -> tupl
         run.dataset,
         share.data,
         0,
-        run.steps_per_epoch,
+        run.steps_per_epoch if num_steps is None else num_steps,
         batch_size=share.training.batch_size,
         rank=0,
         num_workers=1,
