@@ -12,7 +12,7 @@ from samtune.experiments.candidates import CandidateList, list_candidates, store
 from samtune.experiments.confirm_candidates import add_baselines, find_sources, first_seed, joined
 from samtune.experiments.confirmation import Confirmation, confirmation_of
 from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner
-from samtune.experiments.runner import all_done
+from samtune.experiments.study_record import all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import parent
 from samtune.store.study_folder import StudyFolder, study_folder

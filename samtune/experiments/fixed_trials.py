@@ -14,8 +14,9 @@ from samtune.errors import RunError, UsageError
 from samtune.experiments.candidates import CandidateList, stored_candidates
 from samtune.experiments.plan import Summary
 from samtune.experiments.results import raise_if_failed
-from samtune.experiments.runner import Runner, all_done
+from samtune.experiments.runner import Runner
 from samtune.experiments.study_owner import StudyOwner
+from samtune.experiments.study_record import all_done
 from samtune.experiments.trust import check_trust
 from samtune.storage import WEIGHTS, delete_folder, is_file, join, read_bytes, trial_weights, write_bytes
 from samtune.store.study_files import check_links
@@ -25,7 +26,7 @@ from samtune.tune.trial_source import FixedTrials, TrialSource
 
 
 class CandidateTrials:
-    """The trials of a list of candidates (see `samtune.experiments.runner.Trials`)."""
+    """The trials of a list of candidates (see `samtune.experiments.trials.Trials`)."""
 
     def __init__(self, candidates: CandidateList) -> None:
         self.definition = candidates

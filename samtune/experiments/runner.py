@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec, flatten
 from samtune.errors import RunError, UsageError
 from samtune.experiments.aftermath import Watcher
 from samtune.experiments.card_sharing import share_cards
 from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines
 from samtune.experiments.first_batch import FirstBatch
-from samtune.experiments.plan import Layout, Plan, Summary, make_plan, prepare_files_of
+from samtune.experiments.plan import Plan, make_plan, prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
+from samtune.experiments.study_record import all_done, new_record, take_over, writes_elsewhere
 from samtune.experiments.summary import resume_command
+from samtune.experiments.trials import Trials
 from samtune.experiments.verdict import verdict_of
 from samtune.experiments.widening import Widening
 from samtune.formatting import counted
@@ -33,7 +32,6 @@ from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.limits import check_limits
 from samtune.raylib.runtime_env import runtime_env
 from samtune.raylib.storage_check import check_storage
-from samtune.storage import parent
 from samtune.store.kept_weights import KeptWeights
 from samtune.store.study_files import write_file
 from samtune.store.study_folder import SPACE_FILE, study_folder
@@ -43,12 +41,10 @@ from samtune.tracking import (
     default_tracking_uri,
     hide_credentials,
     loggers,
-    redact_command,
     resolve_tracking_uri,
 )
 from samtune.tune.ending import Ending
-from samtune.tune.objectives import objectives_of
-from samtune.tune.trial_source import Definition, TrialSource
+from samtune.tune.trial_source import TrialSource
 from samtune.user_code import given_functions, refuse_within_script
 from samtune.workers.elasticity import ElasticityThread
 from samtune.workers.events import EventThread
@@ -57,58 +53,6 @@ if TYPE_CHECKING:
     from samtune.workers.pool import WorkerPool
 
 INTERRUPTED = "interrupted"
-
-
-class StudyDefinition(Definition, Layout, Protocol):
-    """What a study trains, and how its trials run: a `SearchSpace` or a `CandidateList`."""
-
-    @property
-    def checkpoint(self) -> CheckpointConfig: ...
-    @property
-    def max_failures(self) -> int: ...
-    @property
-    def timeout(self) -> float | None: ...
-    @property
-    def keep_weights(self) -> int: ...
-
-    def to_yaml(self) -> str: ...
-
-    def model_dump(self) -> dict[str, Any]: ...
-
-
-class Trials(Protocol):
-    """The trials of a study, before it runs: what they are, and who proposes them.
-
-    Attributes:
-        definition: is written to the study's journal.
-    """
-
-    @property
-    def definition(self) -> StudyDefinition: ...
-
-    def variants(self) -> Iterable[TrialSpec]:
-        """Trials at the ends of everything that decides about the shape or the cost of one."""
-
-    def layouts(self) -> Sequence[TrialSpec] | None:
-        """A trial for each way in which a batch may be split; None where these cannot be listed."""
-
-    def summary(self) -> Summary:
-        """How the trials are found, for the plan."""
-
-    def prepare(self, storage: str, tracking_uri: str) -> None:
-        """Of a new study, before any worker starts: loads what it names. Raises UsageError where that is not there.
-
-        Args:
-            storage: the folder or URI of all studies.
-        """
-
-    def source(self, study: Study, folder: Path, parallel: bool) -> tuple[TrialSource, list[str]]:
-        """Proposes the study's trials; and lines worth telling the user.
-
-        Args:
-            folder: where this process writes the study's own files.
-            parallel: whether several trials run at once.
-        """
 
 
 class Runner:
@@ -216,7 +160,7 @@ class Runner:
                 raise Interrupted(self.ending.signal)
             plan = self._with_shared_cards(plan, list(nodes.values()))
             keepers = self.folder.open(self.say, self.ending.stop)
-            self._study = study = self._make_study(plan)
+            self._study = study = self._begin_record(plan)
             study.experiment_id, study.parent_run_id = tracker.open(study)
             with self._watcher:
                 self._run_trials(study, plan, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
@@ -234,7 +178,7 @@ class Runner:
         definition = self.trials.definition
         study = replace(earlier, num_trials=definition.num_trials, space_yaml=definition.to_yaml())
         study.tracking_uri, study.storage_path = self.tracking_uri, self.folder.uri
-        if self._writes_elsewhere():
+        if writes_elsewhere(earlier, self.tracking_uri):
             study.parent_run_id = None
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)
         tracker.connect()
@@ -398,40 +342,21 @@ class Runner:
     def _runtime_env(self) -> dict[str, Any]:
         return runtime_env(flatten(self.trials.definition.model_dump()).values())
 
-    def _make_study(self, plan: Plan) -> Study:
-        """A new study, or the earlier one with what may change."""
-        definition = self.trials.definition
-        study = Study(
+    def _begin_record(self, plan: Plan) -> Study:
+        """The record of this run, and the space on disk as it is now."""
+        study = new_record(
+            self.trials.definition,
+            plan,
             name=self.name,
-            objectives=objectives_of(definition),
-            num_trials=definition.num_trials,
-            space_yaml=definition.to_yaml(),
-            plan=plan.to_dict(),
-            storage_path=self.folder.uri,
+            kind=self.kind,
+            folder=self.folder,
             tracking_uri=self.tracking_uri,
             experiment=self.experiment,
-            command=_command_line(),
-            versions=_versions(),
-            kind=self.kind,
         )
         if self.earlier is not None:
-            study.plan["given"] = self.earlier.plan.get("given")  # the stored space has every default written out
-            study.trials = self.earlier.trials
-            for trial in study:
-                if not is_over(trial):
-                    trial.state, trial.error, trial.traceback, trial.ended_at = TrialState.WAITING, None, None, None
-            if not self._writes_elsewhere():
-                study.parent_run_id = self.earlier.parent_run_id
+            take_over(study, self.earlier)
         write_file(self.folder.local / SPACE_FILE, study.space_yaml)
         return study
-
-    def _writes_elsewhere(self) -> bool:
-        """Whether a resumed study has another MLflow store than before, or is a copy: the original keeps its runs."""
-        assert self.earlier is not None
-        if self.earlier.tracking_uri != self.tracking_uri:
-            return True
-        origin = self.earlier.moved_from
-        return origin is not None and study_folder(parent(origin), origin.rpartition("/")[2]).exists()
 
     def say(self, message: str) -> None:
         """Tells whoever watches the study."""
@@ -469,15 +394,6 @@ class Runner:
             threading.Thread(target=self.say, args=(message,), daemon=True).start()
 
 
-def all_done(study: Study, num_trials: int | None = None) -> bool:
-    """Whether no trial is missing.
-
-    Args:
-        num_trials: how many it shall have; None: as many as it was begun with.
-    """
-    return sum(is_over(trial) for trial in study) >= (num_trials or study.num_trials)
-
-
 def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
     """Tells all callbacks that the study has ended, in their order, whatever one of them raises."""
     study.ended_at = study.ended_at or time.time()
@@ -486,14 +402,3 @@ def _tell_end(study: Study, callbacks: Sequence[Callback]) -> None:
     with ExitStack() as stack:  # unwinds from the last to the first
         for callback in reversed(callbacks):
             stack.callback(callback.on_study_end, study)
-
-
-def _command_line() -> str:
-    """What started this process, to be pasted into a shell."""
-    program = Path(sys.argv[0]).name
-    return redact_command(["samtune", *sys.argv[1:]] if program in ("samtune", "__main__.py") else sys.argv)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("samtune", "ray", "torch", "torchvision", "optuna", "mlflow", "pyarrow")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -258,7 +258,7 @@ class Tuner(StudyOwner):
 
 
 class SearchTrials:
-    """The trials of a search: Optuna proposes them from a space (see `samtune.experiments.runner.Trials`)."""
+    """The trials of a search: Optuna proposes them from a space (see `samtune.experiments.trials.Trials`)."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.definition = space
