@@ -23,7 +23,7 @@ def validate(
     """
     from samtune.config.notes import notes_on
     from samtune.config.space import SearchSpace
-    from samtune.experiments.plan import check_space
+    from samtune.experiments.plan_checks import check_space
     from samtune.formatting import counted, printable
     from samtune.user_source import check_named, named_functions
 

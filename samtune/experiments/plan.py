@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from samtune.config.data import DataConfig, OwnDataConfig
-from samtune.config.model import OwnModelConfig
 from samtune.config.notes import notes_on
 from samtune.config.search import ObjectiveConfig, ResourcesConfig
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec, flatten
-from samtune.data import DatasetInfo, check_dataset, dataset_info, prepare_dataset
-from samtune.errors import DatasetError, SpaceError
+from samtune.data import DatasetInfo
 from samtune.experiments.card_sharing import CardSharing
-from samtune.experiments.network_check import check_networks
-from samtune.experiments.optimizer_check import check_optimizers
+from samtune.experiments.plan_checks import check_trials
 from samtune.experiments.variants import search_layouts, search_variants
 from samtune.experiments.worker_choice import choose_workers
 from samtune.formatting import counted
 from samtune.html_table import html_table
-from samtune.preflight import (
-    check_method,
-    check_model,
-    check_relabel,
-    check_stream_training,
-    check_task,
-    check_train,
-    check_training,
-)
 from samtune.raylib.cluster import Node, count_workers, gpus_per_worker, group_capacity
 from samtune.raylib.runtime_env import own_files
 from samtune.study import Scalar
-from samtune.user_code import PREFIX
-from samtune.user_source import look_up, named_functions
+from samtune.user_source import named_functions
 
 
 class Layout(Protocol):
@@ -192,14 +178,7 @@ def make_plan(
         ResourceError: the workers of one trial can never be placed.
         SpaceError: a batch is larger than the training set.
     """
-    datasets = _datasets(variants)
-    _check_files(datasets, import_code)
-    infos = {key: dataset_info(config) for key, config in datasets.items() if import_code or not _must_run(config)}
-    for variant in variants:
-        _check_variant(layout, variant, infos.get(variant.data.model_dump_json()), import_code)
-    check_networks(variants, infos)
-    check_optimizers(variants, infos, import_code=import_code)
-    info = next((infos.get(key) for key in datasets), None)
+    info = check_trials(layout.source_name, variants, import_code=import_code)
     every = [*nodes, *addable]
     gpus = gpus_per_worker(layout.resources, every) if sharing is None else sharing.gpus_per_worker
     group_capacity(layout.resources, every)
@@ -266,70 +245,10 @@ def _steps_per_epoch(variants: Sequence[TrialSpec], info: DatasetInfo | None) ->
     return _range(counts) if all(counts) else None
 
 
-def _check_batch(source_name: str, variant: TrialSpec, info: DatasetInfo) -> None:
-    if info.num_train is not None and variant.training.batch_size > info.num_train:
-        raise SpaceError(
-            f"{source_name}: training.batch_size: must not exceed the training examples "
-            f"({variant.training.batch_size} > {info.num_train}, after {info.num_validation} are held out)"
-        )
-
-
-def check_space(space: SearchSpace) -> list[str]:
-    """Refuses what a search would refuse of a space, but for the cluster and what only running the user's code tells.
-
-    Returns:
-        Why a data set could not be looked at: it need not be on the machine where a space is written.
-
-    Raises:
-        SpaceError: a combination of searched values breaks a rule, or a batch is larger than the training set.
-        UsageError: a method of the user's does not take its options, or an optimizer its own; a pattern of parameter
-            groups matches nothing.
-    """
-    variants = list(search_variants(space))
-    infos, missing = {}, []
-    for key, config in _datasets(variants).items():
-        if isinstance(config, OwnDataConfig):
-            continue  # only its function knows, which runs where the training does
-        try:
-            infos[key] = dataset_info(config)
-        except DatasetError as error:
-            missing.append(str(error))
-    for variant in variants:
-        check_method(variant.method, import_code=False)
-        if info := infos.get(variant.data.model_dump_json()):
-            _check_batch(space.source_name, variant, info)
-    check_networks(variants, infos)
-    check_optimizers(variants, infos, import_code=False)
-    return missing
-
-
 def plan_search(space: SearchSpace, nodes: list[Node], addable: Sequence[Node] = ()) -> Plan:
     """The plan of a search; see `make_plan`."""
     layouts = partial(search_layouts, space)
     return make_plan(space, list(search_variants(space)), search_summary(space), nodes, addable, layouts=layouts)
-
-
-def _check_variant(layout: Layout, variant: TrialSpec, info: DatasetInfo | None, import_code: bool) -> None:
-    """Whether a trial's parts fit each other; without `info`, as far as that can be known."""
-    if variant.train is not None:
-        check_train(variant.train, import_code=import_code)
-    check_training(variant.training, import_code=import_code)
-    check_method(variant.method, import_code=import_code)
-    if info is None:
-        if isinstance(variant.model, OwnModelConfig):
-            check_model(variant.model, num_classes=1, input_shape=(1,), import_code=False)
-        return
-    if variant.train is None:
-        check_task(variant.training, classes=info.classes, one_target=info.one_target)
-        if info.num_train is None:
-            check_stream_training(variant.training, variant.data.name)
-    check_model(variant.model, num_classes=info.num_classes, input_shape=info.input_shape, import_code=import_code)
-    _check_batch(layout.source_name, variant, info)
-
-
-def _must_run(config: DataConfig) -> bool:
-    """Whether nothing is known of a data set before a function by import path is called."""
-    return isinstance(config, OwnDataConfig) and not config.name.startswith(PREFIX)
 
 
 def _group_size(spec: TrialSpec) -> str:
@@ -350,34 +269,6 @@ def search_summary(space: SearchSpace) -> Summary:
         given=space.given_keys,
         notes=notes_on(space),
     )
-
-
-def prepare_files_of(variants: Iterable[TrialSpec]) -> None:
-    """Looks whether the files of every data set that a trial can have are there, and decodes them on this machine.
-
-    Raises:
-        DatasetError: they are not, or one is damaged.
-        UsageError: so is the network that relabels them.
-        SpaceError: a trial breaks a rule.
-    """
-    datasets = _datasets(variants)
-    _check_files(datasets)
-    for config in datasets.values():
-        prepare_dataset(config)
-
-
-def _check_files(datasets: Mapping[str, DataConfig], import_code: bool = True) -> None:
-    for config in datasets.values():
-        if import_code or not _must_run(config):
-            check_dataset(config)
-        elif isinstance(config, OwnDataConfig):
-            look_up(config.name, "data.name", **config.options)
-        check_relabel(config.relabel)
-
-
-def _datasets(variants: Iterable[TrialSpec]) -> dict[str, DataConfig]:
-    """Those that differ, by their settings as text; none where a training function loads its own."""
-    return {variant.data.model_dump_json(): variant.data for variant in variants if variant.train is None}
 
 
 def _range(values: Any) -> tuple[Any, Any]:

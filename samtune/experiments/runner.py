@@ -19,7 +19,8 @@ from samtune.experiments.aftermath import Watcher
 from samtune.experiments.card_sharing import share_cards
 from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines
 from samtune.experiments.first_batch import FirstBatch
-from samtune.experiments.plan import Plan, make_plan, prepare_files_of
+from samtune.experiments.plan import Plan, make_plan
+from samtune.experiments.plan_checks import prepare_files_of
 from samtune.experiments.signals import Interrupted, interrupts_to
 from samtune.experiments.study_record import all_done, new_record, take_over, writes_elsewhere
 from samtune.experiments.summary import resume_command

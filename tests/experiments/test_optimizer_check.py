@@ -12,7 +12,8 @@ from samtune.config.space import SearchSpace
 from samtune.data import DatasetInfo
 from samtune.errors import UsageError
 from samtune.experiments.optimizer_check import check_optimizers
-from samtune.experiments.plan import check_space, plan_search
+from samtune.experiments.plan import plan_search
+from samtune.experiments.plan_checks import check_space
 from samtune.raylib.cluster import Node
 
 COLOUR = DatasetInfo(num_classes=10, input_shape=(3, 64, 64), num_train=100, num_validation=10)

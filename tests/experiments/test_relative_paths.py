@@ -9,7 +9,7 @@ import pytest
 
 from samtune.config.space import SearchSpace
 from samtune.errors import DatasetError
-from samtune.experiments.plan import prepare_files_of
+from samtune.experiments.plan_checks import prepare_files_of
 from samtune.experiments.variants import search_variants
 from samtune.store.study_folder import located
 

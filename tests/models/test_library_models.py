@@ -19,7 +19,7 @@ from samtune.cli.parts import models
 from samtune.config.library_model import TimmConfig, TransformersConfig, refuse_missing_library
 from samtune.config.space import SearchSpace
 from samtune.errors import SpaceError, UsageError
-from samtune.experiments.plan import check_space
+from samtune.experiments.plan_checks import check_space
 from samtune.models import build_model, load_model
 from samtune.train.first_batch import try_first_batch
 from samtune.train.trial import TrialRun
