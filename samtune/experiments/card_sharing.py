@@ -55,8 +55,7 @@ def share_cards(
         return CardSharing(1, f"share: 1 trial on a card, since only {spec.train} knows its steps; write a fraction")
     counts = useful_counts(resources, nodes, at_once)
     if len(counts) == 1:
-        cards = counted(math.floor(sum(node.gpus for node in nodes)), "card")
-        return CardSharing(1, f"share: 1 trial on a card: {counted(at_once, 'trial')} for {cards}, or no more CPUs")
+        return CardSharing(1, f"share: 1 trial on a card: {_why_alone(nodes, at_once)}")
     try:
         timed = _on_a_card(pack([spec], threads=max(1, math.floor(resources.cpus_per_worker))), counts, is_given_up)
     except Exception as error:  # of the user's parts, of the memory, of the node: a search without it is a search
@@ -73,6 +72,13 @@ def useful_counts(resources: ResourcesConfig, nodes: Sequence[Node], at_once: in
         if node.gpus >= 1
     )
     return [count for count in _COUNTS if count == 1 or (count <= by_cpu and (count / 2) * cards < at_once)]
+
+
+def _why_alone(nodes: Sequence[Node], at_once: int) -> str:
+    cards = math.floor(sum(node.gpus for node in nodes))
+    if at_once <= cards:
+        return f"{counted(at_once, 'trial')} for {counted(cards, 'card')}"
+    return "no node has CPUs for two on each of its cards (resources.cpus_per_worker)"
 
 
 def best_count(rates: dict[int, float]) -> int:

@@ -46,16 +46,18 @@ def time_side_by_side(request: bytes, counts: Sequence[int], *, seconds: float =
         rounds: measurements of each count; the counts take turns.
 
     Raises:
-        NotTimedError: a process ended, or its trial failed.
+        NotTimedError: the trial failed alone, or a process ended while it was timed.
     """
     with ExitStack() as running:
         trials = [running.enter_context(_Trial(request))]
         first = trials[0].answer()
         most = first["total"] // max(1, first["peak"]) if first["total"] else None
         counts = [count for count in counts if count == 1 or most is None or count <= most]
-        trials += [running.enter_context(_Trial(request)) for _ in range(counts[-1] - 1)]
-        for trial in trials[1:]:
-            trial.answer()
+        others = [running.enter_context(_Trial(request)) for _ in range(counts[-1] - 1)]
+        trials += [trial for trial in others if trial.is_ready()]
+        if len(trials) < counts[-1]:  # each process needs memory that is no trial's, too
+            most = len(trials)
+            counts = [count for count in counts if count <= most]
         rates = dict.fromkeys(counts, 0.0)
         for _ in range(rounds):
             for count in counts:
@@ -90,6 +92,13 @@ class _Trial:
     def begin(self, seconds: float) -> None:
         with suppress(OSError):
             self._write(f"{seconds}\n".encode())
+
+    def is_ready(self) -> bool:
+        try:
+            self.answer()
+        except NotTimedError:
+            return False
+        return True
 
     def answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import ray
-from helpers.bad_parts import divides
+from helpers.bad_parts import divides, in_one_process
 
 from samtune import SearchSpace
 from samtune.config.search import ResourcesConfig
@@ -67,6 +68,17 @@ def test_a_part_that_fails_is_named() -> None:
         time_side_by_side(pack([spec], threads=1), [1])
 
 
+def test_what_the_memory_does_not_hold_side_by_side_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIRST_PROCESS", str(tmp_path / "first"))
+    spec = space(f"training.loss={in_one_process.__module__}:{in_one_process.__name__}").trial({})
+    timed = time_side_by_side(pack([spec], threads=1), [1, 2], seconds=0.1, rounds=1)
+    assert list(timed.rates) == [1]
+    assert timed.rates[1] > 0
+    assert timed.most == 1
+
+
 @pytest.mark.cluster
 def test_it_is_measured_on_a_card_of_the_cluster_which_is_then_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -102,7 +114,8 @@ def is_timed(process: psutil.Process) -> bool:
     [
         ([], [Node(8, 0)], 8, None),
         (["resources.gpus_per_worker=auto"], [Node(8, 1)], 8, None),
-        ([], [Node(8, 4)], 2, "share: 1 trial on a card: 2 trials for 4 cards, or no more CPUs"),
+        ([], [Node(8, 4)], 2, "share: 1 trial on a card: 2 trials for 4 cards"),
+        ([], [Node(3, 2)], 8, "no node has CPUs for two on each of its cards"),
         (["train=helpers.train_functions:by_step"], [Node(8, 1)], 8, "only helpers.train_functions:by_step knows"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,3 +90,13 @@ class Named(Dataset[Any]):
 
 def named() -> tuple[Named, None]:
     return Named(), None
+
+
+def in_one_process(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Works in the first process that calls it."""
+    file = Path(os.environ["FIRST_PROCESS"])
+    with suppress(FileExistsError), file.open("x") as first:
+        first.write(str(os.getpid()))
+    if file.read_text() != str(os.getpid()):
+        raise MemoryError
+    return cross_entropy(outputs, targets)
