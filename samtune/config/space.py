@@ -20,6 +20,7 @@ from samtune.config.base import Config, FunctionPath
 from samtune.config.build import build_space
 from samtune.config.builtin_spaces import find_space
 from samtune.config.data import DataConfig, NoDataConfig
+from samtune.config.dumped import drop_searched, only_written
 from samtune.config.expressions import Expression
 from samtune.config.located import Located, Place, Problem, RefusedError, locate
 from samtune.config.method import MethodConfig
@@ -285,10 +286,12 @@ class SearchSpace(Config):
 
     @model_serializer(mode="wrap")
     def _dump_branches(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A section that is searched as a whole stands in its own place."""
+        """What is searched stands in `search` alone; a section that is searched as a whole stands in its own place."""
         data: dict[str, Any] = handler(self)
         for key in ("data", "model") if self.train is not None else ("train", "config"):
             data.pop(key, None)
+        only_written(data, self._tree)
+        drop_searched(data, self.search)
         for section in SECTIONS:
             if section in data.get("search", {}):
                 data[section] = data["search"].pop(section)
@@ -311,7 +314,10 @@ class SearchSpace(Config):
         return ", ".join(f"{objective.mode} {objective.metric}" for objective in self.objectives)
 
     def to_yaml(self) -> str:
-        """The resolved space, every default written out; reading it gives an equal space."""
+        """The resolved space, defaults written out; reading it gives a space with the same trials.
+
+        A searched key has no value beside its search. In a section whose name is searched, defaults are not written.
+        """
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120)
 
     @property

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from samtune.config.dumped import drop_searched
 from samtune.config.notes import notes_on
 from samtune.config.space import SearchSpace
-from samtune.config.trial import TrialSpec, flatten
+from samtune.config.trial import OPEN_SECTION, SECTIONS, TrialSpec, flatten
 from samtune.errors import UsageError
 from samtune.experiments.plan import Plan, Summary, search_summary
 from samtune.experiments.progress import Progress, display_for
@@ -321,7 +322,7 @@ def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
     same: dict[str, Any] = {"num_trials": stored.num_trials, "folder": folder}
     if given.train is not None:
         same["train"] = absolute_path(given.train, folder or ".")
-    old, new = flatten(stored.model_dump()), flatten(given.model_dump() | same)
+    old, new = flatten(_settings(stored)), flatten(_settings(given) | same)
     different = [
         f"{key}: {old.get(key, 'absent')!r} in the study, {new.get(key, 'absent')!r} now"
         for key in dict.fromkeys([*old, *new])
@@ -330,3 +331,12 @@ def _check_same(name: str, stored: SearchSpace, given: SearchSpace) -> None:
     if different:
         problem = f"the space is not the study's: {'; '.join(different)}"
         raise UsageError(problem, argument="resume", value=name)
+
+
+def _settings(space: SearchSpace) -> dict[str, Any]:
+    """What a space sets, with the defaults that its YAML leaves out: studies of before have stored them."""
+    data = space.model_dump()
+    whole = [key for key in SECTIONS if key in data and key != OPEN_SECTION and key not in space.search]
+    data |= {key: getattr(space, key).model_dump() for key in whole}
+    drop_searched(data, space.search)
+    return data

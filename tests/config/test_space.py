@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from samtune import SearchSpace
 from samtune.config.builtin_spaces import builtin_spaces, summary
@@ -39,8 +40,6 @@ def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
 
 
 def small(*overrides: str) -> SearchSpace:
-    import yaml
-
     return SearchSpace.from_dict(yaml.safe_load(SMALL), overrides)
 
 
@@ -252,6 +251,33 @@ def test_the_written_space_reads_as_an_equal_one(tmp_path: Path) -> None:
     path = tmp_path / "copy.yaml"
     path.write_text(space.to_yaml())
     assert SearchSpace.from_yaml(path).model_dump() == space.model_dump()
+
+
+def test_the_written_space_has_no_value_beside_a_search() -> None:
+    space = small(
+        "method.rho=0.07",
+        "search={method.rho: {log_uniform: [0.01, 0.5]}, training.lr: {log_uniform: [0.01, 0.5]}}",
+        "training.groups=[{match: .*bias, lr_factor: {uniform: [0.5, 2.0]}}]",
+    )
+    written = yaml.safe_load(space.to_yaml())
+    assert "rho" not in written["method"]
+    assert "lr" not in written["training"]
+    assert written["training"]["groups"][0].keys() == {"match", "weight_decay", "weight_decay_factor", "rho_factor"}
+    assert written["search"].keys() == {"method.rho", "training.lr", "training.groups.0.lr_factor"}
+    copy = SearchSpace.from_text(space.to_yaml(), "copy")
+    assert copy.model_dump() == space.model_dump()
+    config = {"method.rho": 0.2, "training.lr": 0.3, "training.groups.0.lr_factor": 1.5}
+    assert copy.trial(config) == space.trial(config)
+
+
+def test_each_searched_method_keeps_its_own_defaults_in_the_written_space() -> None:
+    """asam's rho is 0.5, sam's 0.05: a default of one of them that is written would be the other's value too."""
+    space = small("method={name: {choice: [sam, asam, gsam]}, m: 4, eta: 0.3, alpha: 0.2}", "search={}")
+    copy = SearchSpace.from_text(space.to_yaml(), "copy")
+    assert yaml.safe_load(space.to_yaml())["method"] == {"m": 4, "eta": 0.3, "alpha": 0.2}
+    for name, rho in (("sam", 0.05), ("asam", 0.5), ("gsam", 0.05)):
+        assert getattr(copy.trial({"method.name": name}).method, "rho", None) == rho
+        assert copy.trial({"method.name": name}) == space.trial({"method.name": name})
 
 
 def test_replace_changes_keys_and_validates() -> None:
