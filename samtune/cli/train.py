@@ -69,6 +69,7 @@ def train(
     from samtune.experiments.json_summary import json_summary
     from samtune.experiments.train import Training, default_name
     from samtune.experiments.tuner import OPTIONS
+    from samtune.experiments.verdict import verdict_of
     from samtune.formatting import format_metric
     from samtune.store.study_folder import weights_file
     from samtune.study import Study, TrialState
@@ -104,6 +105,8 @@ def train(
         names = ("train_loss", "val_accuracy", "test_accuracy", study.objective.metric, "num_passes")
         shown = dict.fromkeys(names)
         console.print("  ".join(f"{key} {format_metric(trial.metrics[key])}" for key in shown if key in trial.metrics))
+        for line in verdict.lines() if (verdict := verdict_of(study)) else ():
+            console.print(line, soft_wrap=True)
         return study
 
     with stdout_for_json(json_):

@@ -28,6 +28,8 @@ class DatasetInfo:
     """Examples trained on, validation excluded; None: they come from an iterable, which does not tell."""
     num_validation: int | None
     """None: likewise."""
+    num_test: int | None = None
+    """Where a trial is evaluated on the test set instead."""
     classes: bool = True
     """Whether the targets are classes; else `num_classes` counts the numbers of a target."""
     one_target: bool = True
@@ -87,7 +89,8 @@ def _info(config: DataConfig, source: DataSource) -> DatasetInfo:
         num_train, num_validation = split_sizes(config, source.num_examples("train"), given)
     if given and "validation" in streams:
         num_validation = None
-    sizes = traits.num_classes, traits.shape, num_train, num_validation
+    num_test = None if config.validation_fraction or "test" in streams else source.num_examples("test")
+    sizes = traits.num_classes, traits.shape, num_train, num_validation, num_test
     return DatasetInfo(*sizes, classes=traits.classes, one_target=traits.one_target)
 
 

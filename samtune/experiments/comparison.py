@@ -15,7 +15,8 @@ from samtune.errors import UsageError
 from samtune.experiments.candidates import stored_candidates
 from samtune.experiments.confirmation import confirmation_of
 from samtune.experiments.statistics import compare, compare_unpaired
-from samtune.experiments.verdict import bootstrap_lead, num_validation, standard_error
+from samtune.experiments.uncertainty import error_of, errors_of
+from samtune.experiments.verdict import bootstrap_lead
 from samtune.store.study_folder import study_folder
 from samtune.study import Scalar, Study, Trial, TrialState
 
@@ -33,7 +34,7 @@ class Row:
         value: of the best trial, or the mean of the replicas; `half_width` of its 95% interval.
         values: by seed; of a search, none.
         trials: the values of all trials of the method, of a search alone.
-        num_examples: of the validation set, of a search alone.
+        errors: the standard error of each of these, where it is known.
         passes: over the training set.
         config: what the search had found for it.
     """
@@ -44,7 +45,7 @@ class Row:
     half_width: float | None
     values: dict[int, float]
     trials: tuple[float, ...]
-    num_examples: int | None
+    errors: tuple[float, ...]
     passes: float | None
     config: dict[str, Scalar]
 
@@ -142,7 +143,7 @@ def _rows(study: Study) -> list[Row]:
         if row.estimate is not None:
             values = {candidates.first_seed + replica: value for replica, value in row.values.items()}
             half = row.estimate.half_width
-            found.append(Row(study.name, row.label, row.estimate.mean, half, values, (), None, row.passes, {}))
+            found.append(Row(study.name, row.label, row.estimate.mean, half, values, (), (), row.passes, {}))
     return found
 
 
@@ -154,13 +155,14 @@ def _methods(study: Study) -> list[Row]:
         value = study.objective.value(trial)
         if trial.state is TrialState.COMPLETED and value is not None:
             methods.setdefault(str(trial.params.get("method.name")), []).append((value, trial))
-    number = num_validation(study)
     rows = []
-    for method, trials in methods.items():
-        value, best = max(trials, key=lambda pair: sign * pair[0])
-        half = None if number is None else 1.96 * standard_error(value, number)
-        passes, all_values = best.metrics.get("num_passes"), tuple(each for each, _ in trials)
-        rows.append(Row(study.name, method, value, half, {}, all_values, number, passes, dict(best.config)))
+    for method, pairs in methods.items():
+        value, best = max(pairs, key=lambda pair: sign * pair[0])
+        error, trials = error_of(study, best), [trial for _, trial in pairs]
+        half = None if error is None else 1.96 * error.value
+        values, errors = tuple(each for each, _ in pairs), tuple(errors_of(study, trials))
+        passes = best.metrics.get("num_passes")
+        rows.append(Row(study.name, method, value, half, {}, values, errors, passes, dict(best.config)))
     return rows
 
 
@@ -180,7 +182,7 @@ def _interval(row: Row, reference: Row, sign: float) -> tuple[tuple[float, float
     if row.trials and reference.trials:
         drawn = [[sign * value for value in each.trials] for each in (row, reference)]
         low, high = bootstrap_lead(drawn[0], drawn[1], (_errors(row), _errors(reference)))
-        over = "trials and examples" if row.num_examples and reference.num_examples else "trials"
+        over = "trials and examples" if row.errors and reference.errors else "trials"
         return (low, high) if sign > 0 else (-high, -low), None, f"bootstrap over {over}"
     shared = sorted(row.values.keys() & reference.values.keys())
     if len(shared) >= 2:
@@ -196,10 +198,8 @@ def _interval(row: Row, reference: Row, sign: float) -> tuple[tuple[float, float
     return None, None, "too few seeds"
 
 
-def _errors(row: Row) -> list[float]:
-    if row.num_examples is None:
-        return [0.0] * len(row.trials)
-    return [standard_error(value, row.num_examples) for value in row.trials]
+def _errors(row: Row) -> Sequence[float]:
+    return row.errors or [0.0] * len(row.trials)
 
 
 def _settings(studies: Sequence[Study]) -> dict[str, list[Scalar]]:
@@ -211,10 +211,10 @@ def _settings(studies: Sequence[Study]) -> dict[str, list[Scalar]]:
 
 
 def _flat(study: Study) -> dict[str, Scalar]:
-    """The settings by dotted key. What a search gives a key that it searches stands for nothing: `searched`."""
+    """The settings by dotted key; a key that is searched has no value but `searched`."""
     written: Mapping[str, Any] = yaml.safe_load(study.space_yaml)
     found = flatten({key: _on_one_line(value) for key, value in written.items() if key not in _LEFT_OUT})
-    return found | {key: "searched" for key in written.get("search") or {} if key in found}
+    return found | dict.fromkeys(written.get("search") or {}, "searched")
 
 
 def _on_one_line(value: Any) -> Any:

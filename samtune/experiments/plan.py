@@ -80,6 +80,7 @@ class Plan:
         train: the training function; it knows what the data and the network are.
         num_train, num_validation, steps_per_epoch: None where a function of the user's would have to be called, and of
             an iterable.
+        num_test: where trials are evaluated on the test set instead.
         is_stream: whether the training set is an iterable.
         functions: of the user's, by import path, that the search imports: key, path and file.
         files: what travels to the nodes of a cluster for them.
@@ -119,6 +120,7 @@ class Plan:
     searched: dict[str, str]
     initial: list[dict[str, Scalar]]
     seed: int
+    num_test: int | None = None
     is_stream: bool = False
     given: list[str] = field(default_factory=list)
     worker_choice: str = ""
@@ -202,6 +204,7 @@ def make_plan(
         num_train=info.num_train if info else None,
         is_stream=info is not None and info.num_train is None,
         num_validation=info.num_validation if info else None,
+        num_test=info.num_test if info else None,
         model=", ".join(dict.fromkeys(v.model.name for v in variants)),
         method=", ".join(dict.fromkeys(v.method.name for v in variants)),
         batch_size=_range(v.training.batch_size for v in variants),

@@ -6,12 +6,12 @@ look at the test set (`samtune confirm`) decides; this module says how far the s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from samtune.experiments.summary import named, with_code
+from samtune.experiments.uncertainty import Source, error_of, errors_of, num_examples, why_no_error
 from samtune.formatting import counted, format_metric, format_number
 from samtune.study import Study, Trial, TrialState
 
@@ -24,6 +24,7 @@ DRAWS = 4000
 MIN_TRIALS = 3
 """Fewest trials of a method of which an interval is given: fewer hardly differ when they are drawn again."""
 _CHUNK = 1_000_000  # numbers drawn at once
+_SOURCES = {"folds": " over the folds", "trial": ", as the training function reports it", "examples": "", None: ""}
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ class Lead:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search says about its best trial.
+    """What a search says about its best trial, or a training about its only one.
 
     Attributes:
         value: of the best trial; `metric` what it is.
-        num_examples: of the validation set; None where the metric is no share of it.
-        standard_error: of the value, from the number of examples.
+        num_examples: that it is a share of; None where it is none, or the number is not known.
+        standard_error: of the value; `error_source` what it is from, `no_standard_error` why there is none.
         num_trials: that were completed; `num_tied` of the others are within one standard error of the best.
         lead: None where there is one method, or too few trials of a second; then `not_compared` says so.
-        command: what decides.
+        command: what decides; None of a training, in which nothing was chosen.
         confirmation: what has decided, as far as it has come; None where nothing has.
     """
 
@@ -73,27 +74,38 @@ class Verdict:
     num_trials: int
     num_tied: int | None
     lead: Lead | None
-    command: str
+    command: str | None
     not_compared: str | None = None
     confirmation: Confirmation | None = None
+    error_source: Source | None = None
+    no_standard_error: str | None = None
 
     def lines(self) -> list[str]:
         """One statement a line."""
-        found = []
-        if self.standard_error is not None:
-            exact = f"{format_metric(self.value)} ± {format_metric(self.standard_error)}"
-            others = self.num_trials - 1
-            tie = f"{self.num_tied or 'none'} of the other {others} trials {'ties' if self.num_tied == 1 else 'tie'}"
-            tied = f"; {tie} with it within that" if others else ""
-            found.append(f"{exact} (standard error) on {self.num_examples} validation examples{tied}")
+        found = [self._exactness()]
         if self.lead is not None:
             found.append(_lead_line(self.lead))
         elif self.not_compared is not None:
             found.append(self.not_compared)
+        if self.command is None:
+            return found
         if self.confirmation is None or self.confirmation.best is None:
             found.append(f"the best of {self.num_trials} is partly luck; run `{self.command}` to decide")
             return found
         return [confirmed_line(self.confirmation), *found]
+
+    def _exactness(self) -> str:
+        """The value with its standard error, or why it has none."""
+        value = format_metric(self.value) if self.command else f"{self.metric} {format_metric(self.value)}"
+        if self.standard_error is None:
+            return f"{value} has no standard error: {self.no_standard_error}"
+        kind = "test" if self.metric.startswith("test_") else "validation"
+        on = f" on {self.num_examples} {kind} examples" if self.num_examples else ""
+        exact = f"{value} ± {format_metric(self.standard_error)} (standard error{_SOURCES[self.error_source]}){on}"
+        if not (others := self.num_trials - 1):
+            return exact
+        tie = f"{self.num_tied or 'none'} of the other {others} trials {'ties' if self.num_tied == 1 else 'tie'}"
+        return f"{exact}; {tie} with it within that"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only."""
@@ -107,43 +119,35 @@ class Verdict:
 
 
 def verdict_of(study: Study, confirmation: Confirmation | None = None) -> Verdict | None:
-    """The verdict of a search, by its first objective; None of another study, and where no trial was completed.
+    """The verdict of a search or a training, by its first objective; None of a confirmation, which has its own table,
+    and where no trial was completed.
 
     Args:
         confirmation: of the search, where it has begun (`samtune.experiments.confirm.confirmation_so_far`).
     """
     best = study.best
-    if study.kind != "search" or best is None:
+    if study.kind == "confirmation" or best is None:
         return None
     values = {trial.number: (trial, value) for trial, value in _completed(study)}
-    value = values[best.number][1]
-    num_examples = num_validation(study)
-    error = None if num_examples is None else standard_error(value, num_examples)
+    value, error = values[best.number][1], error_of(study, best)
     tied = None
     if error is not None:
-        tied = sum(abs(other - value) <= error for trial, other in values.values() if trial is not best)
+        tied = sum(abs(other - value) <= error.value for trial, other in values.values() if trial is not best)
     return Verdict(
         metric=str(study.objective),
         trial=best.number,
         value=value,
-        num_examples=num_examples,
-        standard_error=error,
+        num_examples=num_examples(study),
+        standard_error=error and error.value,
         num_trials=len(values),
         num_tied=tied,
-        lead=_lead(study, num_examples),
+        lead=_lead(study),
         not_compared=_not_compared(study),
-        command=f"samtune confirm {named(study)}{with_code(study)}",
+        command=f"samtune confirm {named(study)}{with_code(study)}" if study.kind == "search" else None,
         confirmation=confirmation,
+        error_source=error and error.source,
+        no_standard_error=why_no_error(study) if error is None else None,
     )
-
-
-def standard_error(share: float, num_examples: int) -> float:
-    """Of a share of so many examples, with two successes and two failures added (Agresti and Coull 1998).
-
-    Without them it would be 0 where every example is right, as if nothing were left to chance.
-    """
-    adjusted = (share * num_examples + 2) / (num_examples + 4)
-    return math.sqrt(adjusted * (1 - adjusted) / (num_examples + 4))
 
 
 def bootstrap_lead(
@@ -195,7 +199,7 @@ def _not_compared(study: Study) -> str | None:
     return f"methods are not compared: that takes {MIN_TRIALS} completed trials of two of them (completed: {counts})"
 
 
-def _lead(study: Study, num_examples: int | None) -> Lead | None:
+def _lead(study: Study) -> Lead | None:
     sign = 1.0 if study.objective.mode == "max" else -1.0
     methods = _by_method(study, sign)
     ranked = sorted(methods.items(), key=lambda item: -max(value for _, value in item[1]))
@@ -204,9 +208,9 @@ def _lead(study: Study, num_examples: int | None) -> Lead | None:
         return None
     (method, own), (other, theirs) = ranked[:2]
     values = [[value for _, value in trials] for trials in (own, theirs)]
-    errors = [
-        [0.0 if num_examples is None else standard_error(sign * v, num_examples) for v in each] for each in values
-    ]
+    errors = [errors_of(study, [trial for trial, _ in trials]) for trials in (own, theirs)]
+    if not all(errors):
+        errors = [[0.0] * len(each) for each in values]
     best = [max(trials, key=lambda pair: pair[1])[0] for trials in (own, theirs)]
     return Lead(
         method=method,
@@ -215,7 +219,7 @@ def _lead(study: Study, num_examples: int | None) -> Lead | None:
         interval=bootstrap_lead(values[0], values[1], (errors[0], errors[1])),
         num_trials=(len(own), len(theirs)),
         passes=(best[0].metrics.get("num_passes"), best[1].metrics.get("num_passes")),
-        over_examples=num_examples is not None,
+        over_examples=any(any(each) for each in errors),
     )
 
 
@@ -254,15 +258,3 @@ def _at_passes(lead: Lead) -> str:
 def _completed(study: Study) -> list[tuple[Trial, float]]:
     pairs = ((trial, study.objective.value(trial)) for trial in study if trial.state is TrialState.COMPLETED)
     return [(trial, value) for trial, value in pairs if value is not None]
-
-
-def num_validation(study: Study) -> int | None:
-    """How many examples a trial is validated on, where the objective is a share of them; else None.
-
-    With folds these are all that the search has: each example validates once.
-    """
-    number = study.plan.get("num_validation")
-    if study.objective.metric != "val_accuracy" or not number:
-        return None
-    fewest_folds = study.plan.get("folds", (1, 1))[0]  # a journal from before folds has none
-    return int(number + study.plan["num_train"] if fewest_folds > 1 else number)

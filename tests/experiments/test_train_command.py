@@ -15,6 +15,7 @@ from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
 from samtune.experiments.results import Results
 from samtune.experiments.train import Training
+from samtune.experiments.uncertainty import standard_error
 
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
 FIXED = {"method.rho": 0.05, "training.lr": 0.1, "training.weight_decay": 5e-4, "training.epochs": 2}
@@ -65,7 +66,12 @@ def test_a_training_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> Non
     result = json.loads(done.stdout)
     assert result["num_completed"] == 1
     assert result["best"]["metrics"]["epoch"] == 2
-    assert "val_accuracy" in result["best"]["metrics"]
+    accuracy = result["best"]["metrics"]["val_accuracy"]
+    line = (
+        f"val_accuracy {accuracy:.4f} ± {standard_error(accuracy, 144):.4f} (standard error) on 144 validation examples"
+    )
+    assert result["verdict"]["lines"] == [line]
+    assert line in done.stderr.splitlines()
     weights = Path(result["weights"])
     assert weights.stat().st_size > 10_000
     assert not (weights.parent / "weights").exists()

@@ -13,8 +13,9 @@ from scipy import stats
 
 from samtune.experiments import verdict as module
 from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines, format_best_candidate
-from samtune.experiments.verdict import bootstrap_lead, standard_error, verdict_of
-from samtune.study import Objective, Study, Trial, TrialState
+from samtune.experiments.uncertainty import standard_error
+from samtune.experiments.verdict import bootstrap_lead, verdict_of
+from samtune.study import EpochLog, Objective, Study, Trial, TrialState
 
 
 def made(
@@ -128,7 +129,9 @@ def test_where_less_is_better_the_lead_is_positive_and_no_share_has_no_standard_
     assert found.lead.method == "sam"
     # The best of sgd is 0.5, 0.6 or 0.7 with chances 19/27, 7/27 and 1/27; of sam 0.2, 0.21 or 0.22.
     assert found.lead.interval == (pytest.approx(0.285, abs=0.0051), pytest.approx(0.49, abs=0.0101))
-    assert "(bootstrap over trials)" in found.lines()[0]
+    first, second, _ = found.lines()
+    assert first == "0.2000 has no standard error: it is no share of examples"
+    assert "(bootstrap over trials)" in second
 
 
 def test_without_a_completed_trial_there_is_no_verdict() -> None:
@@ -204,3 +207,95 @@ def test_methods_of_too_few_trials_are_said_not_to_be_compared() -> None:
     alone = verdict_of(made({"sam": [0.9, 0.91]}))
     assert alone is not None
     assert alone.not_compared is None
+
+
+def with_errors(study: Study, errors: Sequence[float]) -> Study:
+    """The search whose trials reported these standard errors of theirs."""
+    for trial, error in zip(study, errors, strict=True):
+        trial.metrics["val_accuracy_se"] = error
+    return study
+
+
+def test_over_folds_the_error_is_that_over_the_folds_which_the_trial_reports() -> None:
+    """Folds of 0.9, 0.94 and 0.98 have the deviation 0.04, so their mean has the error 0.04 / sqrt(3) = 0.0231."""
+    folds = np.array([0.9, 0.94, 0.98])
+    own = float(folds.std(ddof=1) / math.sqrt(3))
+    study = with_errors(made({"sam": [0.94, 0.94 - 0.022, 0.94 - 0.024]}, num_validation=1000), [own, 0.001, 0.001])
+    study.plan |= {"num_train": 2000, "folds": [3, 3]}
+    found = verdict_of(study)
+    assert found is not None
+    assert found.standard_error == pytest.approx(0.04 / math.sqrt(3))
+    assert found.error_source == "folds"
+    assert found.num_tied == 1  # with the error of 3,000 examples, 0.0043, none would
+    assert found.lines()[0].startswith(
+        "0.9400 ± 0.0231 (standard error over the folds) on 3000 validation examples; 1 of"
+    )
+    with_errors(study, [0.0, 0.001, 0.001])  # all folds agree: the number of examples says more
+    agreed = verdict_of(study)
+    assert agreed is not None
+    assert (agreed.standard_error, agreed.error_source) == (standard_error(0.94, 3000), "examples")
+
+
+def test_the_interval_of_a_lead_has_the_errors_that_the_trials_report() -> None:
+    """Of three values with the error s, the largest has the deviation 0.748 s, so that the difference of two such has
+    1.058 s: 95% of it are within 2.07 s."""
+    study = with_errors(made({"sam": [0.9] * 3, "sgd": [0.8] * 3}, num_validation=100_000), [0.02] * 6)
+    study.plan |= {"num_train": 400_000, "folds": [5, 5]}
+    found = verdict_of(study)
+    assert found is not None
+    assert found.lead is not None
+    assert found.lead.interval == (
+        pytest.approx(0.1 - 2.07 * 0.02, abs=0.003),
+        pytest.approx(0.1 + 2.07 * 0.02, abs=0.003),
+    )
+    assert found.lead.over_examples
+
+
+@pytest.mark.parametrize(("epochs", "error"), [("last", 0.03), ("best", 0.01), (2, 0.025)])
+def test_the_reported_error_is_that_of_the_epochs_that_count(epochs: str | int, error: float) -> None:
+    study = made({"sam": [0.5]}, objective=Objective(epochs=epochs))  # type: ignore[arg-type]
+    history = study.trials[0].history = EpochLog()
+    for epoch, (value, own) in enumerate([(0.9, 0.01), (0.7, 0.02), (0.8, 0.03)], 1):
+        history.append({"epoch": float(epoch), "val_accuracy": value, "val_accuracy_se": own})
+    found = verdict_of(study)
+    assert found is not None
+    assert found.standard_error == pytest.approx(error)
+
+
+def test_a_training_function_may_report_its_error_and_is_named_where_it_does_not() -> None:
+    study = made({"sam": [0.9]}, num_validation=None)
+    study.plan["train"] = "loop.py:train"
+    silent = verdict_of(study)
+    assert silent is not None
+    assert silent.lines()[0] == "0.9000 has no standard error: the training function does not report val_accuracy_se"
+    told = verdict_of(with_errors(study, [0.02]))
+    assert told is not None
+    assert told.lines()[0] == "0.9000 ± 0.0200 (standard error, as the training function reports it)"
+
+
+@pytest.mark.parametrize(
+    ("metric", "plan", "line"),
+    [
+        (
+            "val_accuracy",
+            {"num_validation": 144},
+            "val_accuracy 0.9500 ± 0.0198 (standard error) on 144 validation examples",
+        ),
+        ("test_accuracy", {"num_test": 144}, "test_accuracy 0.9500 ± 0.0198 (standard error) on 144 test examples"),
+        (
+            "val_accuracy",
+            {},
+            "val_accuracy 0.9500 has no standard error: the number of examples is not known beforehand",
+        ),
+        ("val_loss", {"num_validation": 144}, "val_loss 0.9500 has no standard error: it is no share of examples"),
+    ],
+)
+def test_a_training_has_the_error_of_its_one_value_and_nothing_to_decide(
+    metric: str, plan: dict[str, int], line: str
+) -> None:
+    study = made({"sam": [0.95]}, objective=Objective(metric), num_validation=None)
+    study.kind, study.plan = "training", dict(plan)
+    found = verdict_of(study)
+    assert found is not None
+    assert found.lines() == [line]
+    assert found.command is None
