@@ -97,6 +97,16 @@ def format_config(config: Mapping[str, Scalar], names: Mapping[str, str] | None 
     return " ".join(f"{names.get(key, key)}={format_value(value)}" for key, value in config.items())
 
 
+def configuration_name(method: Scalar, config: Mapping[str, Scalar]) -> str:
+    """`sam rho=0.084 lr=0.053`: what tells a configuration apart among MLflow's runs and in a confirmation.
+
+    Args:
+        method: its name; None where there is none.
+    """
+    parts = [] if method is None else [format_value(method)]
+    return " ".join([*parts, *([format_config(config)] if config else [])])
+
+
 def set_arguments(config: Mapping[str, Scalar]) -> str:
     """`--set method.rho=0.05123 --set training.lr=0.1`: to paste into a shell; every number round-trips."""
     return " ".join(f"--set {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in config.items())

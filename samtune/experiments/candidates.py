@@ -20,6 +20,7 @@ from samtune.config.search import (
 from samtune.config.space import SearchSpace
 from samtune.config.trial import TrialSpec
 from samtune.errors import UsageError
+from samtune.formatting import configuration_name
 from samtune.store.moved import new_place
 from samtune.study import CANDIDATE, REPLICA, Scalar, Study, Trial, TrialState
 
@@ -29,6 +30,8 @@ _OF_A_SEARCH = (
     *("data", "model", "method", "training", "search", "constraints", "initial", "sampler", "scheduler"),
     *("budget", "repeats", "num_trials", "warm_start", "on_divergence", "folder"),
 )
+
+_MOST_NAMED = 4  # keys in a label: more do not fit a table
 
 Chosen = dict[str, tuple[TrialSpec, float | None]]
 """By label: the trial, and what the search had measured of it."""
@@ -91,6 +94,20 @@ class CandidateList(Config):
         """The candidate with the seed of the replica."""
         seed = self.first_seed + int(config[REPLICA] or 0)
         return self.candidates[str(config[CANDIDATE])].model_copy(update={"seed": seed})
+
+    def labelled_as(self, other: CandidateList) -> Self:
+        """The list with the labels of another, where both train the same: how labels are made may change."""
+        if list(self.candidates.values()) != list(other.candidates.values()):
+            return self
+        new = dict(zip(self.candidates, other.candidates, strict=True))
+        return self.model_copy(
+            update={
+                "candidates": {new[label]: spec for label, spec in self.candidates.items()},
+                "searched": {new[label]: value for label, value in self.searched.items()},
+                "baselines": [new[label] for label in self.baselines],
+                "chosen_baselines": [new[label] for label in self.chosen_baselines],
+            }
+        )
 
     @property
     def num_trials(self) -> int:
@@ -184,6 +201,20 @@ def trial_as_candidate(study: Study, trial: Trial, space: SearchSpace) -> tuple[
         raise UsageError(f"study {study.name}: trial {trial.number} was not completed ({trial.state})")
     spec = space.trial(trial.config)
     return f"trial {trial.number} ({spec.method.name})", (final(spec), study.objective.value(trial))
+
+
+def distinguish(chosen: Chosen) -> Chosen:
+    """The same, where candidates of one method are labelled by what differs between them: `trial 3 (sam rho=0.1)`."""
+    named: Chosen = {}
+    for label, (spec, value) in chosen.items():
+        own = spec.params()
+        others = [each.params() for each, _ in chosen.values() if each.method.name == spec.method.name]
+        keys = [key for key in own if any(key not in other or other[key] != own[key] for other in others)]
+        keys.sort(key=lambda key: (not key.startswith("method."), not key.startswith("training.")))
+        shown = configuration_name(spec.method.name, {key: own[key] for key in keys[:_MOST_NAMED]})
+        plain = f"({spec.method.name})"
+        named[f"{label.removesuffix(plain)}({shown})" if label.endswith(plain) else label] = (spec, value)
+    return named
 
 
 def add_baseline(chosen: Chosen, study: Study | None, space: SearchSpace) -> list[str]:

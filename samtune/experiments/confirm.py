@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.experiments.candidates import CandidateList, list_candidates, stored_candidates
+from samtune.experiments.candidates import CandidateList, distinguish, list_candidates, stored_candidates
 from samtune.experiments.confirm_candidates import add_baselines, find_sources, first_seed, joined
 from samtune.experiments.confirmation import Confirmation, confirmation_of
 from samtune.experiments.fixed_trials import CandidateRun, CandidatesOwner
@@ -69,7 +70,7 @@ class Confirmer(CandidatesOwner):
     ) -> None:
         texts = [source] if isinstance(source, str | SearchSpace) else list(source)
         sources = find_sources(texts, top=top, storage_path=storage_path, tracking_uri=tracking_uri)
-        found = joined(sources)
+        found = replace(one := joined(sources), chosen=distinguish(one.chosen))
         before = set(found.chosen)
         baselines, tuned = add_baselines(found, baseline, found.storage)
         sources += [tuned] if tuned else []

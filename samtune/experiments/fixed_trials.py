@@ -75,11 +75,13 @@ class CandidateRun:
     ) -> None:
         folder = study_folder(storage_path, name)
         begun = folder.read() if candidates is None or folder.exists() else None
-        if begun is not None and candidates is not None and not _continues(stored_candidates(begun), candidates):
-            raise UsageError(
-                f"study {name} has trained something else before (other trials or settings): "
-                f"delete {folder.uri} to start over"
-            )
+        if begun is not None and candidates is not None:
+            candidates = candidates.labelled_as(before := stored_candidates(begun))
+            if not _continues(before, candidates):
+                raise UsageError(
+                    f"study {name} has trained something else before (other trials or settings): "
+                    f"delete {folder.uri} to start over"
+                )
         if begun is not None and begun.kind != kind:
             raise UsageError(f"study {name} is a {begun.kind}, not a {kind}")
         if candidates is None:

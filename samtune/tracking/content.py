@@ -15,9 +15,9 @@ from samtune.config.space import SearchSpace
 from samtune.config.trial import LABEL_NOISE, data_digest
 from samtune.errors import SpaceError
 from samtune.formatting import (
+    configuration_name,
     counted,
     first_line,
-    format_config,
     format_metric,
     format_seconds,
     format_value,
@@ -70,8 +70,7 @@ def run_name(study: Study, trial: Trial) -> str:
     searched = {key: value for key, value in first.items() if key != "method.name"}
     if CANDIDATE in trial.config or not first:
         return trial_name(study, trial)
-    method = [format_value(trial.params["method.name"])] if "method.name" in trial.params else []
-    return printable(" ".join([*method, *([format_config(searched)] if searched else [])]))[:MAX_NAME]
+    return printable(configuration_name(trial.params.get("method.name"), searched))[:MAX_NAME]
 
 
 def dataset(trial: Trial) -> tuple[str, str, str, str] | None:

@@ -9,7 +9,7 @@ import pytest
 
 from samtune.config.space import SearchSpace
 from samtune.errors import UsageError
-from samtune.experiments.candidates import CandidateList, add_baseline, candidates_of, list_candidates
+from samtune.experiments.candidates import CandidateList, add_baseline, candidates_of, distinguish, list_candidates
 from samtune.experiments.confirm_source import find_source
 from samtune.experiments.confirmation import confirmation_of, table
 from samtune.experiments.fixed_trials import CandidateRun
@@ -82,6 +82,42 @@ def test_a_trial_that_is_its_own_baseline_is_trained_once() -> None:
     best_is_sam = _study(space, (sgd, 0.91), (sam, 0.95))
     chosen = candidates_of(best_is_sam, space, 2)
     assert add_baseline(chosen, best_is_sam, space) == ["sgd (20 epochs)", "trial 0 (sgd)"]
+
+
+def test_candidates_of_one_method_are_labelled_by_what_differs_between_them() -> None:
+    methods = {"choice": [{"name": "sam", "rho": {"uniform": [0.01, 0.5]}}, {"name": "asam"}]}
+    space = SearchSpace.from_dict(
+        {
+            **SPACE,
+            "method": methods,
+            "search": {"training.lr": {"choice": [0.1, 0.2]}, "training.momentum": {"choice": [0.9]}},
+        }
+    )
+    sam: dict[str, Scalar] = {"method.name": "sam", "training.lr": 0.1, "training.momentum": 0.9}
+    found = _study(
+        space,
+        ({**sam, "method.rho": 0.05}, 0.95),
+        ({**sam, "method.rho": 0.1, "training.lr": 0.2}, 0.94),
+        ({"method.name": "asam", "training.lr": 0.1, "training.momentum": 0.9}, 0.93),
+    )
+    chosen = candidates_of(found, space, 3)
+    labelled = distinguish(chosen)
+    assert list(labelled) == ["trial 0 (sam rho=0.05 lr=0.1)", "trial 1 (sam rho=0.1 lr=0.2)", "trial 2 (asam)"]
+    assert list(labelled.values()) == list(chosen.values())
+    assert list(distinguish(candidates_of(found, space, 1))) == ["trial 0 (sam)"]
+
+
+def test_a_confirmation_that_began_with_other_labels_goes_on_with_them(study: Study, space: SearchSpace) -> None:
+    chosen = candidates_of(study, space, 2)
+    before = list_candidates(space, chosen, replicas=2, baselines=["trial 2 (sam)"], chosen_baselines=["trial 2 (sam)"])
+    named = distinguish(chosen)
+    label = list(named)[1]
+    now = list_candidates(space, named, replicas=2, baselines=[label], chosen_baselines=[label])
+    assert label == "trial 2 (sam rho=0.2 lr=0.3)"
+    assert now != before
+    assert now.labelled_as(before) == before
+    other = list_candidates(space, candidates_of(study, space, 1), replicas=2, baselines=[])
+    assert other.labelled_as(before) is other
 
 
 def test_the_best_are_trained_on_everything_and_tested(study: Study, space: SearchSpace) -> None:
