@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.storage import join, parent, trial_weights
+from samtune.workers.card_use import CardUse
 from samtune.workers.protocol import Assignment, Reply, WorkerId
 from samtune.workers.trial_output import write_output
 from samtune.workers.worker_endings import end_process
@@ -71,6 +72,7 @@ class TrialHost:
         self.weights = trial_weights(self.study_folder, assignment.key) if keeps else None
         self.metrics = loop.metrics
         self._loop, self._worker, self._assignment = loop, worker, assignment
+        self._card = CardUse.of(place.device)
         self._saved_at = time.monotonic()
         self._num_sent = 0
         self._must_leave: Any = None  # the coordinator's answer, when it comes
@@ -80,10 +82,12 @@ class TrialHost:
         )
 
     def __enter__(self) -> TrialHost:
+        self._card.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._stop_watchdog()
+        self._card.__exit__(*error)
 
     # -- the epochs --------------------------------------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class TrialHost:
         if epoch >= self._assignment.spec.num_epochs:
             write_output()  # whoever hears that the trial has ended may look
         # At first with those before a restore: the search may have died before it heard of them.
-        records, self._num_sent = (run.history[self._num_sent :] if rank == 0 else None), len(run.history)
+        records, self._num_sent = (self._records(run) if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
         while answer in (Reply.ASK_AGAIN, Reply.SAVE):
             if answer is Reply.SAVE:
@@ -135,6 +139,14 @@ class TrialHost:
             raise RestartGroupError
 
     # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _records(self, run: Resumable) -> list[dict[str, float]]:
+        """The epochs that the coordinator has not heard of, the last with how this worker's card was used.
+
+        Not in the history itself: that is the same on all ranks, and after every resume.
+        """
+        records = run.history[self._num_sent :]
+        return [*records[:-1], {**self._card.metrics(), **records[-1]}] if records else []
 
     def _is_due(self, epoch: int) -> bool:
         config = self._loop.checkpoint

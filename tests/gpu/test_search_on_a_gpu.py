@@ -52,6 +52,7 @@ def test_a_card_trains_to_what_a_cpu_does(tmp_path: Path) -> None:
     on_card = run(tmp_path, "resources={num_workers: 1}")
     assert on_card.plan["gpus_per_worker"] == 1
     on_cpu = run(tmp_path, "resources={num_workers: 1, gpus_per_worker: 0}")
+    assert all(0 < trial.history[-1]["gpu_memory"] < 80 for trial in on_card)
     assert losses(on_card) == pytest.approx(losses(on_cpu), rel=1e-3)  # another order of summation in each product
 
 
