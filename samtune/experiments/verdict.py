@@ -105,6 +105,8 @@ class Verdict:
         if not (others := self.num_trials - 1):
             return exact
         tie = f"{self.num_tied or 'none'} of the other {others} trials {'ties' if self.num_tied == 1 else 'tie'}"
+        if others == 1:
+            tie = "the other trial ties" if self.num_tied else "the other trial does not tie"
         return f"{exact}; {tie} with it within that"
 
     def to_dict(self) -> dict[str, Any]:

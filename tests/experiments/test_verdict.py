@@ -98,6 +98,21 @@ def test_the_trials_within_one_standard_error_tie_with_the_best() -> None:
     assert last == "the best of 5 is partly luck; run `samtune confirm made` to decide"
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.96, 0.955], "the other trial ties"),
+        ([0.96, 0.9], "the other trial does not tie"),
+        ([0.96, 0.955, 0.9], "1 of the other 2 trials ties"),
+        ([0.96, 0.91, 0.9], "none of the other 2 trials tie"),
+    ],
+)
+def test_few_trials_are_counted_in_words_that_fit(values: list[float], words: str) -> None:
+    found = verdict_of(made({"sam": values}))
+    assert found is not None
+    assert found.lines()[0].endswith(f"; {words} with it within that")
+
+
 def test_the_leading_method_is_named_with_its_interval() -> None:
     study = made({"sgd": [0.80, 0.81, 0.82], "sam": [0.95, 0.96, 0.94], "asam": [0.9, 0.9, 0.9], "gsam": [0.99]})
     found = verdict_of(study)
