@@ -1,4 +1,7 @@
-"""The last trials of a search get the places of those that have ended, where `resources.num_workers` is auto."""
+"""The last trials of a search share all places, where `resources.num_workers` is auto.
+
+Places that become free are added; where places are lost, trials give some of theirs to those that have none.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from samtune.config.trial import TrialSpec
 from samtune.errors import SpaceError
 from samtune.experiments.worker_choice import choose_workers
 from samtune.formatting import counted
-from samtune.raylib.cluster import Node
+from samtune.raylib.cluster import Node, count_workers
 from samtune.study import Scalar, Study, Trial, TrialState, is_over
 
 GAIN = 2.0
@@ -31,6 +34,9 @@ class Groups(Protocol):
     def widen(self, sizes: Mapping[str, int]) -> Sequence[str]:
         """Gives trials more workers after their epoch; the ids of those that get them."""
 
+    def make_room(self, sizes: Mapping[str, int]) -> Sequence[str]:
+        """Has trials give workers back after their epoch for one that waits; the ids of those that do."""
+
     def narrow(self, size: int) -> Sequence[int]:
         """Has groups that lost their workers come up again with no more than `size`; the indices of these groups."""
 
@@ -41,7 +47,8 @@ class Widening:
     It is the choice that is made at the start of a search, made again where no trial is to come: one for every trial
     that is left, by the same rules (see `samtune.experiments.worker_choice`). Every trial gets a number of workers
     once: where these do not come up, its group takes the former number again, and stays with it. A group whose node is
-    lost comes up with fewer where no room is left for as many.
+    lost comes up with fewer where no room is left for as many. Where no room is left at all, the widest of the other
+    trials give places back, unless they end so soon that to wait for them is cheaper; they may get them again later.
 
     Args:
         resources: of the search.
@@ -78,6 +85,7 @@ class Widening:
             for index in self._groups.narrow(wanted):
                 workers = counted(wanted, "worker")
                 self._say(f"group {index} lost its workers and restarts with {workers}, which the nodes have room for")
+            self._make_room(left, now, wanted, nodes)
             return
         if wanted > 1:
             self._widen(left, now, wanted)
@@ -98,6 +106,23 @@ class Widening:
             number = next(trial.number for trial in left if trial.id == trial_id)
             more = counted(wanted, "worker")
             self._say(f"no trials are to come: after this epoch, trial {number} continues with {more}")
+
+    def _make_room(self, left: Sequence[Trial], now: Mapping[str, int], wanted: int, nodes: Sequence[Node]) -> None:
+        """Has the widest trials give places back for those that have none, where these places are what is missing."""
+        startup = self._groups.startup_seconds(self._study.started_at)
+        free = count_workers(self._resources.cpus_per_worker, self._gpus, nodes) - sum(now.values())
+        missing = wanted * sum(trial.id not in now for trial in left) - free
+        held = [trial for trial in left if now.get(trial.id, 0) > wanted]
+        sizes = {}
+        for trial in sorted(held, key=lambda trial: -now[trial.id]):
+            if startup is not None and missing > 0 and remaining_seconds(trial) > GAIN * startup:
+                sizes[trial.id] = wanted
+                missing -= now[trial.id] - wanted
+        for trial_id in self._groups.make_room(sizes) if sizes else ():
+            self._asked -= {(trial_id, size) for size in range(wanted + 1, now[trial_id] + 1)}
+            number = next(trial.number for trial in left if trial.id == trial_id)
+            fewer = counted(wanted, "worker")
+            self._say(f"places were lost, and a trial waits: after this epoch, trial {number} continues with {fewer}")
 
     def _left(self) -> list[Trial] | None:
         """The trials that are left; None while others may still come, or some of these wait."""
@@ -120,7 +145,11 @@ class Widening:
 
 def saved_seconds(trial: Trial, now: int, then: int) -> float:
     """What a trial would save at best with `then` workers in place of `now`, from its next epoch on."""
-    if not trial.history or then <= now:
+    return remaining_seconds(trial) * (1 - now / then) if then > now else 0.0
+
+
+def remaining_seconds(trial: Trial) -> float:
+    """How long a trial still takes with the workers that it has, after the epoch that is being trained."""
+    if not trial.history:
         return 0.0
-    epochs_left = trial.num_epochs - trial.history.last - 1  # the one that is being trained stays where it is
-    return epochs_left * trial.history[-1].get("epoch_seconds", 0.0) * (1 - now / then)
+    return (trial.num_epochs - trial.history.last - 1) * trial.history[-1].get("epoch_seconds", 0.0)

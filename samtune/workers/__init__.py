@@ -4,9 +4,9 @@
         ▲                    │  state, not a queue                    │
         └────── records ─────┘◀────────── one record an epoch ────────┘
 
-`coordinator_state` holds who trains what, `coordinator` answers questions about it, `protocol` has the messages between
-them, `worker_loop` runs on every worker, and `pool` starts and ends the groups from the driver; `elasticity` follows
-the nodes of the cluster, and `events` passes the coordinator's lines on.
+`coordinator_state` holds who trains what, `group_sizes` with how many workers, `coordinator` answers questions about
+both, `protocol` has the messages between them, `worker_loop` runs on every worker, and `pool` starts and ends the
+groups from the driver; `elasticity` follows the nodes of the cluster, `events` passes the coordinator's lines on.
 
 Knows Ray's actors and Ray Train; must not import Ray Tune or MLflow.
 """

@@ -12,6 +12,7 @@ from typing import Any
 
 from samtune.config.trial import TrialSpec
 from samtune.workers.coordinator_state import CoordinatorState, PostedTrial
+from samtune.workers.group_sizes import GroupSizes
 from samtune.workers.protocol import Assignment, Failure, Progress, Reply, WorkerId
 from samtune.workers.worker_endings import ending_of, losses_among
 
@@ -32,6 +33,7 @@ class Coordinator:
 
     def __init__(self, num_workers: int, *, num_groups: int = 1, max_failures: int = 3) -> None:
         self._state = CoordinatorState(num_workers, num_groups, max_failures)
+        self._sizes = GroupSizes(self._state)
         self._changed = asyncio.Condition()
 
     # -- the Trainable's questions -----------------------------------------------------------------------------------
@@ -155,7 +157,7 @@ class Coordinator:
     async def must_leave(self, worker: WorkerId) -> bool:
         """Whether a node of the group is about to be taken away: the trial is to be saved at once.
 
-        Answered when it is so, or after POLL_SECONDS. A group that leaves for more workers finishes its epoch.
+        Answered when it is so, or after POLL_SECONDS. A group that leaves for other workers finishes its epoch.
         """
         group = self._state.alive(worker)
         if group is None:
@@ -223,7 +225,17 @@ class Coordinator:
         Returns:
             The keys of those that get them.
         """
-        keys = self._state.widen(sizes)
+        keys = self._sizes.widen(sizes)
+        await self._announce()
+        return keys
+
+    async def make_room(self, sizes: dict[str, int]) -> list[str]:
+        """The trials with these keys get so many workers after the epoch, fewer than now, for a trial that waits.
+
+        Returns:
+            The keys of those that give some back; see `GroupSizes.make_room`.
+        """
+        keys = self._sizes.make_room(sizes)
         await self._announce()
         return keys
 
@@ -233,15 +245,15 @@ class Coordinator:
         Returns:
             The indices of those that would have had more.
         """
-        return self._state.narrow(size)
+        return self._sizes.narrow(size)
 
     async def workers_of_trials(self) -> dict[str, int]:
         """How many workers each trial has that a group trains, by its key."""
-        return self._state.workers_of_trials()
+        return self._sizes.of_trials()
 
     async def workers_for_start(self, group_index: int) -> int:
         """How many workers the group is to be started with now. Asked by its Ray Train controller, once a start."""
-        size = self._state.workers_for_start(group_index)
+        size = self._sizes.for_start(group_index)
         await self._announce()  # a trial that it could not train may be another's now
         return size
 

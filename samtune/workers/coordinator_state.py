@@ -6,7 +6,6 @@ The coordinator asks it, and waits until an answer is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from samtune.config.trial import TrialSpec
@@ -50,7 +49,7 @@ class WorkerGroup:
     present: dict[int, WorkerId] = field(default_factory=dict)  # ranks that have asked in this generation
     actors: dict[int, bytes] = field(default_factory=dict)  # Ray's handles of their processes, pickled
     nodes: set[str] = field(default_factory=set)  # that they run on
-    leaving: bool = False  # at the end of the epoch the trial is saved, and continues in the next group that is idle
+    leaving: bool = False  # after its epoch the trial is saved, and continues in the next group that is idle
     node_goes: bool = False  # a node is about to be taken away: it leaves in the middle of the epoch
     dying: bool = False  # a rank raised: the processes of this generation will be replaced, and get nothing any more
     failure_reported: bool = False
@@ -63,6 +62,11 @@ class WorkerGroup:
     retired_at: float | None = None
     busy_since: float | None = None
     busy_seconds: float = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all workers of its generation are there, and none of them is about to be replaced."""
+        return len(self.present) == self.num_workers and not self.dying
 
 
 class CoordinatorState:
@@ -174,7 +178,7 @@ class CoordinatorState:
 
     def arrive(self, worker: WorkerId) -> WorkerGroup:
         """A worker asks. A generation not seen before means that the whole group was started, or replaced."""
-        group = self._group(worker.group)
+        group = self.group(worker.group)
         if worker.generation != group.generation:
             if group.generation:
                 if not group.failure_reported:
@@ -205,7 +209,7 @@ class CoordinatorState:
 
     def lose(self, index: int, failure: Failure) -> None:
         """A group cannot be started or kept alive; no further trial is given to it."""
-        group = self._group(index)
+        group = self.group(index)
         group.lost = True
         self._first_loss = self._first_loss or failure
         self.events.append(f"group {index} is lost: {failure.error}")
@@ -213,7 +217,7 @@ class CoordinatorState:
 
     def controller_lost(self, index: int) -> bool:
         """The group's processes are gone and will be started again. Returns whether all of them had been there."""
-        group = self._group(index)
+        group = self.group(index)
         had_come_up = len(group.present) == group.num_workers
         group.failure_reported, group.present = True, {}
         self.events.append(f"group {index} lost its Ray Train controller and is restarted")
@@ -233,65 +237,6 @@ class CoordinatorState:
                 group.leaving = group.node_goes = group.failure_reported = True
                 self.events.append(f"group {group.index} leaves its node, which is about to be taken away")
 
-    def widen(self, sizes: Mapping[str, int]) -> list[str]:
-        """Trials get more workers: their groups restart with as many after the epoch, and the idle groups end.
-
-        Nothing changes unless every trial that is known has a group whose workers are all there.
-
-        Args:
-            sizes: workers by the key of a trial; fewer than it has, or as many, change nothing.
-
-        Returns:
-            The keys of the trials that get them.
-        """
-        busy = [group for group in self.groups.values() if group.work is not None]
-        going = [work for work in self.trials.values() if work.outcome is None]
-        settled = all(g.ready_with == len(g.present) == g.num_workers and not (g.dying or g.leaving) for g in busy)
-        if len(busy) != len(going) or not settled:
-            return []
-        wider = [g for g in busy if g.work is not None and sizes.get(g.work.key, 0) > g.num_workers]
-        for group in wider:
-            assert group.work is not None
-            group.wanted, group.leaving, group.failure_reported = sizes[group.work.key], True, True
-        for index in range(self.num_groups) if wider else ():
-            if (idle := self._group(index)).work is None and not idle.retired:
-                idle.retired, idle.retired_at = True, time.time()
-        return [group.work.key for group in wider if group.work is not None]
-
-    def narrow(self, size: int) -> list[int]:
-        """Groups that have lost their workers, and had all of them before, come up again with no more than `size`.
-
-        Returns:
-            The indices of those that would have had more.
-        """
-        narrower = []
-        for group in self.groups.values():
-            is_up = len(group.present) == group.num_workers and not group.dying
-            if group.ready_with and group.wanted > size and not (is_up or group.lost or group.retired):
-                group.wanted = size
-                narrower.append(group.index)
-        return narrower
-
-    def workers_for_start(self, index: int) -> int:
-        """How many workers the group is to be started with now.
-
-        One that was widened and has not finished an epoch since gets its former number back: there is no room after
-        all, or more workers do not work.
-        """
-        if (group := self.groups.get(index)) is None:  # its first start
-            return self.num_workers
-        if group.on_trial:
-            group.wanted = min(group.wanted, group.least)
-            more = counted(group.num_workers, "worker")
-            self.events.append(f"group {index} did not train on {more}: it goes back to {group.wanted}")
-            self.take_back(group)  # not an attempt of the trial's
-        group.num_workers, group.on_trial = group.wanted, group.wanted > group.least
-        return group.num_workers
-
-    def workers_of_trials(self) -> dict[str, int]:
-        """How many workers each trial has that a group trains, by its key."""
-        return {group.work.key: group.num_workers for group in self.groups.values() if group.work is not None}
-
     def take_back(self, group: WorkerGroup) -> None:
         """The trial waits for the next idle group; this one gets nothing until it has restarted."""
         group.dying, group.nodes = True, set()
@@ -300,7 +245,12 @@ class CoordinatorState:
             self.release(group)
 
     def release(self, group: WorkerGroup) -> None:
-        """The group has left its trial and is free for the next."""
+        """The group has left its trial and is free for the next.
+
+        Where it was to restart with other workers after the epoch, and the trial has ended first, it stays as it is.
+        """
+        if group.leaving and not (group.dying or group.node_goes):
+            group.leaving, group.failure_reported, group.wanted = False, False, group.num_workers
         if group.busy_since is not None:
             group.busy_seconds += time.time() - group.busy_since
         group.work = group.busy_since = None
@@ -320,7 +270,8 @@ class CoordinatorState:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _group(self, index: int) -> WorkerGroup:
+    def group(self, index: int) -> WorkerGroup:
+        """A group, which is made where nothing is known of it yet."""
         first = self.num_workers
         return self.groups.setdefault(index, WorkerGroup(index, num_workers=first, wanted=first, least=first))
 

@@ -238,6 +238,12 @@ class WorkerPool:
 
         return list(ray.get(self.coordinator.widen.remote(dict(sizes))))
 
+    def make_room(self, sizes: Mapping[str, int]) -> list[str]:
+        """Has trials give workers back for one that waits, see `Coordinator.make_room`; the keys of those that do."""
+        import ray
+
+        return list(ray.get(self.coordinator.make_room.remote(dict(sizes))))
+
     def narrow(self, size: int) -> list[int]:
         """Has groups that lost their workers come up again with no more, see `Coordinator.narrow`; their indices."""
         import ray

@@ -31,6 +31,7 @@ class World:
     refuses: bool = False
     asked: list[dict[str, int]] = field(default_factory=list)
     narrowed: list[int] = field(default_factory=list)
+    room: list[dict[str, int]] = field(default_factory=list)
 
     def startup_seconds(self, started_at: float) -> float | None:
         return self.startup
@@ -40,6 +41,10 @@ class World:
 
     def widen(self, sizes: Mapping[str, int]) -> list[str]:
         self.asked.append(dict(sizes))
+        return [] if self.refuses else list(sizes)
+
+    def make_room(self, sizes: Mapping[str, int]) -> list[str]:
+        self.room.append(dict(sizes))
         return [] if self.refuses else list(sizes)
 
     def narrow(self, size: int) -> list[int]:
@@ -155,9 +160,55 @@ def test_where_a_trial_has_lost_its_group_that_comes_up_with_what_there_is_room_
     look, said = make(world, DONE, trial(1, 1, 1.0), trial(2, 1, 1.0))
     look.look([Node(4, 0)])
     assert (world.narrowed, world.asked) == ([2], [])
-    assert said == ["group 3 lost its workers and restarts with 2 workers, which the nodes have room for"]
+    assert said[0] == "group 3 lost its workers and restarts with 2 workers, which the nodes have room for"
     look.look([Node(1, 0)])
     assert world.narrowed == [2, 1]
+
+
+def test_a_trial_without_places_gets_those_of_the_widest_which_may_have_them_again() -> None:
+    """Two trials of four workers on two nodes, one of which is lost: both continue with two on the other."""
+    world = World({"t1": 4})
+    one, two = trial(1, 1, 1.0), trial(2, 50, 1.0)
+    look, said = make(world, DONE, one, two)
+    look.look([Node(4, 0)])
+    assert world.room == [{"t1": 2}]
+    assert said[-1] == "places were lost, and a trial waits: after this epoch, trial 1 continues with 2 workers"
+    world.workers = {"t2": 2}  # t1 has left its workers, and its group restarts
+    look.look([Node(4, 0)])
+    world.workers = {"t1": 2, "t2": 2}
+    look.look([Node(4, 0)])
+    assert (len(world.room), world.asked) == (1, [])
+    two.state, world.workers = TrialState.COMPLETED, {"t1": 2}
+    look.look([Node(4, 0)])
+    assert world.asked == [{"t1": 4}]
+    world.workers = {"t1": 4}  # the other node is back, and t3 of it is lost again: what was asked can be asked anew
+    two.state = TrialState.RUNNING
+    look.look([Node(4, 0)])
+    two.state, world.workers = TrialState.COMPLETED, {"t1": 2}
+    look.look([Node(4, 0)])
+    assert world.room == [{"t1": 2}] * 2
+    assert world.asked == [{"t1": 4}] * 2
+
+
+def test_only_as_many_trials_give_places_back_as_there_are_places_missing() -> None:
+    world = World({"t1": 2, "t2": 3, "t3": 2})
+    look, _ = make(world, DONE, *(trial(number, 1, 1.0) for number in (1, 2, 3, 4)))
+    look.look([Node(7, 0)])  # shared evenly each has one; t4 has none, and t2 gives it one of two
+    assert world.room == [{"t2": 1}]
+    look.look([Node(9, 0)])  # two places are free, which is what t4 can have
+    assert len(world.room) == 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "startup", "moves"),
+    [(79, 10.0, True), (80, 10.0, False), (1, None, False), (0, 0.001, False), (100, 0.0, False)],
+)
+def test_a_trial_keeps_its_places_where_it_ends_before_two_starts_of_a_group(
+    epochs: int, startup: float | None, moves: bool
+) -> None:
+    world = World({"t1": 4}, startup)  # 21 s are left after 79 epochs and the present one, 20 after 80
+    make(world, DONE, trial(1, epochs, 1.0), trial(2, 1, 1.0))[0].look([Node(4, 0)])
+    assert bool(world.room) is moves
 
 
 def test_a_trial_whose_configuration_breaks_a_rule_changes_nothing() -> None:

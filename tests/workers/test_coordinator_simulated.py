@@ -48,6 +48,7 @@ class World:
     sizes: dict[int, int] = field(default_factory=dict)  # ranks of each group's present generation
     widened: int = 0  # trials that were given more ranks
     narrowed: int = 0  # groups that came up with fewer
+    made_room: int = 0  # trials that gave ranks back
     met: dict[tuple[Any, ...], list[asyncio.Event]] = field(default_factory=lambda: defaultdict(list))
 
     async def all_reduce(self, worker: WorkerId, number: int, epoch: int) -> None:
@@ -102,6 +103,7 @@ async def group(world: World, index: int) -> None:
         world.sizes[index] = size = await world.box.workers_for_start(index)
         if size > world.num_workers and world.rng.random() < 0.2:
             continue  # there is no room for so many after all
+        await asyncio.sleep(world.rng.random() / 2)  # until the processes are there
         places = [WorkerId(index, r, f"{index}, {generation}", world.nodes[index]) for r in range(size)]
         ranks = [asyncio.create_task(rank(world, worker)) for worker in places]
         lost = asyncio.create_task(world.restarts[index].wait())
@@ -156,6 +158,16 @@ async def losses(world: World) -> None:
         if what != "drain":
             for i in hit:
                 world.restarts[i].set()
+            if world.rng.random() < 0.5:
+                await make_room(world)
+
+
+async def make_room(world: World) -> None:
+    """Groups that start have one rank only, and the trials that have more give them back."""
+    world.narrowed += len(await world.box.narrow(1))
+    for _ in range(5):
+        await asyncio.sleep(world.rng.random() / 2)
+        world.made_room += len(await world.box.make_room({f"trial {i}": 1 for i in range(NUM_TRIALS)}))
 
 
 async def widening(world: World) -> None:
@@ -168,7 +180,7 @@ async def widening(world: World) -> None:
             world.narrowed += len(await world.box.narrow(world.rng.choice([1, 2, 3])))
 
 
-async def search(seed: int) -> tuple[list[int], int, int]:
+async def search(seed: int) -> tuple[list[int], World]:
     rng = random.Random(seed)
     num_workers, num_groups = rng.choice([1, 2, 3]), rng.choice([1, 2, 3])
     box = Coordinator(num_workers, num_groups=num_groups, max_failures=1000)
@@ -183,21 +195,23 @@ async def search(seed: int) -> tuple[list[int], int, int]:
         wider.cancel()
         await box.close()
         await asyncio.gather(*groups)
-    return lengths, world.widened, world.narrowed
+    return lengths, world
 
 
 @pytest.mark.parametrize("first", range(0, 500, 100))
 def test_no_loss_keeps_a_search_from_its_end(first: int) -> None:
-    widened = narrowed = 0
+    widened = narrowed = made_room = 0
     for seed in range(first, first + 100):
         loop = VirtualTime()
         try:
-            lengths, num_widened, num_narrowed = loop.run_until_complete(search(seed))
+            lengths, world = loop.run_until_complete(search(seed))
         except TimeoutError:
             pytest.fail(f"seed {seed}: a trial waits for ever")
         finally:
             loop.close()
         assert lengths == [SPEC.num_epochs] * NUM_TRIALS, f"seed {seed}"
-        widened, narrowed = widened + num_widened, narrowed + num_narrowed
+        widened, narrowed = widened + world.widened, narrowed + world.narrowed
+        made_room += world.made_room
     assert widened > 50
     assert narrowed > 10
+    assert made_room > 3
