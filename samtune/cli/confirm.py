@@ -24,6 +24,7 @@ from samtune.cli.options import (
     stdout_for_json,
 )
 from samtune.cli.passwords import ask_for_secret
+from samtune.cli.starting import LINE, STUDY_LINE, say_start
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 from samtune.user_code import use_script
@@ -72,6 +73,7 @@ def confirm(
 
     Run it again to resume what was interrupted, or to see the result again; with more --replicas, to add to it.
     """
+    say_start(LINE if all(source.endswith((".yaml", ".yml")) for source in sources) else STUDY_LINE)
     from samtune.config.space import SearchSpace
     from samtune.experiments.confirm import Confirmer
     from samtune.terminal import make_console, make_display, print_confirmation

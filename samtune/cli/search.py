@@ -42,7 +42,7 @@ from samtune.cli.options import (
     stdout_for_json,
 )
 from samtune.cli.passwords import ask_for_secret
-from samtune.cli.starting import say_start
+from samtune.cli.starting import LINE, STUDY_LINE, say_start
 from samtune.cli.trust import ask_to_trust, say_imports
 from samtune.errors import UsageError
 from samtune.user_code import use_script
@@ -80,8 +80,8 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Run a search: Optuna proposes, warm worker groups train with SAM, MLflow records everything."""
-    if resume is None and not dry_run and not estimate and (train or space_file or space):
-        say_start()
+    if not dry_run and not estimate and (resume or train or space_file or space):
+        say_start(STUDY_LINE if resume else LINE)
     from samtune.experiments.tuner import Tuner
     from samtune.tracking.system import SWITCH
 

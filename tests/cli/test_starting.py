@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samtune.cli.starting import LINE
+from samtune.cli.starting import LINE, STUDY_LINE
 
 AT_THE_FIRST_LINE = """
 import io, os, sys
@@ -29,11 +29,21 @@ main()
 """
 
 
-@pytest.mark.parametrize("command", [("search", "digits.yaml"), ("train", "none.yaml"), ("search", "--space", "none")])
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("search", "digits.yaml"), LINE),
+        (("train", "none.yaml"), LINE),
+        (("search", "--space", "none"), LINE),
+        (("search", "--resume", "none"), STUDY_LINE),
+        (("confirm", "none"), STUDY_LINE),
+        (("confirm", "none.yaml"), LINE),
+    ],
+)
 def test_a_terminal_has_a_line_before_anything_that_takes_long_is_imported(
-    command: tuple[str, ...], tmp_path: Path
+    command: tuple[str, ...], line: str, tmp_path: Path
 ) -> None:
-    assert said_first(command, True, tmp_path) == f"{LINE}|[]"
+    assert said_first(command, True, tmp_path) == f"{line}|[]"
 
 
 def test_a_pipe_has_no_such_line(tmp_path: Path) -> None:
@@ -41,7 +51,7 @@ def test_a_pipe_has_no_such_line(tmp_path: Path) -> None:
 
 
 def test_nothing_starts_without_a_space_or_in_a_dry_run(tmp_path: Path) -> None:
-    for command in (("search",), ("search", "none.yaml", "--dry-run")):
+    for command in (("search",), ("search", "none.yaml", "--dry-run"), ("search", "--resume", "none", "--dry-run")):
         assert said_first(command, True, tmp_path).startswith("samtune: error: ")
 
 
