@@ -23,13 +23,16 @@ FunctionPath = Annotated[str, AfterValidator(_function_path)]
 
 
 class Config(BaseModel):
-    """A frozen, strict section of a search space: unknown keys and wrong types are errors, `3` is a valid float."""
+    """A frozen, strict section of a search space: unknown keys and wrong types are errors, `3` is a valid float.
+
+    The docstring below a field says what the key is for, see `samtune.config.field_texts`.
+    """
 
     model_config = ConfigDict(
+        defer_build=True,  # a process that only passes configurations on needs no validators
         extra="forbid",
         frozen=True,
         strict=True,
-        use_attribute_docstrings=True,
         serialize_by_alias=True,  # `lambda` cannot be a name in Python: the YAML's names are the aliases
         validate_by_name=True,
     )

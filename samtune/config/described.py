@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from samtune.config.base import Config
+from samtune.config.field_texts import field_texts, json_schema
 from samtune.config.sections import classes_of, names_of
 from samtune.config.yaml_source import did_you_mean
 from samtune.errors import UsageError
@@ -65,13 +66,13 @@ def part_of(section: str, name: str) -> Part:
 
 
 def _own_name(cls: type[Config]) -> str:
-    text = cls.model_fields["name"].description or ""
+    text = field_texts(cls).get("name", "")
     return text.split("`")[1] if "`" in text else "package.module:function"
 
 
 def _keys(cls: type[Config]) -> Iterator[Key]:
     """Those of the class itself first, then what it has in common with others."""
-    schema = cls.model_json_schema(by_alias=True)
+    schema = json_schema(cls)
     required = schema.get("required", [])
     own = [field.alias or name for name, field in cls.model_fields.items() if name in cls.__annotations__]
     for name in sorted(schema["properties"], key=lambda name: name not in own):

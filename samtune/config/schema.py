@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samtune.config.distributions import KINDS, Choice, LogInt, LogUniform
+from samtune.config.field_texts import json_schema
 from samtune.config.method import OTHER_NAMES
 from samtune.config.sections import NAMED
 from samtune.config.space import SearchSpace
@@ -19,7 +20,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def space_schema() -> dict[str, Any]:
     """The schema that a search space's YAML follows."""
-    schema = SearchSpace.model_json_schema(by_alias=True)
+    schema = json_schema(SearchSpace)
     definitions, properties = schema["$defs"], schema["properties"]
     for section in SECTIONS:
         names = [name for name in _references(properties[section]) if name not in _NOT_WRITTEN]

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from samtune.config.base import Config
 from samtune.config.data import DataConfig
+from samtune.config.field_texts import field_texts
 from samtune.config.library_model import LibraryModelConfig
 from samtune.config.model import ModelConfig
 from samtune.config.sections import config_classes
@@ -28,9 +29,9 @@ def names_of(config: type[Config]) -> tuple[str, ...]:
 class TestEveryConfig:
     def test_every_field_is_described(self, config: type[Config]) -> None:
         assert config.__doc__
-        for name, field in config.model_fields.items():
-            assert field.description, name
-            assert field.description.endswith("."), name
+        texts = field_texts(config)
+        assert texts.keys() == config.model_fields.keys()
+        assert [name for name, text in texts.items() if not text.endswith(".")] == []
 
     def test_is_chosen_by_its_name_and_survives_a_round_trip(self, config: type[Config]) -> None:
         adapter = TypeAdapter(DataConfig if config.__module__ == "samtune.config.data" else ModelConfig)
