@@ -176,6 +176,14 @@ def is_own_cluster() -> bool:
     return _is_own
 
 
+def own_session_folder() -> str | None:
+    """Where a cluster that was started here keeps its files, its logs among them; None of another."""
+    import ray
+
+    node: Any = ray._private.worker._global_node
+    return str(node.get_session_dir_path()) if _is_own else None
+
+
 def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> str:
     """Connects. Returns the address; `local` where a cluster was started."""
     import ray

@@ -84,6 +84,14 @@ TRAIN_VARIABLES = (
 )
 """Set in the process that calls `fit`, before it starts a cluster of its own, whose processes then have them too."""
 
+CONTROLLER_LOGGING = Variable(
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING",
+    "ray.train.v2._internal.constants",
+    "a controller in the driver must not change how the user's process logs",
+    "0",
+)
+"""Set in a driver that runs controllers itself."""
+
 JOB_CONFIG = Variable(
     "RAY_JOB_CONFIG_JSON_ENV_VAR",
     "ray._private.runtime_env.constants",
@@ -101,7 +109,7 @@ LOOPBACK = Variable(
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 """Documented by Ray: the token of a cluster, or the file that has it; else `~/.ray/auth_token` has it."""
 
-VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, JOB_CONFIG, LOOPBACK)
+VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, CONTROLLER_LOGGING, JOB_CONFIG, LOOPBACK)
 
 HEAD_NODE = "node:__internal_head__"
 """A resource of every head node, in an amount of 1. What takes a little of it needs no CPU and stays on the head."""

@@ -28,7 +28,8 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from samtune.raylib.cluster import is_own_cluster
-from samtune.raylib.environment import GROUP_GENERATION, WARN_BLOCKING
+from samtune.raylib.driver_controller import DriverController
+from samtune.raylib.environment import CONTROLLER_LOGGING, GROUP_GENERATION, WARN_BLOCKING
 from samtune.raylib.newcomers import refuse_newcomers
 
 # Each starts an actor process of its own. The cleaner removes the placement group of a controller that died; ours goes
@@ -45,11 +46,20 @@ class GroupTrainer(DataParallelTrainer):
 
     Args:
         size: asked before each start of the workers how many there are to be; None: as many as `scaling_config` says.
+        in_driver: whether Ray Train's controller is to run in the calling thread, see `DriverController`. On a cluster
+            that others use as well it is an actor all the same.
     """
 
-    def __init__(self, train_loop_per_worker: Any, *, size: Callable[[], int] | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        train_loop_per_worker: Any,
+        *,
+        size: Callable[[], int] | None = None,
+        in_driver: bool = False,
+        **arguments: Any,
+    ) -> None:
         super().__init__(train_loop_per_worker, backend_config=LazyTorchConfig(), **arguments)
-        self._size = size
+        self._size, self._in_driver = size, in_driver and is_own_cluster()
         self._controller: Any = None
         self._killed = False
 
@@ -60,7 +70,9 @@ class GroupTrainer(DataParallelTrainer):
         shut down ends the whole process.
         """
         self._killed = True
-        if self._controller is not None:
+        if isinstance(self._controller, DriverController):
+            self._controller.kill()
+        elif self._controller is not None:
             ray.kill(self._controller)
 
     def free_resources(self) -> None:
@@ -71,7 +83,7 @@ class GroupTrainer(DataParallelTrainer):
         from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
         from ray.util.placement_group import PlacementGroup
 
-        if self._controller is None:
+        if self._controller is None or isinstance(self._controller, DriverController):
             return
         for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
             group = PlacementGroupTableData.FromString(row)
@@ -80,6 +92,8 @@ class GroupTrainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         """As in the base class, but the controller can be killed, and no signal handler is installed."""
+        if self._in_driver:
+            return self._run_in_driver(**arguments)
         node = ray.get_runtime_context().get_node_id()
         options: dict[str, Any] = {
             "num_cpus": 0,
@@ -96,6 +110,14 @@ class GroupTrainer(DataParallelTrainer):
             self.kill()
         ray.get(self._controller.run.remote())
         return ray.get(self._controller.get_result.remote())
+
+    def _run_in_driver(self, **arguments: Any) -> Any:
+        os.environ.setdefault(CONTROLLER_LOGGING.name, CONTROLLER_LOGGING.value or "")
+        arguments["scaling_policy"] = LocalScalingPolicy(arguments["scaling_policy"].scaling_config, self._size)
+        self._controller = DriverController(**arguments)
+        if self._killed:
+            self.kill()
+        return self._controller.finish()
 
     def _create_default_callbacks(self) -> list[Any]:
         return [c for c in super()._create_default_callbacks() if not isinstance(c, _UNUSED)]

@@ -40,6 +40,12 @@ CLUSTER = (
         "()",
     ),
     Undocumented(
+        "ray._private.node:Node.get_session_dir_path",
+        "Ray Train's files of a cluster of this machine are not in the study's folder",
+        "the folder in ray.get_runtime_context()",
+        "(self)",
+    ),
+    Undocumented(
         "ray._common.constants:HEAD_NODE_RESOURCE_NAME",
         "Tune's light actors stay on the head node without taking a CPU",
         "a label selector in tune.PlacementGroupFactory",
@@ -212,6 +218,87 @@ TRAIN = (
 )
 """Used by `samtune.raylib.group_trainer`."""
 
+_IN_DRIVER = "a trainer whose controller runs in the calling process, as Ray Train's own local mode without a cluster"
+_STATE_OF_GROUP = f"{_INTERNAL}.execution.worker_group.state"
+_DRIVER = "samtune.raylib.driver_controller"
+
+DRIVER_CONTROLLER = (
+    Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController._step",
+        "a group that is killed ends without another attempt",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:DriverController._step",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController._train_run_context",
+        "names the log file",
+        _IN_DRIVER,
+    ),
+    Undocumented("ray.exceptions:AsyncioActorExit", "what the controller passes on as it is", _IN_DRIVER),
+    Undocumented(
+        f"{_INTERNAL}.logging.logging:SessionFileHandler",
+        "what the controller logs goes to the session's files, not to the user's terminal",
+        _IN_DRIVER,
+        "(0)",
+    ),
+    Undocumented(
+        f"{_INTERNAL}.execution.checkpoint.sync_actor:SynchronizationActor",
+        "the barrier, an actor that starts when a worker calls it: nothing in a search does",
+        "a barrier that starts when it is first called",
+    ),
+    Undocumented(f"{_GROUP}._start_impl", "runs with the barrier above", _IN_DRIVER, "(self, 1)"),
+    Undocumented(
+        f"{_GROUP}._start",
+        "ends what has started where the rest cannot; there is no barrier to end",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:_DriverWorkerGroup._start",
+    ),
+    Undocumented(
+        f"{_GROUP}._create_placement_group",
+        "with its placement group a group is ended from another thread, even while it starts",
+        _IN_DRIVER,
+        "(self, 1, 2)",
+        override=f"{_DRIVER}:_DriverWorkerGroup._create_placement_group",
+    ),
+    Undocumented(
+        f"{_GROUP}._init_train_context_on_workers",
+        "gives the workers no handle of the controller, which is no actor",
+        _IN_DRIVER,
+        "(self, 1, 2, 3)",
+        override=f"{_DRIVER}:_DriverWorkerGroup._init_train_context_on_workers",
+    ),
+    *(
+        Undocumented(f"{_GROUP}.{name}", "passed to the workers in the override above", _IN_DRIVER)
+        for name in ("_train_run_context", "_storage_context", "_worker_callbacks_to_propagate")
+    ),
+    Undocumented(f"{_GROUP}._decorate_worker_log_file_paths", "called in the same override", _IN_DRIVER, "(1)"),
+    Undocumented(
+        f"{_STATE_OF_GROUP}:WorkerGroupState.shutdown",
+        "ends workers that have no barrier",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:_State.shutdown",
+    ),
+    Undocumented(
+        f"{_STATE_OF_GROUP}:WorkerGroupStateBuilder.build",
+        "the way to the override above",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:_StateBuilder.build",
+    ),
+    Undocumented(
+        f"{_STATE_OF_GROUP}:WorkerGroupStateBuilder.shutdown",
+        "likewise, of a group that did not come up",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:_StateBuilder.shutdown",
+    ),
+    Undocumented(f"{_STATE_OF_GROUP}:_shutdown_workers", "called in the overrides above", _IN_DRIVER, "(1)"),
+)
+"""Used by `samtune.raylib.driver_controller`."""
+
 SCHEDULERS = (
     Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the two names below", _REUSE),
     Undocumented(f"{_CONTROLLER}:TuneController._actor_cache", "keeps as many actors as trials are active", _REUSE),
@@ -282,4 +369,4 @@ POPULATION = (
 )
 """Used by `samtune.raylib.population`."""
 
-NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *SCHEDULERS, *POPULATION)
+NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *DRIVER_CONTROLLER, *SCHEDULERS, *POPULATION)

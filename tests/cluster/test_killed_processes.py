@@ -56,7 +56,7 @@ OPTIONS = (
 )
 
 
-ALWAYS_THERE = {"LocalController", "RayTrainWorker", "Coordinator", "ResourceTrainable"}
+ALWAYS_THERE = {"RayTrainWorker", "Coordinator", "ResourceTrainable"}
 """What a running trial cannot do without."""
 
 

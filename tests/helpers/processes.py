@@ -9,11 +9,9 @@ from pathlib import Path
 import psutil
 
 CONTINUES = {
-    "LocalController": "Ray Train's controller of the group",
     "RayTrainWorker": "a worker",
     "Coordinator": "the actor that hands out trials",
     "ResourceTrainable": "Tune's actor of a trial",
-    "SynchronizationActor": "Ray Train's barrier",
     "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
     "IDLE": "a worker process in reserve",
     "dashboard.py": "serves the state of the cluster",

@@ -23,7 +23,14 @@ VARIABLES = (*environment.VARIABLES, *ray_internals.VARIABLES)
 
 PUBLIC_MODULES = {
     *("ray", "ray.actor", "ray.exceptions", "ray.cluster_utils", "ray.util.scheduling_strategies", "ray.util.state"),
-    *("ray.train", "ray.train.torch", "ray.tune", "ray.tune.integration.ray_train", "ray.tune.search"),
+    *(
+        "ray.train",
+        "ray.train.collective",
+        "ray.train.torch",
+        "ray.tune",
+        "ray.tune.integration.ray_train",
+        "ray.tune.search",
+    ),
 }
 PUBLIC_VARIABLES = {"RAY_ADDRESS", "RAY_TMPDIR", "RAY_USAGE_STATS_ENABLED", "RAY_HEAD_IP", "RAY_AUTH"}
 PUBLIC_VARIABLES |= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
@@ -132,7 +139,7 @@ def used_by(node: ast.AST) -> str | None:
     return None
 
 
-SHARED = {"_metric", "_private"}
+SHARED = {"_metric", "_private", "_start", "_step"}
 """Names that other classes have too: seen only where Ray's own module is named."""
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import ray
 from helpers.driver import Client, spec, worker_pids
 from helpers.records import assert_records_agree
+from ray.train import RunConfig, ScalingConfig
 
+from samtune.raylib.driver_controller import GroupKilledError
+from samtune.raylib.group_trainer import GroupTrainer
 from samtune.workers.pool import WorkerPool
 from samtune.workers.protocol import Outcome
 
@@ -74,6 +82,36 @@ def test_workers_stay_the_same_processes_from_trial_to_trial(client: Client) -> 
     client.run("after", spec(seed=2))
     assert len(before) == 4
     assert worker_pids() == before
+
+
+def test_a_group_whose_controller_is_in_the_driver_can_be_killed_and_has_ray_train_s_barrier(
+    local_ray: None, tmp_path: Path
+) -> None:
+    def meet_and_stay(config: dict[str, Any]) -> None:
+        import ray.train.collective
+
+        word = ray.train.collective.broadcast_from_rank_zero(ray.train.get_context().get_world_rank() + 7)
+        (tmp_path / str(os.getpid())).write_text(str(word))
+        time.sleep(3600)
+
+    trainer = GroupTrainer(
+        meet_and_stay,
+        in_driver=True,
+        train_loop_config={},
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.25}),
+        run_config=RunConfig(name="killed", storage_path=str(tmp_path / "ray")),
+    )
+    with ThreadPoolExecutor() as threads:
+        fitted = threads.submit(trainer.fit)
+        while len(found := [file for file in tmp_path.iterdir() if file.name.isdecimal() and file.read_text()]) < 2:
+            assert not fitted.done(), fitted.exception()
+            time.sleep(0.1)
+        processes = [psutil.Process(int(file.name)) for file in found]
+        trainer.kill()
+        with pytest.raises(GroupKilledError):
+            fitted.result()
+    assert [file.read_text() for file in found] == ["7", "7"]
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
 def test_a_trial_that_cannot_be_built_fails_with_its_traceback_and_the_next_one_runs(client: Client) -> None:
