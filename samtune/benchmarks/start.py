@@ -23,7 +23,7 @@ from samtune.benchmarks.machine import print_machine
 from samtune.benchmarks.processes import Processes, digits_search
 from samtune.store.study_folder import study_folder
 
-MILESTONES = {"first line": "", "Ray is up": "] starting ", "first worker is ready": " is ready"}
+MILESTONES = {"first line": "", "Ray and MLflow are up": "] starting ", "first worker is ready": " is ready"}
 """What the first line of each says."""
 
 _LOOK_SECONDS = 0.1

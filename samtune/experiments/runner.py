@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from samtune.experiments.trials import Trials
 from samtune.experiments.verdict import verdict_of
 from samtune.experiments.widening import Widening
 from samtune.formatting import counted
-from samtune.raylib.cluster import Node, addable_nodes, connected, local_node, look_at_cluster
+from samtune.raylib.cluster import Node, addable_nodes, connected, is_own_cluster, local_node, look_at_cluster
 from samtune.raylib.cluster_loss import ClusterLossThread, kill_own_cluster
 from samtune.raylib.limits import check_limits
 from samtune.raylib.runtime_env import runtime_env
@@ -153,9 +153,6 @@ class Runner:
             plan = self._make_plan(list(nodes.values()), addable_nodes())
             if len(nodes) > 1:
                 check_storage(self.folder.storage, nodes)
-            connecting.result()  # before any worker starts: a tracking server that does not answer is an error
-            if self.earlier is None:
-                self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
             self._notes = first_batch.result(lambda: self.ending.signal is not None)
             if self.ending.signal is not None:
                 raise Interrupted(self.ending.signal)
@@ -198,8 +195,8 @@ class Runner:
                 callback.on_study_start(study)
         return study
 
-    def _run_trials(self, study: Study, plan: Plan, callbacks: list[Callback]) -> None:
-        """Starts the groups, runs the trials, and ends both whatever happens in between."""
+    def _run_trials(self, study: Study, plan: Plan, pool: WorkerPool, callbacks: list[Callback]) -> None:
+        """Runs the trials on groups that have been started, and ends both whatever happens in between."""
         with ExitStack() as at_end:
             at_end.callback(_tell_end, study, self._started)
             for callback in callbacks:
@@ -211,7 +208,12 @@ class Runner:
             source, lines = self.trials.source(study, self.folder.local, plan.num_groups > 1)
             for line in [*self._notes, *lines]:
                 self.say(line)
-            pool = self._start_pool(study, plan, at_end)
+            events = EventThread(pool, self.say)
+            at_end.callback(self._close_pool, study, pool, events)
+            waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
+            groups = f"{counted(plan.num_groups, 'worker group')} of {counted(plan.num_workers, 'worker')}"
+            self.say(f"starting {groups}{waiting}")
+            events.start()
             most = min(study.num_trials, self.trials.definition.max_concurrent or study.num_trials)
             elasticity = ElasticityThread(pool, most, self.say, self._widening(study, plan, pool, source))
             at_end.callback(elasticity.stop)
@@ -249,8 +251,9 @@ class Runner:
             say=self.say,
         ).look
 
-    def _start_pool(self, study: Study, plan: Plan, at_end: ExitStack) -> WorkerPool:
-        """Starts the worker groups, which are closed at the end, and passes on what they have to say."""
+    @contextmanager
+    def _made_pool(self, plan: Plan) -> Iterator[WorkerPool]:
+        """The worker groups. `_close_pool` ends them; where it does not come to that they are killed in the end."""
         from samtune.workers.pool import WorkerPool
 
         definition = self.trials.definition
@@ -259,24 +262,23 @@ class Runner:
             num_workers=plan.num_workers,
             cpus_per_worker=plan.cpus_per_worker,
             gpus_per_worker=plan.gpus_per_worker,
-            storage_path=study.storage_path,
+            storage_path=self.folder.uri,
             checkpoint=definition.checkpoint,
             max_failures=definition.max_failures,
             timeout=definition.timeout,
             keeps_weights=definition.keep_weights > 0,
-            metrics=[objective.metric for objective in study.objectives],
+            metrics=[objective.metric for objective in objectives_of(definition)],
             parts=given_functions(flatten(definition.model_dump()).values()),
             resizable=definition.resources.num_workers == "auto",
         )
-        events = EventThread(pool, self.say)
-        at_end.callback(self._close_pool, study, pool, events)
-        pool.start()
-        waiting = f", {plan.num_waiting} of which wait for nodes" if plan.num_waiting else ""
-        self.say(
-            f"starting {counted(plan.num_groups, 'worker group')} of {counted(plan.num_workers, 'worker')}{waiting}"
-        )
-        events.start()
-        return pool
+        try:
+            yield pool
+        finally:
+            if self._pool is not None:  # the tracking server does not answer, or the like
+                pool.kill()
+                pool.close(timeout=30.0)
+                pool.forget()
+                self._pool = None
 
     def _close_pool(self, study: Study, pool: WorkerPool, events: EventThread) -> None:
         """Before the callbacks hear of the end: no thread may be in Ray when it is shut down."""

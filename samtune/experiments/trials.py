@@ -50,7 +50,7 @@ class Trials(Protocol):
         """How the trials are found, for the plan."""
 
     def prepare(self, storage: str, tracking_uri: str) -> None:
-        """Of a new study, before any worker starts: loads what it names. Raises UsageError where that is not there.
+        """Of a new study, before any trial starts: loads what it names. Raises UsageError where that is not there.
 
         Args:
             storage: the folder or URI of all studies.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from samtune.config.search import CheckpointConfig
 from samtune.errors import safe_text
-from samtune.raylib.cluster import Node, count_workers
+from samtune.raylib.cluster import Node, count_workers, own_session_folder
 from samtune.raylib.environment import set_train_environment
 from samtune.storage import join
 from samtune.user_path import user_folders
@@ -37,7 +37,8 @@ class WorkerPool:
 
     Args:
         num_groups: how many groups; the caller has checked that the cluster can hold them all.
-        storage_path: folder of the study, reachable from every node: checkpoints, and Ray Train's own files.
+        storage_path: folder of the study, reachable from every node: checkpoints, and on a cluster of several users or
+            nodes Ray Train's own files.
         checkpoint: when trials are saved.
         max_failures: how often a trial may lose its workers before it fails.
         timeout: seconds that an epoch may take before its workers are taken for hung and replaced.
@@ -91,11 +92,15 @@ class WorkerPool:
         self._threads = self._make_threads(range(num_groups))
 
     def start(self) -> None:
-        """Starts all groups; returns at once. Trials posted meanwhile wait in the coordinator."""
+        """Starts all groups that have not been started; returns at once. Trials posted meanwhile wait.
+
+        Where the cluster is this process's own, nothing is written to `storage_path` before a trial is.
+        """
         import samtune.raylib.group_trainer  # noqa: F401  # not in the threads: two that import Ray Train do not get along
 
         for thread in self._threads:
-            thread.start()
+            if thread.ident is None:
+                thread.start()
 
     def grow(self, num_groups: int) -> None:
         """Starts more groups, up to `num_groups`: the cluster can hold them now, or will.
@@ -132,6 +137,7 @@ class WorkerPool:
         """Lives as long as the group: `fit` returns when the workers' loops do."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
+        from samtune.raylib.driver_controller import MOST_CONTROLLERS
         from samtune.raylib.group_trainer import GroupTrainer
         from samtune.raylib.worker_loss import WorkerLossCallback
 
@@ -156,12 +162,13 @@ class WorkerPool:
                     worker_loop,
                     train_loop_config={"loop": loop},
                     size=partial(_ask_size, self.coordinator, index, self.num_workers) if self._resizable else None,
+                    in_driver=self.num_groups <= MOST_CONTROLLERS,
                     scaling_config=ScalingConfig(
                         num_workers=self.num_workers, use_gpu=self._gpus > 0, resources_per_worker=resources
                     ),
                     run_config=RunConfig(
                         name=f"group-{index}",
-                        storage_path=join(self._storage_path, "ray", "train"),
+                        storage_path=own_session_folder() or join(self._storage_path, "ray", "train"),
                         # The coordinator counts how often a trial loses its workers; the group itself never gives up.
                         failure_config=FailureConfig(max_failures=-1),
                         callbacks=[WorkerLossCallback(partial(_tell_losses, self.coordinator, index))],  # type: ignore[list-item]

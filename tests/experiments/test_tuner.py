@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from ray.actor import ActorHandle
 
 from samtune import Callback, Results, SearchSpace, Trial, TrialState, Tuner, UsageError
+from samtune.errors import TrackingError
 from samtune.study import Study
 
 SMALL = ["training.epochs=2", "data.num_train=300", "resources.num_workers=1", "resources.cpus_per_worker=0.5"]
@@ -134,6 +135,20 @@ def test_ctrl_c_in_the_middle_of_a_line_does_not_wait_for_it(tmp_path: Path) -> 
 
 
 @pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_a_tracking_server_that_does_not_answer_ends_the_workers_that_start_meanwhile(tmp_path: Path) -> None:
+    space = SearchSpace.from_yaml("digits.yaml", SMALL)
+    tuner = Tuner(space, name="s", storage_path=tmp_path / "studies", tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="no MLflow server answers"):
+        tuner.fit()
+    assert not (tmp_path / "studies").exists()
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("group-")] == []
+    deadline = time.time() + 120
+    while worker_pids():
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_callback_that_raises_ends_the_search_in_order_with_its_own_error(tmp_path: Path) -> None:
     class Broken(Callback):
