@@ -45,6 +45,7 @@ from samtune.tracking import (
     resolve_tracking_uri,
 )
 from samtune.tune.ending import Ending
+from samtune.tune.objectives import objectives_of
 from samtune.tune.trial_source import TrialSource
 from samtune.user_code import given_functions, refuse_within_script
 from samtune.workers.elasticity import ElasticityThread
@@ -154,14 +155,21 @@ class Runner:
             if len(nodes) > 1:
                 check_storage(self.folder.storage, nodes)
             self._notes = first_batch.result(lambda: self.ending.signal is not None)
-            if self.ending.signal is not None:
-                raise Interrupted(self.ending.signal)
+            self._check_interrupt()
             plan = self._with_shared_cards(plan, list(nodes.values()))
-            keepers = self.folder.open(self.say, self.ending.stop)
-            self._study = study = self._begin_record(plan)
-            study.experiment_id, study.parent_run_id = tracker.open(study)
-            with self._watcher:
-                self._run_trials(study, plan, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
+            with self._made_pool(plan) as pool:
+                if is_own_cluster():  # nothing is in the study's folder yet; on others Ray Train has files in it
+                    pool.start()  # the workers import torch while this process imports MLflow
+                connecting.result()
+                if self.earlier is None:
+                    self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
+                self._check_interrupt()
+                keepers = self.folder.open(self.say, self.ending.stop)
+                self._study = study = self._begin_record(plan)
+                study.experiment_id, study.parent_run_id = tracker.open(study)
+                pool.start()
+                with self._watcher:
+                    self._run_trials(study, plan, pool, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
         return study
 
     def _kept_weights(self) -> list[Callback]:
@@ -302,8 +310,7 @@ class Runner:
             at_once=min(self._num_left, definition.max_concurrent or self._num_left),
             is_given_up=lambda: self.ending.signal is not None,
         )
-        if self.ending.signal is not None:
-            raise Interrupted(self.ending.signal)
+        self._check_interrupt()
         if sharing is None:
             return plan
         self._notes.append(sharing.reason)
@@ -381,6 +388,11 @@ class Runner:
         self._watcher.dismiss()
         kill_own_cluster()
         os._exit(1)
+
+    def _check_interrupt(self) -> None:
+        """Before there is a study: a Ctrl-C leaves nothing behind."""
+        if self.ending.signal is not None:
+            raise Interrupted(self.ending.signal)
 
     def _on_interrupt(self, number: int, count: int) -> None:
         """The first Ctrl-C ends the study in order, the second without waiting for the workers, the third at once."""
