@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from mlflow.tracking import MlflowClient
 
+from helpers import hosted
 from samtune.store.journal import read_journal
+from samtune.store.study_folder import stored_space
 from samtune.study import Study, TrialState
 
 TIMES = ("epoch_seconds", "train_seconds")
@@ -50,3 +53,20 @@ def results_of(study: Study) -> dict[str, list[dict[str, float]]]:
         str(sorted(trial.config.items())): [{k: v for k, v in m.items() if k not in TIMES} for m in trial.history]
         for trial in study
     }
+
+
+def results_alone(study: Study, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """The same of trainings of its configurations in this process: without Ray, and nothing goes wrong.
+
+    Args:
+        folder: an empty one.
+    """
+    space, found, threads = stored_space(study, study.storage_path), {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # as Ray has it in a worker of one CPU
+    try:
+        for trial in study:
+            config = trial.config
+            found[str(sorted(config.items()))], _ = hosted.train(0, 1, space.trial(config), str(folder / trial.id))
+    finally:
+        torch.set_num_threads(threads)
+    return found
