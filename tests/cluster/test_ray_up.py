@@ -75,6 +75,7 @@ def write_sshd(work: Path) -> None:
         "PIP_NO_BUILD_ISOLATION": "false",  # sic: pip reads it as the value of --build-isolation
         "PIP_ROOT_USER_ACTION": "ignore",
         "OMP_NUM_THREADS": 1,
+        "MLFLOW_WORKERS": 1,
     }
     settings = " ".join(f"{name}={value}" for name, value in variables.items())
     (work / "sshd_config").write_text(
@@ -104,7 +105,7 @@ def write_space(work: Path) -> None:
     """A space of the user's own."""
     space: dict[str, Any] = yaml.safe_load((ROOT / "search_spaces" / "digits.yaml").read_text())
     space["training"]["epochs"] = 2
-    space["resources"] = {"num_workers": 1}
+    space["resources"], space["max_concurrent"] = {"num_workers": 1}, 1
     (work / "my.yaml").write_text(yaml.safe_dump(space))
 
 
