@@ -28,7 +28,7 @@ def test_what_is_searched_must_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
+def test_the_bootstrap_relabels_and_trains_anew_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> None:
     """Three noisy labels of ten; the changed ones of both trainings are in MLflow."""
     noisy = {**FIXED, "data.label_noise": 0.3, "training.epochs": 4}
     sets = [part for key, value in noisy.items() for part in ("--set", f"{key}={value}")]
@@ -40,10 +40,24 @@ def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     storage = tmp_path / "samtune-results"
     assert result["study"] == "b"
+    assert result["num_completed"] == 1
+    assert result["best"]["metrics"]["epoch"] == 4
+    accuracy = result["best"]["metrics"]["val_accuracy"]
+    line = (
+        f"val_accuracy {accuracy:.4f} ± {standard_error(accuracy, 144):.4f} (standard error) on 144 validation examples"
+    )
+    assert result["verdict"]["lines"] == [line]
+    assert line in done.stderr.splitlines()
+    weights = Path(result["weights"])
+    assert weights == storage / "b" / "best.safetensors"
+    assert weights.stat().st_size > 10_000
+    assert not (weights.parent / "weights").exists()
     first, second = (Results.load(name, storage).study for name in ("b-1", "b"))
     assert first.kind == second.kind == "training"
-    assert second.trials[0].params["data.relabel"] == str(storage / "b-1" / "best.safetensors")
+    (trial,) = second.trials
+    assert trial.params["data.relabel"] == str(storage / "b-1" / "best.safetensors")
     assert first.trials[0].params["data.relabel"] is None
+    assert (trial.params["data.label_noise"], trial.params["seed"]) == (0.3, 0)
     client = MlflowClient(second.tracking_uri)
     changed = []
     for study in (first, second):
@@ -56,32 +70,8 @@ def test_the_bootstrap_trains_relabels_and_trains_anew(tmp_path: Path) -> None:
     assert changed[0] == round(0.3 * 1294)
     assert changed[1] < changed[0] / 2  # the network knows better than its labels
 
-
-@pytest.mark.cluster
-def test_a_training_keeps_its_weights_and_is_not_repeated(tmp_path: Path) -> None:
-    sets = [part for key, value in {**FIXED, "data.mixup": 0.2}.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "samtune", "train", "--space", "digits.yaml", "--name", "t", "--json", *sets]
-    done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["num_completed"] == 1
-    assert result["best"]["metrics"]["epoch"] == 2
-    accuracy = result["best"]["metrics"]["val_accuracy"]
-    line = (
-        f"val_accuracy {accuracy:.4f} ± {standard_error(accuracy, 144):.4f} (standard error) on 144 validation examples"
-    )
-    assert result["verdict"]["lines"] == [line]
-    assert line in done.stderr.splitlines()
-    weights = Path(result["weights"])
-    assert weights.stat().st_size > 10_000
-    assert not (weights.parent / "weights").exists()
-    (trial,) = Results.load("t", tmp_path / "samtune-results").study.trials
-    assert trial.params["data.mixup"] == 0.2
-    assert trial.params["seed"] == 0
-
-    space = SearchSpace.from_yaml("digits.yaml", {**FIXED, "data.mixup": 0.2})
-    again = Training(space, name="t", storage_path=tmp_path / "samtune-results").run()
-    assert again.history == trial.history  # nothing was started
-    other = SearchSpace.from_yaml("digits.yaml", {**FIXED, "training.lr": 0.2})
+    again = Training(SearchSpace.from_yaml("digits.yaml", noisy), name="b-1", storage_path=storage).run()
+    assert again.history == first.trials[0].history  # nothing was started
+    other = SearchSpace.from_yaml("digits.yaml", {**noisy, "training.lr": 0.2})
     with pytest.raises(UsageError, match="has trained something else"):
-        Training(other, name="t", storage_path=tmp_path / "samtune-results")
+        Training(other, name="b-1", storage_path=storage)
