@@ -52,7 +52,16 @@ def search(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 OPTIONS = (
     *("--num-trials", "2", "--max-concurrent", "1", "--set", "model={name: mlp, depth: 2, width: 8}"),
-    *("--set", "training.epochs=60", "--set", "checkpoint.min_seconds=0.0", "--set", "training.metrics=[slowly:slow]"),
+    *(
+        "--set",
+        "data.num_train=300",
+        "--set",
+        "training.epochs=60",
+        "--set",
+        "checkpoint.min_seconds=0.0",
+        "--set",
+        "training.metrics=[slowly:slow]",
+    ),
 )
 
 
@@ -147,9 +156,12 @@ def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_p
     assert "Traceback" not in out + err
     before = read_journal(tmp_path / "samtune-results" / "s")
     assert before.trials[0].epoch > 1
-    assert err.strip().splitlines()[-1].startswith("samtune: error: the process of the search was ended from outside (")
-    assert err.strip().endswith("finished trials are kept: `samtune search --resume s` continues")
-    assert_one_run_each(before, {TrialState.RUNNING: "KILLED"})
+    last = err.strip().splitlines()[-1]
+    assert last.endswith("finished trials are kept: `samtune search --resume s` continues")
+    # Ray ends the node, and then the driver, which may have seen before that the node has gone.
+    in_order = last.startswith("samtune: error: the Ray cluster is lost: ")
+    assert in_order or last.startswith("samtune: error: the process of the search was ended from outside (")
+    assert_one_run_each(before, {TrialState.INTERRUPTED if in_order else TrialState.RUNNING: "KILLED"})
     wait_for_no_ray_process()
     if kind != "DashboardAgent":  # resuming is the same
         return

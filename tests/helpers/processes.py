@@ -29,7 +29,7 @@ ENDS_AT_ONCE = {
     "DashboardAgent": "Ray ends a node whose agent has died, and the driver on it, in a fifth of a second",
     "RuntimeEnvAgent": "likewise",
 }
-"""Nothing can be done any more in the driver: what is kept is on disk."""
+"""Mostly nothing can be done any more in the driver: what is kept is on disk."""
 
 _BETWEEN_CALLS = {"TrialTrainable": "ResourceTrainable"}
 """Tune wraps the class, and renames what wraps it: Ray shows one name during a call, and the other between two."""
