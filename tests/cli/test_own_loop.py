@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(samtune: Run, tmp_path: Path, arguments: list[str
 
 
 @pytest.mark.cluster
-def test_the_documented_loop_is_searched_stopped_resumed_and_confirmed(folder: Path) -> None:
+def test_the_documented_loop_is_searched_stopped_and_confirmed(folder: Path) -> None:
     (folder / "elsewhere").mkdir()
     program = folder / "my.py"
     program.write_text(
@@ -123,11 +123,10 @@ def test_the_documented_loop_is_searched_stopped_resumed_and_confirmed(folder: P
     assert {"train_loss", "val_loss", "sharpness", "lr"} <= best.metrics.keys()
     assert 4 <= best.config["config.width"] <= 64  # type: ignore[operator]
 
-    more = run_samtune("search", "--resume", "mine", "--num-trials", "10", *kept, cwd=folder / "elsewhere")
-    assert more.returncode == 0, more.stderr
-    resumed = Results.load("mine", storage).study
-    assert resumed.count(TrialState.COMPLETED, TrialState.PRUNED) == 10
-    assert [trial.history for trial in resumed.trials[:8]] == [trial.history for trial in first.trials]
+    more = ("search", "--resume", "mine", "--num-trials", "10", "--dry-run", "--json", *kept)
+    resumed = run_samtune(*more, cwd=folder / "elsewhere")  # where there is no my.py
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["files"] == [str(program)]
 
     tested = run_samtune("confirm", "mine", "--top", "1", "--replicas", "2", "--json", *kept, cwd=folder / "elsewhere")
     assert tested.returncode == 0, tested.stderr
