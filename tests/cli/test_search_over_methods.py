@@ -27,6 +27,7 @@ objective: [{metric: val_accuracy}, {metric: num_passes}]
 sampler: {name: nsgaii, population_size: 4}
 resources: {num_workers: 1, gpus_per_worker: 0}
 num_trials: 9
+max_concurrent: 1
 """
 BRANCHES = {
     "sgd": set(),
@@ -37,11 +38,14 @@ BRANCHES = {
 
 def test_each_trial_has_the_keys_of_its_method_and_is_trained_with_them(samtune: Run, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
-    done = samtune("search", "--space", "space.yaml", "--name", "m", "--json", "--seed", "1")
+    tracking = ("--tracking-uri", "sqlite:///own.db", "--experiment", "mine")
+    done = samtune("search", "--space", "space.yaml", "--name", "m", "--json", "--seed", "1", *tracking)
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout)
+    assert (tmp_path / "own.db").exists()
     assert (summary["num_trials"], summary["num_completed"]) == (9, 9)
     client = MlflowClient(tracking_uri=summary["tracking_uri"])
+    assert client.get_experiment(summary["experiment_id"]).name == "mine"
     runs = client.search_runs([summary["experiment_id"]], "tags.`samtune.kind` = 'trial'")
     assert len(runs) == 9
     events = [json.loads(line) for line in next(tmp_path.rglob("journal.jsonl")).read_text().splitlines()]

@@ -167,10 +167,11 @@ def shrunk(spec: TrialSpec, root: Path) -> TrialSpec:
 
 @pytest.mark.filterwarnings("ignore:rounding loses the perturbation")  # the grid's smallest rho, on this network
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if LONG.search(name) else name for name in PUBLISHED]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if LONG.search(name) else name for name in (*PUBLISHED, "cifar.yaml")],
 )
 def test_its_trials_start(name: str, data_roots: Callable[[Any], Path]) -> None:
-    space = SearchSpace.from_yaml(PUBLISHED[name])
+    space = SearchSpace.from_yaml(builtin_spaces()[name])
     every_method = name in ("universal/cifar10.yaml", "sam/table4_label_noise_mixup.yaml")
     for spec in trials(space) if every_method else trials(space)[-1:]:
         small = shrunk(spec, data_roots(spec.data))
