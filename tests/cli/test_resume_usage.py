@@ -103,6 +103,25 @@ def test_a_complete_study_says_so_without_ray_and_keeps_its_times(samtune: Run, 
     assert client.get_run(after.parent_run_id).info.end_time == int(1000 * study.seconds + 1000 * study.started_at)
 
 
+def test_a_run_that_was_deleted_in_mlflow_is_written_again(samtune: Run, tmp_path: Path) -> None:
+    """`tests/experiments/test_study_of_0_1_0.py` has a store that is gone, and a trial that has begun."""
+    storage = tmp_path / "samtune-results"
+    study = make_study(storage, space_yaml=SearchSpace.from_yaml("digits.yaml", ["num_trials=12"]).to_yaml())
+    assert samtune("search", "--resume", study.name).returncode == 0
+    before = read_journal(storage / study.name)
+    client = MlflowClient(before.tracking_uri)
+    client.delete_run(str(before.parent_run_id))
+    again = samtune("search", "--resume", study.name)
+    assert again.returncode == 0, again.stderr
+    assert "the study's run is no longer in MLflow: writing all 12 trials again" in again.stdout
+    after = read_journal(storage / study.name)
+    assert after.parent_run_id != before.parent_run_id
+    runs = client.search_runs([str(after.experiment_id)], f"tags.`mlflow.parentRunId` = '{after.parent_run_id}'")
+    written = {int(run.data.tags["samtune.trial_number"]): run.data.metrics["val_accuracy"] for run in runs}
+    assert len(runs) == 12
+    assert written == {trial.number: trial.metrics["val_accuracy"] for trial in after if trial.number in written}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["copied", "moved"])
 def test_a_copy_has_runs_of_its_own_and_a_moved_study_keeps_its(samtune: Run, tmp_path: Path, kept: bool) -> None:

@@ -95,13 +95,10 @@ def test_it_resumes_where_it_is_now(study: Path) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("lost", ["run", "store"])
-def test_what_mlflow_has_lost_is_written_again(study: Path, lost: str) -> None:
+def test_what_mlflow_has_lost_is_written_again(study: Path) -> None:
+    """The whole store; `tests/cli/test_resume_usage.py` deletes a run."""
     before = Results.load("old", study / "samtune-results").study
-    if lost == "run":
-        MlflowClient(tracking_uri=before.tracking_uri).delete_run(str(before.parent_run_id))
-    else:
-        (study / "samtune-results" / "mlflow.db").unlink()
+    (study / "samtune-results" / "mlflow.db").unlink()
     done = run_samtune("search", "--resume", "old", "--trust", cwd=study)
     assert done.returncode == 0, done.stderr
     assert "the study's run is no longer in MLflow: writing all 2 trials again" in done.stdout
