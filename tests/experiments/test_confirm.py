@@ -23,7 +23,7 @@ from samtune.study import TrialState
 SAMTUNE = [sys.executable, "-m", "samtune"]
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
 SEARCH = ["search", "--space", "digits.yaml", "--name", "s", "--num-trials", "2", "--set", "training.epochs=2"]
-SEARCH += ["--set", "data.num_train=600"]
+SEARCH += ["--set", "data.num_train=600", "--num-workers", "1", "--max-concurrent", "1"]
 CONFIRM = ["confirm", "s", "--top", "1", "--replicas", "3", "--json"]
 
 CLEAN_PROCESS = """

@@ -156,7 +156,9 @@ def test_a_callback_that_raises_ends_the_search_in_order_with_its_own_error(tmp_
             raise LookupError("my own mistake")
 
     space = SearchSpace.from_yaml("digits.yaml", SMALL)
-    tuner = Tuner(space, num_trials=50, name="x", storage_path=tmp_path, address="local", callbacks=[Broken()])
+    tuner = Tuner(
+        space, num_trials=50, max_concurrent=1, name="x", storage_path=tmp_path, address="local", callbacks=[Broken()]
+    )
     with pytest.raises(LookupError, match="my own mistake"):
         tuner.fit()
     runs = MlflowClient(tuner.tracking_uri).search_runs([tuner.study.experiment_id or ""])

@@ -34,10 +34,12 @@ class Told(Callback):
         self.lines.append(message)
 
 
-def search(folder: Path, *settings: str, told: Told | None = None) -> Results:
+def search(folder: Path, *settings: str, num_groups: int = 1, told: Told | None = None) -> Results:
     space = SearchSpace.from_yaml("digits.yaml", [*SMALL, *settings])
     callbacks = [told] if told else []
-    return Tuner(space, max_concurrent=2, name="s", storage_path=folder, address="local", callbacks=callbacks).fit()
+    return Tuner(
+        space, max_concurrent=num_groups, name="s", storage_path=folder, address="local", callbacks=callbacks
+    ).fit()
 
 
 def runs_of(results: Results) -> dict[int, Run]:
@@ -90,7 +92,8 @@ def test_a_trial_that_fails_harms_no_other_under_a_scheduler(tmp_path: Path) -> 
 
 
 def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp_path: Path) -> None:
-    results = search(tmp_path, "num_trials=9", "training.epochs=4", "scheduler={name: hyperband, reduction_factor: 2}")
+    scheduler = "scheduler={name: hyperband, reduction_factor: 2}"
+    results = search(tmp_path, "num_trials=9", "training.epochs=4", scheduler, num_groups=2)
     lengths = Counter(len(trial.history) for trial in results)
     states = Counter(trial.state for trial in results)
     assert states == {TrialState.COMPLETED: lengths[4], TrialState.PRUNED: 9 - lengths[4]}
@@ -108,8 +111,10 @@ def test_hyperband_pauses_trials_resumes_the_better_ones_and_prunes_the_rest(tmp
     }
 
 
-@pytest.mark.parametrize(("name", "diverging"), [("pbt", 1), ("pb2", 0)])
-def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name: str, diverging: int) -> None:
+@pytest.mark.parametrize(("name", "num_groups", "diverging"), [("pbt", 2, 1), ("pb2", 1, 0)])
+def test_a_population_exchanges_weights_and_hyperparameters(
+    tmp_path: Path, name: str, num_groups: int, diverging: int
+) -> None:
     """One of the population may fail on the way: the others do not wait for it."""
     told, highest = Told(), 1e30 if diverging else 1.0
     arguments = (
@@ -121,7 +126,7 @@ def test_a_population_exchanges_weights_and_hyperparameters(tmp_path: Path, name
         + ", {training.lr: 1e30}" * diverging
         + "]",
     )
-    results = search(tmp_path, *arguments, told=told)
+    results = search(tmp_path, *arguments, num_groups=num_groups, told=told)
     failed = [trial for trial in results if trial.state is TrialState.FAILED]
     assert len(failed) == diverging, [trial.traceback or trial.error for trial in failed]
     assert all(
