@@ -20,6 +20,7 @@ TINY = {
     "method": {"name": "sam"},
     "training": {"epochs": 1, "batch_size": 32},
     "search": {"method.rho": {"uniform": [0.01, 0.1]}},
+    "resources": {"num_workers": 1},
 }
 OWN = """
 import pathlib
