@@ -134,20 +134,26 @@ def named(study: Study) -> str:
 
 
 def next_commands(study: Study) -> list[tuple[str, str]]:
-    """What to do with a search that has ended: (command, what it does); without a best trial, only how to continue."""
+    """What to do with a search or a training that has ended: (command, what it does).
+
+    Without a best trial, only how to continue.
+    """
     name = named(study)
     commands = []
     if study_state(study) == "failed" and study.kind == "search":
         commands.append((f"{resume_command(study)} --retry-failed", "run the failed trials again"))
     elif study.is_cut_short:
         commands.append((resume_command(study), "run the trials that are missing"))
-    if study.best:
+    if study.best and study.kind == "search":  # a training has chosen nothing
         commands += [
             (
                 f"samtune confirm {name}{with_code(study)}",
                 "retrain the best and a baseline with new seeds, and test them",
             ),
             (f"samtune best {name} -o best.yaml", "the best configuration as a space to train, confirm or search from"),
+        ]
+    if study.best:
+        commands += [
             (f"samtune report {name}", "one page: figures, leaderboard, how to repeat it"),
             (f"samtune ui {name}", "the best trials side by side in MLflow"),
         ]

@@ -14,7 +14,8 @@ from samtune.experiments.candidates import stored_candidates
 from samtune.experiments.confirm import Confirmer
 from samtune.experiments.confirmed_study import confirmation_commands
 from samtune.experiments.fixed_trials import CandidateRun
-from samtune.study import Objective
+from samtune.formatting import format_number, trial_name
+from samtune.study import CANDIDATE, REPLICA, Objective, Trial
 
 
 def _search(storage: Path, name: str, num_trials: int = 3, **changes: Any) -> float:
@@ -39,6 +40,32 @@ def test_the_best_of_several_studies_are_confirmed_together(tmp_path: Path) -> N
     assert list(listed.candidates)[:2] == labels[:2]  # the best first: the baseline has its length
     assert listed.baselines == ["sgd (4 epochs)", "sgd (8 epochs)"]
     assert listed.first_seed == 10  # neither search has used it
+
+
+def test_candidates_of_one_method_have_names_that_tell_them_apart_also_where_labels_were_others(tmp_path: Path) -> None:
+    _search(tmp_path, "s", 6)
+    listed = Confirmer("s", storage_path=tmp_path, top=2, replicas=2).candidates
+    first, second = [label for label in listed.candidates if label.startswith("trial ")]
+    for label in (first, second):
+        rho, lr = (
+            format_number(float(listed.candidates[label].params()[key])) for key in ("method.rho", "training.lr")
+        )
+        assert label.endswith(f" (sam rho={rho} lr={lr})")
+    run = Trial(0, "c0", {CANDIDATE: first, REPLICA: 1}, {}, 2)
+    assert trial_name(make_study(tmp_path, name="other", num_trials=2), run) == f"{first}, replica 1"
+
+    plain = {label: label.partition(" (")[0] + " (sam)" for label in (first, second)}
+    before = listed.model_copy(
+        update={
+            "candidates": {plain.get(label, label): spec for label, spec in listed.candidates.items()},
+            "searched": {plain.get(label, label): value for label, value in listed.searched.items()},
+        }
+    )
+    values = dict.fromkeys(before.candidates, (0.9, 0.91))
+    make_confirmation(tmp_path, values, replicas=2, name="s-confirm", listed=before)
+    assert Confirmer("s", storage_path=tmp_path, top=2, replicas=3).candidates.candidates.keys() == values.keys()
+    with pytest.raises(UsageError, match="has trained something else"):
+        Confirmer("s", storage_path=tmp_path, top=3, replicas=2)
 
 
 def test_studies_that_cannot_be_compared_are_not_confirmed_together(tmp_path: Path) -> None:

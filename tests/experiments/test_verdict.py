@@ -13,6 +13,7 @@ from scipy import stats
 
 from samtune.experiments import verdict as module
 from samtune.experiments.confirmed_study import confirmation_in, confirmation_lines, format_best_candidate
+from samtune.experiments.summary import next_commands
 from samtune.experiments.uncertainty import standard_error
 from samtune.experiments.verdict import bootstrap_lead, verdict_of
 from samtune.study import EpochLog, Objective, Study, Trial, TrialState
@@ -314,3 +315,4 @@ def test_a_training_has_the_error_of_its_one_value_and_nothing_to_decide(
     assert found is not None
     assert found.lines() == [line]
     assert found.command is None
+    assert [command.split()[1] for command, _ in next_commands(study)] == ["report", "ui"]  # confirm refuses it
