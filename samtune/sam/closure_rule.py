@@ -40,6 +40,7 @@ class ClosureStep:
     """
 
     num_forwards = 1
+    looks_at_perturbations = False
 
     def __init__(
         self,

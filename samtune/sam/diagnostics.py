@@ -62,6 +62,11 @@ class Diagnostics:
 
     # -- during a step -----------------------------------------------------------------------------------------------
 
+    @property
+    def looks_at_perturbations(self) -> bool:
+        """Whether the present step is one of those at which all of ε̂ is looked at."""
+        return self._num_steps % SAMPLING_INTERVAL == 0
+
     def add(self, name: str, value: Tensor) -> None:
         """Adds a scalar to a mean; a value that is not finite is left out of it."""
         pending = self._pending.setdefault(name, [])
@@ -90,7 +95,7 @@ class Diagnostics:
             self.add("sharpness", sharpness)
         if group.gradient_norm is not None:
             self.add("gradient_norm", group.gradient_norm)
-        if self._num_steps % SAMPLING_INTERVAL or group.perturbation is None:
+        if not self.looks_at_perturbations or group.perturbation is None:
             return
         if len(group.outputs) == 2:
             before, after = (accuracy(outputs, group.targets) for outputs in group.outputs)

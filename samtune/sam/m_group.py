@@ -207,11 +207,11 @@ class MGroup:
             self._perturbation = [part * factor for part, factor in zip(perturbation, factors, strict=True)]
         if self._step.device.type != "cpu":
             self._multiply_out()
-        self._move(self._perturbation, self._scale)
+        self._move(self._perturbation, self._scale, is_spent=scale is not None)
 
     @property
     def perturbation(self) -> Sequence[Tensor] | None:
-        """The last ε̂."""
+        """The last ε̂; None after `perturb` with a scale, but for a step in which metrics need it."""
         self._multiply_out()
         return self._perturbation
 
@@ -319,8 +319,10 @@ class MGroup:
         if whole:
             self.outputs = [*self.outputs[:1], outputs.detach()] if isinstance(outputs, Tensor) else []
 
-    def _move(self, perturbation: Sequence[Tensor], scale: Tensor | float | None) -> None:
+    def _move(self, perturbation: Sequence[Tensor], scale: Tensor | float | None, *, is_spent: bool) -> None:
         self._step.weights.perturb(perturbation, scale)
+        if is_spent and not self._step.looks_at_perturbations:
+            self._perturbation = self._scale = None  # the next backward may have its memory
 
     def _local_gradient(self, loss: Tensor, only: Sequence[int] | None) -> list[Tensor]:
         step = self._step

@@ -44,8 +44,8 @@ class SAM(Optimizer):
     The closure runs twice: at w, and at the perturbed w + ε̂ with the same random numbers (dropout). What layers update
     in their forward, such as BatchNorm's running statistics, is updated by the first run alone. Then w is restored bit
     for bit and the base optimizer takes its step, unless a gradient was not finite: then nothing changes. Parameters
-    keep their storage. The modules are those that the closure reaches through its variables, and those that own a
-    parameter; compiled ones are not recompiled.
+    have their storage again then; on a CPU the run at w + ε̂ may use another. The modules are those that the closure
+    reaches through its variables, and those that own a parameter; compiled ones are not recompiled.
 
     Under DistributedDataParallel the first run's gradients stay on their worker, so that each worker computes its own
     ε̂ (m-sharpness), and only the second run's are averaged: no `no_sync` is needed.

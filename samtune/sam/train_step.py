@@ -275,6 +275,11 @@ class TrainStep:
         return min(1.0, steps_done / self._total_steps)
 
     @property
+    def looks_at_perturbations(self) -> bool:
+        """Whether metrics need the groups' ε̂ at this step."""
+        return self.diagnostics.looks_at_perturbations
+
+    @property
     def num_forwards(self) -> int:
         """Forwards on this worker that are averaged into one update."""
         return self.layout.num_micro_groups * self.accumulate

@@ -156,7 +156,7 @@ class StackedGroup(MGroup):
         """Of a forward of all groups, this group's."""
         self._note_forward(loss, outputs)
 
-    def _move(self, perturbation: Sequence[Tensor], scale: Tensor | float | None) -> None:
+    def _move(self, perturbation: Sequence[Tensor], scale: Tensor | float | None, *, is_spent: bool) -> None:
         pass
 
     def _loss(self, *args: object, **options: object) -> Tensor:

@@ -121,6 +121,20 @@ def add_(target: Vector, other: Vector, factor: Tensor | float | None = None) ->
             torch._foreach_add_(tensors, scaled(others, factor))
 
 
+def add_into_(target: Vector, vector: Vector, other: Vector, factor: Tensor | float | None = None) -> None:
+    """target = vector + other, or + factor · other, on a CPU; to the last bit what `add_` makes of vector."""
+    if not target:
+        return
+    first = target[0]
+    if first.dtype in _LOW or any(tensor.dtype != first.dtype for tensor in (*target, *vector, *other)):
+        copy_(target, vector)
+        add_(target, other, factor)
+        return
+    alpha = 1.0 if factor is None else float(_representable(factor, first))
+    for result, a, b in zip(target, vector, other, strict=True):
+        torch.add(a, b, alpha=alpha, out=result)
+
+
 def scale_(vector: Vector, factor: Tensor | float) -> None:
     """vector *= factor, a number or a scalar tensor.
 

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from samtune.sam import vectors
+from samtune.sam.exchange import Exchange
 from samtune.sam.shards import is_sharded, local, shards_of
 
 
 class Weights:
-    """Parameters that are perturbed in place and restored bit for bit.
+    """Parameters that are perturbed and restored bit for bit.
 
-    Subtracting ε̂ again would drift by a rounding error in each step, and apart on each worker; so w is copied before
-    the first perturbation of a step and copied back. The storage of the parameters never changes.
+    Subtracting ε̂ again would drift by a rounding error in each step, and apart on each worker. So w stays where it is
+    while large parameters have other memory for w + ε̂ (see `Exchange`). All others are perturbed in place: w is copied
+    before the first perturbation of a step and copied back. Either way the parameters have their own memory again when
+    they are restored.
 
     A region of `torch.autocast` keeps low-precision copies of the weights for all forwards inside it. They are dropped
     whenever the weights move: otherwise a perturbation inside such a region has no effect.
@@ -36,11 +39,12 @@ class Weights:
         """How the parameters lie over the ranks; None: they are whole."""
         self.before_move: Callable[[], None] = lambda: None
         """Called before the parameters move: what has copies of them drops these."""
-        self.origin: list[Tensor] = []
-        """w, valid inside `held` once a perturbation was made. Allocated by the first one and kept."""
         self.moved = False
         """Whether the parameters are perturbed."""
-        self._saved = False
+        self._exchange = Exchange(self.parameters if self.shards is None else [])
+        self._origin: dict[int, Tensor] = {}  # w of the parameters that move in place, by position; allocated once
+        self._saved: list[int] = []  # those of them whose copy is valid
+        self._in_place: list[int] = []  # those of them that have moved
 
     @property
     def parts(self) -> list[Tensor]:
@@ -70,31 +74,46 @@ class Weights:
             scale: a factor of ε.
             only: positions of the parameters that `perturbation` has a tensor for; None: all.
         """
-        own = self.parts
-        if not self._saved:
-            if not self.origin:
-                self.origin = [torch.empty_like(parameter) for parameter in own]
-            vectors.copy_(self.origin, own)
-            self._saved = True
         self.restore()
         self.before_move()
-        self.moved = True
-        vectors.add_(own if only is None else [own[index] for index in only], perturbation, scale)
+        positions = list(range(len(self.parameters)) if only is None else only)
+        exchanged = set(self._exchange.possible()).intersection(positions)
+        shift = dict(zip(positions, perturbation, strict=True))
+        in_place = [index for index in positions if index not in exchanged]
+        self._save(in_place)
+        self.moved, self._in_place = True, in_place
+        if exchanged:
+            self._exchange.go({index: shift[index] for index in positions if index in exchanged}, scale)
+        own = self.parts
+        vectors.add_([own[index] for index in in_place], [shift[index] for index in in_place], scale)
         torch.clear_autocast_cache()
 
     def forget(self) -> None:
         """The parameters are at a new w: what was saved is not valid any more."""
         assert not self.moved
-        self._saved = False
+        self._saved = []
 
     @torch.no_grad()
     def restore(self) -> None:
         """Moves back to w."""
         if self.moved:
             self.before_move()
-            vectors.copy_(self.parts, self.origin)
+            self._exchange.back()
+            own = self.parts
+            vectors.copy_([own[index] for index in self._in_place], [self._origin[index] for index in self._in_place])
             torch.clear_autocast_cache()
             self.moved = False
+
+    def _save(self, positions: list[int]) -> None:
+        """Copies w of parameters that are about to move in place."""
+        if self._saved == positions:
+            return
+        own = [self.parts[index] for index in positions]
+        for index, parameter in zip(positions, own, strict=True):
+            if index not in self._origin:
+                self._origin[index] = torch.empty_like(parameter)
+        vectors.copy_([self._origin[index] for index in positions], own)
+        self._saved = positions
 
 
 def check_parameters(parameters: Sequence[Tensor], *, sharded: bool = False) -> None:
