@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SAMPLING_INTERVAL = 16  # steps; what needs a further look at all weights is measured on one step of so many
 MAX_COORDINATES = 2**16  # at which ε̂ is compared between m-groups, and with the rounding of w
 LOST_SHARE_WARNING = 0.1
+NEGLIGIBLE = 1e-3
+"""Entries of ε̂ below this share of its root mean square make together less than this share of its norm, and no larger
+rho would help them: F-SAM's are so small where a unit is dead, whose old gradients decay in its average."""
 
 _FLUSH_AT = 256  # scalars kept apart before they are summed; adding each at once would cost a kernel
 
@@ -140,10 +143,12 @@ class Diagnostics:
         self, perturbation: Sequence[Tensor], length: Tensor, weights: Sequence[Tensor]
     ) -> None:
         self.add("relative_perturbation", vectors.safe_ratio(length, vectors.norm(weights)))
+        negligible = length * (NEGLIGIBLE / math.sqrt(max(1, parts.num_entries(weights))))
         weights, perturbation = self._sampled(weights), self._sampled(perturbation)
-        change = vectors.difference(vectors.total(weights, perturbation), weights)
-        wanted, made = vectors.count_nonzero(perturbation), vectors.count_nonzero(change)
-        self.add("lost_perturbation", (wanted - made) / wanted.clamp(min=1))
+        matters = [part.abs() > negligible.to(part.device) for part in perturbation]
+        moved = vectors.total(weights, perturbation)
+        lost = [one & (new == old) for one, new, old in zip(matters, moved, weights, strict=True)]
+        self.add("lost_perturbation", vectors.count_nonzero(lost) / vectors.count_nonzero(matters).clamp(min=1))
 
     # -- at the end of an epoch --------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from helpers.reference import flat_weights, groups
 from helpers.sam_training import BATCH_SIZE, batch, make_network
 from torch import nn
 
-from samtune.config.method import BaseOptimizerConfig, MomentumSAMConfig, SAMConfig
+from samtune.config.method import BaseOptimizerConfig, FSAMConfig, MomentumSAMConfig, SAMConfig
 from samtune.sam import TrainStep
 from samtune.sam.diagnostics import SAMPLING_INTERVAL
 
@@ -110,15 +110,38 @@ def test_a_warning_when_rounding_loses_the_perturbation():
 
 
 def test_lost_share_of_a_large_network_is_that_of_evenly_spaced_weights():
-    """Half of 200,000 weights see a perturbation below their rounding; every fourth is looked at."""
-    model = nn.Linear(400, 500, bias=False)
-    nn.init.ones_(model.weight)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    inputs = torch.cat([torch.full((200,), 1e-9), torch.ones(200)]).expand(8, 400)  # the gradient's columns
-    step = TrainStep(model, lambda outputs, targets: outputs.mean(), optimizer, SAMConfig(rho=1.0), batch_size=8)
+    """Half of 200,000 weights see a perturbation below their rounding, 3e-8 of 1; every fourth is looked at."""
+    step, inputs = large_network(rho=1e-3, gradient_of_half=1e-2)
     step(inputs, torch.zeros(8))
     with pytest.warns(UserWarning, match="loses the perturbation of 50%"):
         assert step.epoch_metrics()["lost_perturbation"] == 0.5
+
+
+def test_what_is_negligible_in_the_perturbation_is_not_lost():
+    step, inputs = large_network(rho=1.0, gradient_of_half=1e-9)
+    step(inputs, torch.zeros(8))
+    assert step.epoch_metrics()["lost_perturbation"] == 0.0
+
+
+def large_network(rho, gradient_of_half):
+    model = nn.Linear(400, 500, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs = torch.cat([torch.full((200,), gradient_of_half), torch.ones(200)]).expand(8, 400)  # the gradient's columns
+    step = TrainStep(model, lambda outputs, targets: outputs.mean(), optimizer, SAMConfig(rho=rho), batch_size=8)
+    return step, inputs
+
+
+def test_a_dead_unit_of_friendly_sam_loses_nothing():
+    """From step 1 on one weight's gradient is 0: its ε̂ is what is left in the average, 0.9^k of it, and still not 0."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = lambda outputs, targets: (outputs[:, 0] * targets).mean()  # noqa: E731
+    step = TrainStep(model, loss, optimizer, FSAMConfig(rho=0.3), batch_size=1)
+    for index in range(14 * SAMPLING_INTERVAL + 1):  # 0.9^224 = 6e-11; metrics look at the last step too
+        step(torch.tensor([[1.0, float(index == 0)]]), torch.tensor([(-1.0) ** index]))
+    assert step.epoch_metrics()["lost_perturbation"] == 0.0
 
 
 def test_a_skipped_step_does_not_spoil_the_means():
