@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.command import Run
 from helpers.studies import make_study
 from mlflow.tracking import MlflowClient
 
-from samtune import SearchSpace
+from samtune import SearchSpace, Tuner, UsageError
 from samtune.store.journal import FILE_NAME, read_journal
 
 
@@ -197,3 +198,24 @@ def test_a_resumed_search_takes_another_budget(samtune: Run, stored: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"budget +passes 4,000, patience 7: what is reached first ends the search", done.stdout)
+
+
+def test_the_same_space_resumes_a_study_that_stored_defaults_beside_what_is_searched(tmp_path: Path) -> None:
+    """Studies of before have a value at a searched key, and the defaults of one of several methods."""
+    sections = {
+        "data": {"name": "digits"},
+        "model": {"name": "digits_cnn"},
+        "method": {"name": {"choice": ["sam", "asam"]}, "m": 8},
+        "training": {"lr": 0.2},
+        "search": {"training.lr": {"uniform": [0.1, 0.3]}},
+    }
+    space = SearchSpace.from_dict({"name": "s", **sections})
+    whole = space.model_dump() | {key: getattr(space, key).model_dump() for key in ("method", "training")}
+    before = yaml.safe_dump(whole)
+    assert (whole["method"]["rho"], whole["training"]["lr"]) == (0.05, 0.2)
+    for name, text in (("before", before), ("now", space.to_yaml())):
+        make_study(tmp_path, name=name, space_yaml=text)
+        Tuner.resume(name, storage_path=tmp_path, space=space)
+        changed = space.replace({"method.m": 4})
+        with pytest.raises(UsageError, match=r"the space is not the study's: method\.m: 8 in the study, 4 now$"):
+            Tuner.resume(name, storage_path=tmp_path, space=changed)
