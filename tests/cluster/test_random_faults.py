@@ -44,16 +44,8 @@ SPACE = (
     *("--space", "digits.yaml", "--name", "study", "--num-workers", "1", "--max-concurrent", "1"),
     *("--set", "model={name: mlp, depth: 2, width: 8}", "--set", "data.num_train=300"),
     *("--set", f"training.epochs={EPOCHS}", "--set", "training.metrics=[slowly:slow]"),
-    *(
-        "--set",
-        "checkpoint.min_seconds=0.0",
-        "--set",
-        "max_failures=100",
-        "--set",
-        "sampler=grid",
-        "--set",
-        "initial=[]",
-    ),
+    *("--set", "checkpoint.min_seconds=0.0", "--set", "max_failures=100"),
+    *("--set", "sampler=grid", "--set", "initial=[]"),
     *("--set", "search={method.rho: {grid: [0.02, 0.05, 0.1, 0.2, 0.5]}}"),
     *("--set", "search.training.lr={grid: [0.01, 0.03, 0.1, 0.2]}"),
 )
@@ -87,7 +79,7 @@ class Disturbed:
         self._stdout.seek(0)
         self._stdout.truncate()
         return subprocess.Popen(
-            [*SAMTUNE, "search", *arguments, "--json"],
+            [*SAMTUNE, "search", *arguments, "--no-check", "--json"],
             cwd=self.folder,
             env=CLEAN,
             stdout=self._stdout,
