@@ -12,11 +12,11 @@ cluster=$work/cluster.yaml
 
 step() { echo "\$ $*"; "$@" </dev/null 2>&1 | tr -d '\r'; }
 step ray up --yes --no-config-cache "$cluster"
-step ray exec "$cluster" 'curl -s http://127.0.0.1:5000/health'
 step ray rsync-up "$cluster" "$work/my.yaml" '~/my.yaml'
-step ray exec "$cluster" 'samtune search --space ~/my.yaml --num-trials 2 --name loopback \
-  --storage-path ~/studies --tracking-uri http://127.0.0.1:5000 --json > ~/search.json'
-step ray exec "$cluster" 'samtune status loopback --storage-path ~/studies'
+step ray exec "$cluster" 'curl -sf http://127.0.0.1:5000/health && \
+  samtune search --space ~/my.yaml --num-trials 2 --name loopback \
+  --storage-path ~/studies --tracking-uri http://127.0.0.1:5000 --json > ~/search.json && \
+  samtune status loopback --storage-path ~/studies'
 mkdir "$work/code"
 export RAY_AUTH_MODE=token  # the token is in this home, as `ray up` has brought it
 step ray job submit --address http://127.0.0.1:8265 --working-dir "$work/code" -- \

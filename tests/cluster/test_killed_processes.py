@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.command import CLEAN, SAMTUNE, run_samtune, wait_for_no_ray_process
+from helpers.command import CLEAN, SAMTUNE, wait_for_no_ray_process
 from helpers.processes import CONTINUES, ENDS, ENDS_AT_ONCE, tree
 
 from samtune.store.journal import FILE_NAME, read_journal
@@ -148,6 +148,7 @@ def test_a_search_whose_cluster_is_gone_ends_in_order(kind: str, tmp_path: Path)
 @pytest.mark.cluster
 @pytest.mark.parametrize("kind", ENDS_AT_ONCE)
 def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_path: Path) -> None:
+    """`tests/cli/test_resume.py` resumes after a driver that was killed: the same journal, the same runs."""
     with search(tmp_path, *OPTIONS, "--num-workers", "1") as driver:
         wait_until(lambda: num_epochs(tmp_path) > 1, driver)
         tree(driver)[kind][0].send_signal(signal.SIGKILL)
@@ -163,12 +164,3 @@ def test_a_driver_that_ray_ends_loses_nothing_that_was_finished(kind: str, tmp_p
     assert in_order or last.startswith("samtune: error: the process of the search was ended from outside (")
     assert_one_run_each(before, {TrialState.INTERRUPTED if in_order else TrialState.RUNNING: "KILLED"})
     wait_for_no_ray_process()
-    if kind != "DashboardAgent":  # resuming is the same
-        return
-    (tmp_path / "gate").unlink()
-    done = run_samtune("search", "--resume", "s", "--no-check", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    after = read_journal(tmp_path / "samtune-results" / "s")
-    assert [trial.state for trial in after] == [TrialState.COMPLETED] * 2
-    assert list(after.trials[0].history)[: before.trials[0].epoch] == list(before.trials[0].history)
-    assert_one_run_each(after, {TrialState.COMPLETED: "FINISHED"})
