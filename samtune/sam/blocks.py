@@ -15,7 +15,7 @@ def in_blocks(*vectors: Sequence[Tensor]) -> list[list[Tensor]]:
     Tensors on an accelerator, where a kernel's start costs more than it saves, and those that are not contiguous in all
     of the vectors, are left whole.
     """
-    if not any(size > SIZE for size in map(Tensor.numel, vectors[0])):
+    if max(map(Tensor.numel, vectors[0]), default=0) <= SIZE:
         return [list(vector) for vector in vectors]
     cut: list[list[Tensor]] = [[] for _ in vectors]
     for tensors in zip(*vectors, strict=True):

@@ -118,9 +118,14 @@ class Diagnostics:
         self._num_ascents += 1
 
     @torch.no_grad()
-    def add_update(self, gradients: Sequence[Tensor | None], norm: Tensor, finite: Tensor) -> None:
-        """The averaged gradient, when the step is over."""
+    def add_update(self, gradients: Sequence[Tensor | None], norm: Tensor | None, finite: Tensor) -> None:
+        """The averaged gradient, when the step is over.
+
+        Args:
+            norm: its norm; None only in a step that does not look at perturbations.
+        """
         if self._ascent:
+            assert norm is not None
             pairs = [(u, g) for u, g in zip(self._ascent, gradients, strict=True) if g is not None]
             along = vectors.dot([u for u, _ in pairs], [g for _, g in pairs])
             self.add("gradient_cosine", vectors.safe_ratio(along / self._num_ascents, norm))

@@ -546,7 +546,8 @@ class SAM(Optimizer):
     @torch.no_grad()
     def _take_step(self, before: SavedState | None = None, *, passes: int) -> None:
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        finite = torch.isfinite(self._norm(gradients))
+        sharded = self._weights.shards is not None
+        finite = torch.isfinite(self._norm(gradients)) if sharded else vectors.are_finite(gradients)
         step_if(finite, self.base_optimizer)
         for group in self.param_groups:
             group["sam_steps"] += 1

@@ -376,14 +376,15 @@ class TrainStep:
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         rule.finish(self, gradients)
-        norm = vectors.norm(present)
-        finite = torch.isfinite(norm)
-        if not rule.has_ascent_gradient:
+        measures = self.clip_norm is not None or self.shards is not None or not rule.has_ascent_gradient
+        norm = vectors.norm(present) if measures or self.looks_at_perturbations else None
+        finite = vectors.are_finite(present) if norm is None else torch.isfinite(norm)
+        if norm is not None and not rule.has_ascent_gradient:
             self.diagnostics.add("gradient_norm", norm)
         self.diagnostics.add_update(gradients, norm, finite)
-        if self.clip_norm is not None and self.shards is not None:
+        if self.clip_norm is not None and norm is not None and self.shards is not None:
             sharded_step.clip_(present, self.clip_norm, norm)
-        elif self.clip_norm is not None:
+        elif self.clip_norm is not None and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         step_if(finite, self.optimizer)
         torch.clear_autocast_cache()  # of a region around the step

@@ -188,3 +188,39 @@ def test_inner_product_and_cosine():
     assert vectors.dot(a, b) == 4 - 10 + 18
     assert vectors.cosine(a, [2 * t for t in a]).item() == pytest.approx(1.0)
     assert vectors.cosine(a, [torch.zeros(2), torch.zeros(())]) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [6, 2**18])
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
+def test_whether_all_entries_are_numbers(dtype, size, bad):
+    tensors = [torch.randn(size).to(dtype), torch.tensor([-0.0, 1e4, 1e-40], dtype=dtype)]
+    if bad is not None:
+        tensors[0][-1] = bad
+    before = [tensor.clone() for tensor in tensors]
+    found = vectors.are_finite(tensors)
+    assert found.dtype == torch.bool
+    assert bool(found) == (bad is None)
+    for tensor, old in zip(tensors, before, strict=True):
+        assert_close(tensor, old, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(torch.signbit(tensor), torch.signbit(old))
+
+
+@torch.no_grad()
+def test_of_nothing_and_of_unusual_tensors_all_entries_are_numbers():
+    with torch.enable_grad():
+        with_graph = torch.ones(3, requires_grad=True) * 2
+    assert vectors.are_finite([])
+    for unusual in (torch.ones(1).expand(5), torch.ones(2, 0), torch.eye(3).to_sparse(), with_graph):
+        assert vectors.are_finite([unusual, torch.ones(2)])
+        assert not vectors.are_finite([unusual, torch.tensor([math.inf])])
+    assert with_graph._version == 0
+
+
+def test_looking_for_numbers_does_not_depend_on_the_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert vectors.are_finite([torch.ones(3, dtype=torch.float32)])
+        assert vectors.are_finite([torch.ones(3)])
+    finally:
+        torch.set_default_dtype(torch.float32)
