@@ -327,6 +327,15 @@ SCHEDULERS = (
 )
 """Used by `samtune.raylib.schedulers`."""
 
+TUNE_STATE = (
+    Undocumented(
+        "ray.tune.execution.experiment_state:logger",
+        "tracebacks about files of Tune's own state, which samtune does not read, that had gone while they were copied",
+        "an option of Tune not to keep a state",
+    ),
+)
+"""Used by `samtune.raylib.silent_reporter`."""
+
 POPULATION = (
     *(
         Undocumented(f"{_PBT}:PopulationBasedTraining.{name}", why, _PBT_SEARCHER)
@@ -369,4 +378,4 @@ POPULATION = (
 )
 """Used by `samtune.raylib.population`."""
 
-NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *DRIVER_CONTROLLER, *SCHEDULERS, *POPULATION)
+NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *DRIVER_CONTROLLER, *SCHEDULERS, *TUNE_STATE, *POPULATION)

@@ -1,10 +1,14 @@
-"""What Tune shows of a search in a notebook: nothing. samtune shows it."""
+"""What Tune shows of a search: nothing in a notebook, and no errors about files that nobody reads. samtune shows it."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import ProgressReporter
+from ray.tune.execution import experiment_state
 
 from samtune.notebook import in_notebook
 
@@ -22,3 +26,19 @@ class SilentReporter(ProgressReporter):
 def progress_reporter() -> ProgressReporter | None:
     """The one for `tune.RunConfig`; None outside notebooks, where Tune has none and warns of any."""
     return SilentReporter() if in_notebook() else None
+
+
+@contextmanager
+def without_state_errors() -> Iterator[None]:
+    """Tune says nothing about the state that it keeps of a search in the body; samtune resumes from its own journal.
+
+    Tune copies that state in a thread while it writes it anew: of a search that ends at once, such as one that Ctrl-C
+    ends, it logged a traceback where a file had gone meanwhile.
+    """
+    logger = experiment_state.logger
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -9,7 +9,7 @@ import ray
 from ray import tune
 
 from samtune.raylib.environment import HEAD_NODE
-from samtune.raylib.silent_reporter import progress_reporter
+from samtune.raylib.silent_reporter import progress_reporter, without_state_errors
 from samtune.storage import join
 from samtune.study import Callback, Study, is_over
 from samtune.tune.budget import Budget
@@ -112,7 +112,8 @@ def run_trials(
         ),
     )
     try:
-        tuner.fit()
+        with without_state_errors():
+            tuner.fit()
     except RuntimeError as error:
         # Tune does not expect the error that Ray raises where its memory monitor has ended an actor.
         if (memory := told_by_ray(str(error))) is None:
