@@ -76,7 +76,7 @@ class DriverController(TrainController):
 @contextmanager
 def _own_log_file(name: str) -> Iterator[None]:
     """What Ray Train logs in this thread goes to a file of the cluster's session, as that of its actors does."""
-    logger, thread = logging.getLogger(TrainController.__module__.rpartition(".controller")[0]), threading.get_ident()
+    logger, thread = logging.getLogger(TrainController.__module__.partition(".controller")[0]), threading.get_ident()
     handler = SessionFileHandler(name)
     handler.addFilter(lambda record: record.thread == thread)
     logger.addHandler(handler)
