@@ -80,7 +80,9 @@ def _own_log_file(name: str) -> Iterator[None]:
     handler = SessionFileHandler(name)
     handler.addFilter(lambda record: record.thread == thread)
     logger.addHandler(handler)
-    logger.propagate = False  # in a driver, nothing else logs there
+    if logger.propagate:  # in a driver, nothing else logs there
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())  # else Python writes to stderr what comes when the file is gone
     try:
         yield
     finally:
