@@ -140,6 +140,8 @@ class _DriverWorkerGroup(WorkerGroup):
 
     controller: DriverController
 
+    # Ray Train's function, in which the name of the barrier's class means another. A copy of its hundred lines would
+    # have to follow Ray's; the name set in Ray's module would be another for everybody in this process.
     _start_impl = FunctionType(
         WorkerGroup._start_impl.__code__, WorkerGroup._start_impl.__globals__ | {"SynchronizationActor": LazyBarrier}
     )
