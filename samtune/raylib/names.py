@@ -23,6 +23,7 @@ _LIGHT_TRAINER = "a TorchTrainer whose driver and controller do not import torch
 _LOCAL = "a trainer that neither asks an autoscaler nor copies the environment on a cluster of this machine"
 _SIZES = "a ScalingConfig that is told the number of workers before each start of a group"
 _REUSE = "an option of Tune for how many idle actors are kept for reuse"
+_RESET = "the fault mended in Tune that a search stands still where an idle actor has died"
 _PBT_SEARCHER = "population based training that takes a searcher, draws the whole population first, and has a seed"
 
 CLUSTER = (
@@ -300,10 +301,12 @@ DRIVER_CONTROLLER = (
 """Used by `samtune.raylib.driver_controller`."""
 
 SCHEDULERS = (
-    Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the two names below", _REUSE),
+    Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the names below", _REUSE),
     Undocumented(f"{_CONTROLLER}:TuneController._actor_cache", "keeps as many actors as trials are active", _REUSE),
     Undocumented("ray.tune.utils.object_cache:_ObjectCache.increase_max", "likewise", _REUSE, "(self, 0, by=1)"),
     Undocumented(f"{_CONTROLLER}:TuneController._trial_to_actor", "trials whose own actor is starting", _REUSE),
+    Undocumented(f"{_CONTROLLER}:TuneController._trial_task_failure", "replaced", _RESET, "(self, None, None)"),
+    Undocumented(f"{_CONTROLLER}:TuneController._resetting_trials", "trials that are given an actor", _RESET),
     Undocumented(f"{_CONTROLLER}:TuneController.search_alg", "the way to the searcher, told of pauses", _REUSE),
     Undocumented("ray.tune.search.search_generator:SearchGenerator.searcher", "likewise", "as HyperBandForBOHB does"),
     Undocumented(

@@ -23,7 +23,9 @@ class KeepsActors:
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if not self._told:
             self._told = True
-            tune_controller._tune_controller._actor_cache.increase_max(trial.placement_group_factory, by=_ALL)
+            controller = tune_controller._tune_controller
+            controller._actor_cache.increase_max(trial.placement_group_factory, by=_ALL)
+            _survive_resets(controller)
         super().on_trial_add(tune_controller, trial)  # type: ignore[misc]
 
     def choose_trial_to_run(self, tune_controller: Any, *arguments: Any, **options: Any) -> Any:
@@ -37,6 +39,25 @@ class KeepsActors:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its arguments for its own restore; our studies are restored from their journal
+
+
+def _survive_resets(controller: Any) -> None:
+    """Tries a trial again whose actor died between two trials, as Tune does with every other loss of an actor.
+
+    Tune finds out when it gives the actor to the next trial. It is then told twice: that the actor died, upon which the
+    trial is to be tried again, and that the actor did not take the trial, upon which the waiting trial fails. And it
+    goes on taking the trial for one that is given an actor.
+    """
+    as_tune_does = controller._trial_task_failure
+    known: list[Exception] = []
+
+    def fail(trial: Trial, exception: Exception) -> None:
+        if not any(exception is each for each in known):
+            known[:] = [exception]
+            controller._resetting_trials.discard(trial)
+            as_tune_does(trial, exception)
+
+    controller._trial_task_failure = fail
 
 
 class Fifo(KeepsActors, FIFOScheduler):
