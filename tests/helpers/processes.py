@@ -46,7 +46,7 @@ def kind_of(process: psutil.Process) -> str:
     return script or Path(title).name
 
 
-def tree(driver: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
+def tree(driver: subprocess.Popen[str] | psutil.Process) -> dict[str, list[psutil.Process]]:
     """The living processes under a driver, by kind."""
     found: dict[str, list[psutil.Process]] = {}
     with suppress(psutil.NoSuchProcess):

@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import psutil
 import pytest
+from helpers.processes import tree
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.storages.journal import JournalFileBackend
@@ -161,10 +162,8 @@ class KillsBetweenTrials(Callback):
         self.num_killed = 0
 
     def on_trial_end(self, study: Study, trial: Trial) -> None:
-        if self.num_killed:
-            return
-        for process in psutil.process_iter(["cmdline"]):  # the cluster's processes are not this one's children
-            if any("TrialTrainable" in word for word in process.info["cmdline"] or ()):
+        if not self.num_killed:
+            for process in tree(psutil.Process())["ResourceTrainable"]:
                 process.kill()
                 self.num_killed += 1
 
