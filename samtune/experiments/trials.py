@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from samtune.config.search import CheckpointConfig
 from samtune.config.trial import TrialSpec
@@ -26,8 +26,6 @@ class StudyDefinition(Definition, Layout, Protocol):
     def keep_weights(self) -> int: ...
 
     def to_yaml(self) -> str: ...
-
-    def model_dump(self) -> dict[str, Any]: ...
 
 
 class Trials(Protocol):

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 import pytest
+from helpers.coordinated import FAR, run, spec_of
 
-from samtune.config.space import SearchSpace
-from samtune.workers import coordinator as module
 from samtune.workers.coordinator import Coordinator
-from samtune.workers.protocol import Assignment, Outcome, Progress, Reply, WorkerId
+from samtune.workers.protocol import Assignment, Failure, Outcome, Progress, Reply, WorkerId
 
-SPEC = SearchSpace.from_yaml("digits.yaml", ["training.epochs=3", "search={}", "initial=[]"]).trial({})
-FAR = 1000
+SPEC = spec_of(3)
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def at(group: int, rank: int, node: str, generation: str = "first") -> WorkerId:
@@ -149,7 +136,7 @@ def test_groups_that_are_added_count() -> None:
         box = Coordinator(num_workers=1, num_groups=1)
         await box.expect(2)
         await box.assign("a", SPEC, FAR)
-        await box.group_lost(0, module.Failure("no GPU"))
+        await box.group_lost(0, Failure("no GPU"))
         assert await box.progress("a", 0, FAR) is Reply.ASK_AGAIN  # the other may come
         assert (await take(box, at(1, 0, "node 1"))).trial_id == "a"
 

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 import pytest
+from helpers.coordinated import FAR, run, spec_of
 
-from samtune.config.space import SearchSpace
-from samtune.workers import coordinator as module
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Assignment, Failure, Outcome, Progress, Reply, WorkerId
 
-SPEC = SearchSpace.from_yaml("digits.yaml", ["training.epochs=3", "search={}", "initial=[]"]).trial({})
-FAR = 1000
+SPEC = spec_of(3)
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 class Group:
@@ -63,11 +50,11 @@ class Group:
         return reply
 
 
-async def two_wide_trials(starting: int | None = 2) -> tuple[Coordinator, Group, str]:
+async def two_wide_trials(starting: int | None = 2) -> tuple[Coordinator, Group, str, str]:
     """Two trials of four workers each, and the node of the second is lost: its group is starting with some workers.
 
     Returns:
-        The coordinator, the group that is left, and the trial that waits.
+        The coordinator, the group that is left, its trial, and the trial that waits.
     """
     box = Coordinator(num_workers=4, num_groups=2)
     await box.assign("a", SPEC, FAR)
@@ -83,7 +70,7 @@ async def two_wide_trials(starting: int | None = 2) -> tuple[Coordinator, Group,
     if starting is not None:
         assert await box.narrow(starting) == [1]
         assert await box.workers_for_start(1) == starting
-    return box, stays, second.trial_id
+    return box, stays, first.trial_id, second.trial_id
 
 
 async def outcome(box: Coordinator, trial: str, known: int = 0) -> Outcome | None:
@@ -94,8 +81,7 @@ async def outcome(box: Coordinator, trial: str, known: int = 0) -> Outcome | Non
 
 def test_after_its_epoch_a_trial_continues_with_fewer_workers_and_the_other_has_the_places() -> None:
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         assert await box.make_room({mine: 2}) == [mine]
         assert await box.make_room({mine: 1}) == []  # it is leaving already
         assert not await box.must_leave(wide.ranks[0])  # not in the middle of the epoch
@@ -122,10 +108,9 @@ def test_nobody_gives_places_back_to_a_group_that_would_take_more_than_it_leaves
     """A group that starts with four would take all four places, before the one that left them is up with two."""
 
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials(None)
+        box, wide, mine, _ = await two_wide_trials(None)
         if starting is not None:
             assert await box.workers_for_start(1) == starting
-        mine = "b" if waiting == "a" else "a"
         assert await box.make_room({mine: 2}) == []
         assert await wide.epoch(2) is Reply.CONTINUE
 
@@ -134,8 +119,7 @@ def test_nobody_gives_places_back_to_a_group_that_would_take_more_than_it_leaves
 
 def test_nothing_changes_without_a_trial_that_waits_or_a_group_that_is_starting() -> None:
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         assert await box.make_room({}) == await box.make_room({mine: 4}) == await box.make_room({mine: 9}) == []
         await box.end(waiting)
         assert await box.make_room({mine: 2}) == []
@@ -146,9 +130,9 @@ def test_nothing_changes_without_a_trial_that_waits_or_a_group_that_is_starting(
 
 def test_where_the_group_of_the_waiting_trial_cannot_start_any_more_nobody_moves() -> None:
     async def scenario() -> None:
-        box, _, waiting = await two_wide_trials()
+        box, _, mine, _ = await two_wide_trials()
         await box.group_lost(1, Failure("no GPU"))
-        assert await box.make_room({"b" if waiting == "a" else "a": 2}) == []
+        assert await box.make_room({mine: 2}) == []
 
     run(scenario())
 
@@ -157,8 +141,7 @@ def test_a_trial_that_ends_before_its_move_leaves_all_its_workers_to_the_one_tha
     """Its group need not restart: it is warm, and has as many workers as there are places."""
 
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         assert await wide.epoch(2) is Reply.CONTINUE
         assert await box.make_room({mine: 2}) == [mine]
         assert await wide.epoch(3) is Reply.END  # its last
@@ -174,8 +157,7 @@ def test_a_trial_that_ends_before_its_move_leaves_all_its_workers_to_the_one_tha
 
 def test_a_trial_that_is_stopped_before_its_move_does_so_too() -> None:
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         assert await box.make_room({mine: 2}) == [mine]
         await box.end(mine)
         assert await wide.epoch(2) is Reply.END
@@ -188,8 +170,7 @@ def test_a_trial_that_is_stopped_before_its_move_does_so_too() -> None:
 
 def test_a_node_that_is_lost_during_the_move_costs_an_attempt_and_no_trial() -> None:
     async def scenario(left_already: bool) -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         assert await box.make_room({mine: 2}) == [mine]
         if left_already:
             assert await wide.epoch(2) is Reply.RESTART
@@ -208,8 +189,7 @@ def test_what_was_given_back_can_be_had_again() -> None:
     """4 -> 2 -> 4, when the other trial has ended."""
 
     async def scenario() -> None:
-        box, wide, waiting = await two_wide_trials()
-        mine = "b" if waiting == "a" else "a"
+        box, wide, mine, waiting = await two_wide_trials()
         await box.end(waiting)
         await box.assign("c", SPEC, FAR)
         assert await box.make_room({mine: 2}) == [mine]

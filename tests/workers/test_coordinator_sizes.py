@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 import pytest
+from helpers.coordinated import FAR, run, spec_of
 
-from samtune.config.space import SearchSpace
-from samtune.workers import coordinator as module
 from samtune.workers.coordinator import Coordinator
 from samtune.workers.protocol import Assignment, Failure, Outcome, Progress, Reply, WorkerId
 
-SPEC = SearchSpace.from_yaml("digits.yaml", ["training.epochs=9", "search={}", "initial=[]"]).trial({})
-FAR = 1000
+SPEC = spec_of(9)
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def at(group: int, rank: int = 0, generation: str = "first") -> WorkerId:
