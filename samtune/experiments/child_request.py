@@ -1,11 +1,12 @@
-"""What a process beside a study is sent, so that it can build trials: their settings, and the user's own parts."""
+"""A process beside a study that builds trials: what it is sent, the user's own parts among it, and how it starts."""
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from samtune.config.trial import TrialSpec, flatten
 from samtune.user_code import accept_functions, given_functions
@@ -31,6 +32,27 @@ def pack(specs: Sequence[TrialSpec], **settings: Any) -> bytes:
             "trials": pickle.dumps({"specs": list(specs), **settings}),
         }
     )
+
+
+def answer_stream() -> TextIO:
+    """In the process: its stdout, which is its answer's alone from here on.
+
+    What the user's code prints goes nowhere: it prints it again on the workers.
+    """
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    return stream
+
+
+def become_a_worker(threads: int) -> None:
+    """In the process: torch has so many threads, and a process group of this process alone, as a worker has one."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(threads)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 def unpack(request: bytes) -> dict[str, Any]:

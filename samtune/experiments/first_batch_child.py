@@ -18,13 +18,10 @@ def main(root: str, cpu_seconds: str, seconds: str) -> None:
     """
     signal.setitimer(signal.ITIMER_PROF, float(cpu_seconds))  # its signal ends the process
     signal.alarm(int(seconds))
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # what the user's code prints, it prints again on the workers
-    os.dup2(nowhere, 2)
     sys.path.append(root)  # it may not be installed
-    from samtune.experiments.child_request import unpack
+    from samtune.experiments.child_request import answer_stream, unpack
 
+    answer = answer_stream()
     json.dump(_answer(**unpack(sys.stdin.buffer.read())), answer)
     answer.flush()
     os._exit(0)  # processes that read examples, and threads of the user's, are not waited for
@@ -32,13 +29,11 @@ def main(root: str, cpu_seconds: str, seconds: str) -> None:
 
 def _answer(specs: list[Any], num_workers: int, device: str, threads: int) -> dict[str, Any]:
     import torch
-    import torch.distributed as dist
 
+    from samtune.experiments.child_request import become_a_worker
     from samtune.train.first_batch import FirstBatchError, try_first_batch
 
-    torch.set_num_threads(threads)
-    # As workers have one.
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    become_a_worker(threads)
     for spec in specs:
         try:
             try_first_batch(spec, num_workers, torch.device(device))

@@ -17,11 +17,10 @@ _ENDLESS = 1_000_000_000
 def main(root: str) -> None:
     """Reads a request and then, line by line, for how many seconds to train; answers each with a JSON object."""
     signal.alarm(_MOST_SECONDS)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # what the user's code prints, it prints again on the workers
-    os.dup2(nowhere, 2)
-    sys.path.append(root)
+    sys.path.append(root)  # it may not be installed
+    from samtune.experiments.child_request import answer_stream
+
+    answers = answer_stream()
 
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")
@@ -37,16 +36,13 @@ def main(root: str) -> None:
 
 def _serve(request: bytes, answer: Any) -> None:
     import torch
-    import torch.distributed as dist
 
-    from samtune.experiments.child_request import unpack
+    from samtune.experiments.child_request import become_a_worker, unpack
     from samtune.train.first_batch import begin_trial
     from samtune.train.trial import EVAL_BATCH_SIZE
 
     settings = unpack(request)
-    torch.set_num_threads(settings["threads"])
-    # As workers have one.
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    become_a_worker(settings["threads"])
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     (spec,) = settings["specs"]
