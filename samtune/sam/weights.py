@@ -108,11 +108,11 @@ class Weights:
         """Copies w of parameters that are about to move in place."""
         if self._saved == positions:
             return
-        own = [self.parts[index] for index in positions]
-        for index, parameter in zip(positions, own, strict=True):
+        own = self.parts
+        for index in positions:
             if index not in self._origin:
-                self._origin[index] = torch.empty_like(parameter)
-        vectors.copy_([self._origin[index] for index in positions], own)
+                self._origin[index] = torch.empty_like(own[index])
+        vectors.copy_([self._origin[index] for index in positions], [own[index] for index in positions])
         self._saved = positions
 
 
