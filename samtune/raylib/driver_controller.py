@@ -132,11 +132,19 @@ class _StateBuilder(state.WorkerGroupStateBuilder):
         super().shutdown()  # type: ignore[no-untyped-call]
 
 
-class _DriverWorkerGroup(WorkerGroup):
-    """Workers of a controller that is no actor, whose environment variables are the cluster's.
+class LocalWorkerGroup(WorkerGroup):
+    """Workers that have their environment variables from the cluster, which this process started with them.
 
     Ray starts a process that has a runtime environment by another process, and takes none that is in reserve.
     """
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
+        return custom_runtime_env
+
+
+class _DriverWorkerGroup(LocalWorkerGroup):
+    """Such workers, of a controller that is no actor."""
 
     controller: DriverController
 
@@ -159,10 +167,6 @@ class _DriverWorkerGroup(WorkerGroup):
         handle = super()._create_placement_group(*arguments)
         self.controller.reserve(handle)
         return handle
-
-    @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
-        return custom_runtime_env
 
     def _init_train_context_on_workers(
         self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]

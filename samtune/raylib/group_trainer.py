@@ -24,11 +24,10 @@ from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import ScalingDecision
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from samtune.raylib.cluster import is_own_cluster
-from samtune.raylib.driver_controller import DriverController
+from samtune.raylib.driver_controller import DriverController, LocalWorkerGroup
 from samtune.raylib.environment import CONTROLLER_LOGGING, GROUP_GENERATION, WARN_BLOCKING
 from samtune.raylib.newcomers import refuse_newcomers
 
@@ -148,17 +147,6 @@ class LocalScalingPolicy(SizedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         pass
-
-
-class LocalWorkerGroup(WorkerGroup):
-    """Workers that have their environment variables from the cluster, which this process started with them.
-
-    Ray starts a process that has a runtime environment by another process, and takes none that is in reserve.
-    """
-
-    @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
-        return custom_runtime_env
 
 
 class LocalController(TrainController):

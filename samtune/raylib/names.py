@@ -154,7 +154,7 @@ TRAIN = (
         "a process with a runtime environment is started by another, and never taken from those in reserve",
         _LOCAL,
         "({})",
-        override="samtune.raylib.group_trainer:LocalWorkerGroup._get_worker_runtime_env",
+        override="samtune.raylib.driver_controller:LocalWorkerGroup._get_worker_runtime_env",
     ),
     Undocumented(
         f"{_INTERNAL}.execution.controller:TrainController.worker_group_cls",
