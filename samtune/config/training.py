@@ -142,8 +142,8 @@ class TrainingConfig(Config):
     """Compile the network with torch.compile: faster steps after slow first ones (each m-group of a worker's batch is
     compiled apart). Wants a C++ compiler on a CPU."""
     channels_last: Literal["auto"] | bool = "auto"
-    """Keep images and convolutions in channels-last order, which tensor cores prefer; auto: on cards that have them
-    (compute capability 7 and up)."""
+    """Keep images and convolutions in channels-last order; auto: where it is faster, for networks with convolutions on
+    cards with tensor cores (compute capability 7 and up) and on CPUs with oneDNN."""
     evaluation_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Examples per worker and forward of an evaluation; auto: 1024, halved for the rest of the trial where the memory
     does not suffice."""

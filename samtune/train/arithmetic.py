@@ -22,16 +22,20 @@ class Capabilities:
     Attributes:
         kind: `cuda`, `cpu`, …
         capability: of a CUDA device, e.g. (8, 0) for an A100; None elsewhere.
+        has_onednn: whether it is a CPU whose convolutions oneDNN computes.
     """
 
     kind: str
     capability: tuple[int, int] | None = None
+    has_onednn: bool = False
 
     @classmethod
     def of(cls, device: torch.device) -> Capabilities:
         """Of a device of this machine."""
         is_nvidia = device.type == "cuda" and torch.version.cuda is not None
-        return cls(device.type, torch.cuda.get_device_capability(device) if is_nvidia else None)
+        capability = torch.cuda.get_device_capability(device) if is_nvidia else None
+        has_onednn: bool = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return cls(device.type, capability, has_onednn)
 
     def at_least(self, major: int) -> bool:
         """Whether it is an NVIDIA card of that generation or a newer one."""
@@ -51,13 +55,14 @@ class Arithmetic:
     """Whether cuDNN tries its convolutions on each new shape, and keeps the fastest."""
 
     @classmethod
-    def chosen(cls, config: TrainingConfig, device: Capabilities) -> Arithmetic:
-        """What a configuration means on a device. On a CPU, `auto` changes nothing.
+    def chosen(cls, config: TrainingConfig, device: Capabilities, *, has_convolutions: bool = True) -> Arithmetic:
+        """What a configuration means on a device, for a network with or without convolutions.
 
         - bf16 from compute capability 8 on: older cards emulate it. Weights stay fp32. bf16 has the range of fp32, so
           that no loss is scaled; fp16, the only choice on older cards, is never chosen for the user.
         - TF32 from 8 on, for what autocast leaves in fp32: losses and norms are sums, which TF32 does not touch.
-        - channels_last from 7 on: tensor cores read convolutions' inputs in that order, and would be fed by copies.
+        - channels_last from 7 on: tensor cores read convolutions' inputs in that order, and would be fed by copies. And
+          on a CPU with oneDNN, which takes it as it is; pooling then goes through neighbors in memory.
         - cuDNN's trial runs on NVIDIA cards: all batches of a training have one shape.
         """
         precision: Precision = "bf16" if device.at_least(8) else "fp32"
@@ -66,7 +71,7 @@ class Arithmetic:
         return cls(
             precision=precision,
             tf32=(device.at_least(8) or None if config.tf32 == "auto" else config.tf32) if device.capability else None,
-            channels_last=_in_channels_last(config, device.at_least(7)),
+            channels_last=_in_channels_last(config, has_convolutions and (device.at_least(7) or device.has_onednn)),
             benchmark=device.capability is not None,
         )
 
@@ -89,9 +94,9 @@ class Arithmetic:
     def resumed(self, config: TrainingConfig, state: dict[str, Any] | None) -> Arithmetic:
         """As the trial began, whatever this device would choose; what the configuration names stays its own (PBT).
 
-        A checkpoint of an earlier version has no state: `auto` did not exist, and its defaults were those of a CPU.
+        A checkpoint of an earlier version has no state: `auto` did not exist, and nothing was changed by default.
         """
-        began = Arithmetic.chosen(config, Capabilities("cpu")) if state is None else Arithmetic(**state)
+        began = Arithmetic() if state is None else Arithmetic(**state)
         return replace(
             self,
             precision=began.precision if config.precision == "auto" else config.precision,

@@ -20,8 +20,13 @@ def compile_model(model: nn.Module, num_forwards: int) -> None:
     model.compile()
 
 
+def has_convolutions(model: nn.Module) -> bool:
+    """Whether a network has weights that channels-last order is about."""
+    return any(parameter.ndim == 4 for parameter in model.parameters())
+
+
 def in_channels_last(tensor: Tensor) -> Tensor:
-    """A batch of images in the order that tensor cores prefer; another tensor as it is."""
+    """A batch of images with their channels as neighbors in memory; another tensor as it is."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 

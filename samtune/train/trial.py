@@ -36,7 +36,7 @@ from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import training_loss
 from samtune.train.metrics import evaluation_metrics
-from samtune.train.network import compile_model, in_channels_last, widened
+from samtune.train.network import compile_model, has_convolutions, in_channels_last, widened
 from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
 from samtune.train.plain_state import why_not_saved
 from samtune.train.sharding import in_step, load_whole_model_state, shard, whole_model_state
@@ -99,7 +99,9 @@ class TrialRun(Resumable):
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
-        self.arithmetic = Arithmetic.chosen(training, Capabilities.of(device))
+        self.arithmetic = Arithmetic.chosen(
+            training, Capabilities.of(device), has_convolutions=has_convolutions(self.model)
+        )
         if self.arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)

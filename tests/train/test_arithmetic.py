@@ -1,4 +1,4 @@
-"""What `auto` stands for: decided from a card's capability, kept in a trial's checkpoint, and nothing on a CPU."""
+"""What `auto` stands for: decided from what a device can do, and kept in a trial's checkpoint."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from samtune.train.trial import TrialRun
 CPU, V100, T4 = Capabilities("cpu"), Capabilities("cuda", (7, 0)), Capabilities("cuda", (7, 5))
 A100, H100, PASCAL = Capabilities("cuda", (8, 0)), Capabilities("cuda", (9, 0)), Capabilities("cuda", (6, 1))
 AMD = Capabilities("cuda", None)
+ONEDNN = Capabilities("cpu", has_onednn=True)
 
 Make = Callable[..., TrialRun]
 
@@ -25,6 +26,7 @@ Make = Callable[..., TrialRun]
     ("device", "expected"),
     [
         (CPU, Arithmetic("fp32", None, channels_last=False, benchmark=False)),
+        (ONEDNN, Arithmetic("fp32", None, channels_last=True, benchmark=False)),
         (AMD, Arithmetic("fp32", None, channels_last=False, benchmark=False)),
         (PASCAL, Arithmetic("fp32", None, channels_last=False, benchmark=True)),
         (V100, Arithmetic("fp32", None, channels_last=True, benchmark=True)),
@@ -33,16 +35,32 @@ Make = Callable[..., TrialRun]
         (H100, Arithmetic("bf16", True, channels_last=True, benchmark=True)),
     ],
 )
-def test_auto_is_what_the_card_has(device, expected):
+def test_auto_is_what_the_device_has(device, expected):
     assert Arithmetic.chosen(TrainingConfig(), device) == expected
 
 
-@pytest.mark.parametrize("device", [CPU, V100, A100])
+@pytest.mark.parametrize("device", [ONEDNN, V100])
+def test_a_network_without_convolutions_keeps_its_inputs_as_they_are(device):
+    assert not Arithmetic.chosen(TrainingConfig(), device, has_convolutions=False).channels_last
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_a_cpu_trains_convolutions_in_channels_last_order(make_run: Make):
+    run = make_run()
+    assert run.arithmetic.channels_last
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in run.model.parameters() if p.ndim == 4)
+    own = make_run("training.channels_last=false")
+    assert not own.arithmetic.channels_last
+    ours, theirs = run.train_epoch(1), own.train_epoch(1)
+    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("device", [CPU, ONEDNN, V100, A100])
 def test_what_is_written_counts(device):
     config = TrainingConfig(precision="fp16", tf32=False, channels_last=False)
     found = Arithmetic.chosen(config, device)
     assert (found.precision, found.channels_last) == ("fp16", False)
-    assert found.tf32 is (None if device is CPU else False)
+    assert found.tf32 is (None if device.kind == "cpu" else False)
     assert Arithmetic.chosen(TrainingConfig(channels_last=True), CPU).channels_last
 
 
@@ -84,12 +102,13 @@ def test_what_torch_keeps_for_the_process_is_as_before_afterwards():
 
 def test_a_trial_s_checkpoint_keeps_how_it_computes(make_run: Make, tmp_path: Path):
     first = make_run("training.precision=auto")
-    first.arithmetic = Arithmetic("bf16", channels_last=True)  # as a card would have had it
+    first.arithmetic = Arithmetic("bf16", channels_last=False)  # as another device would have had it
     first.save(CheckpointFolder(str(tmp_path)))
     second = make_run("training.precision=auto")
-    assert second.arithmetic == Arithmetic()
+    assert second.arithmetic.precision == "fp32"
     second.restore(CheckpointFolder(str(tmp_path)))
-    assert (second.arithmetic.precision, second.arithmetic.channels_last) == ("bf16", True)
+    assert (second.arithmetic.precision, second.arithmetic.channels_last) == ("bf16", False)
+    assert all(parameter.is_contiguous() for parameter in second.model.parameters())
     with second.train_step.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 

@@ -322,3 +322,35 @@ def test_wrong_options_are_refused_before_a_worker_starts(optimizer: Any, messag
 def test_a_pattern_must_compile() -> None:
     with pytest.raises(SpaceError, match=r"training\.groups\.0\.match: must be a regular expression"):
         space("sgd", groups=[{"match": "("}])
+
+
+# -- fused kernels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_cpu_has_fused_steps_that_are_those_of_torch_s_loop(name: str) -> None:
+    """Five steps with momentum and weight decay, in 64 bits."""
+    config = TrainingConfig(optimizer=name, lr=0.1, weight_decay=0.01)
+    networks = [network().double() for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    fused, loop = (base_optimizer(config, each) for each in networks)
+    assert all(group["fused"] for group in fused.param_groups)
+    for group in loop.param_groups:
+        group["fused"] = False
+    for step in range(5):
+        for each, optimizer in zip(networks, (fused, loop), strict=True):
+            inputs = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            each(inputs).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(*(each.parameters() for each in networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_what_fused_kernels_do_not_take_has_torch_s_loop() -> None:
+    """Sparse gradients, which a training function of the user's may leave."""
+    model = nn.Sequential(nn.Embedding(4, 2, sparse=True), nn.Linear(2, 2))
+    optimizer = base_optimizer(TrainingConfig(weight_decay=0.0, momentum=0.0), model)
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    model(torch.tensor([1, 3])).sum().backward()
+    optimizer.step()

@@ -43,7 +43,8 @@ def agree(found: Any, expected: Any, *, tolerance: float) -> None:
 
 
 def test_a_trial_is_that_of_whole_networks_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    whole = run_ranks(2, uninterrupted, make_spec(*OPTIONS))
+    in_the_same_order = "training.channels_last=false"  # sums in another order differ by more after two epochs
+    whole = run_ranks(2, uninterrupted, make_spec(*OPTIONS, in_the_same_order))
     parts = run_ranks(2, uninterrupted, sharded())
     left = run_ranks(2, leave_and_go_on, sharded(), str(tmp_path), after=1)
     for rank in (0, 1):
