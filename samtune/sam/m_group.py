@@ -150,7 +150,9 @@ class MGroup:
         loss = self._loss(step.outer_module(self._index), ascent=False)
         loss = loss if penalty is None else loss + penalty(tree.output_tensor(self._last_outputs))
         factor = scale(loss.detach()) if callable(scale) else scale
-        step.scaled(loss * factor / step.num_forwards).backward()  # type: ignore[no-untyped-call]
+        if isinstance(factor, Tensor) or factor != step.num_forwards:
+            loss = loss * factor / step.num_forwards
+        step.scaled(loss).backward()  # type: ignore[no-untyped-call]
         step.count_pass()
 
     def descend_on_largest(self, values: Tensor, share: float) -> None:

@@ -31,7 +31,6 @@ class RunningState:
 class SavedState:
     """The buffers of modules as they were when this was made."""
 
-    @torch.no_grad()
     def __init__(self, holders: list[nn.Module]) -> None:
         self._holders = holders
         self._places: list[tuple[nn.Module, str]] = []
@@ -82,6 +81,8 @@ class SavedState:
 
 def _is_writable(buffer: Tensor) -> bool:
     """An expanded buffer cannot be updated in place, nor written back."""
-    if buffer.layout != torch.strided:
+    if buffer.layout is not torch.strided:
         return False
-    return all(stride or size <= 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True))
+    return buffer.is_contiguous() or all(
+        stride or size <= 1 for stride, size in zip(buffer.stride(), buffer.shape, strict=True)
+    )

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from samtune.sam.blocks import SIZE, in_blocks
+from samtune.sam.blocks import SIZE, in_blocks, is_dense
 from samtune.sam.parts import drawn_like, of_all_ranks, summed
 
 Vector = Sequence[Tensor]
@@ -84,7 +84,7 @@ def _are_plain_and_small(tensors: list[Tensor]) -> bool:
         and all(map(_on_cpu, tensors))
         and not any(map(_has_graph, tensors))
         and max(map(Tensor.numel, tensors)) <= SIZE
-        and all(map(Tensor.is_contiguous, tensors))
+        and all(map(is_dense, tensors))
     )
 
 
@@ -269,7 +269,9 @@ def dense(vector: Vector) -> list[Tensor]:
 
 
 def copies(vector: Vector) -> list[Tensor]:
-    """Copies of all tensors, in one block of memory per dtype and device."""
+    """Copies of all tensors; on an accelerator in one block of memory per dtype, which takes one kernel."""
+    if all(map(_on_cpu, vector)):
+        return [tensor.detach().clone() for tensor in vector]
     result = list(vector)
     for indices in _by_kind(vector):
         flat = torch.cat([vector[index].detach().reshape(-1) for index in indices])
@@ -299,6 +301,8 @@ def safe_ratio(numerator: Tensor | float, denominator: Tensor) -> Tensor:
 
     A step must not continue from an infinite gradient, and numerator / inf = 0 would hide it.
     """
+    if denominator.is_cpu and denominator.ndim == 0 and 0.0 < abs(float(denominator)) < math.inf:
+        return numerator / denominator  # one operation instead of five
     finite = torch.where(torch.isfinite(denominator), denominator, math.nan)
     return torch.where(denominator == 0, 0.0, numerator / finite)
 
