@@ -27,13 +27,12 @@ if TYPE_CHECKING:
         local_node,
         look_at_cluster,
     )
-    from samtune.raylib.environment import GROUP_GENERATION, HEAD_NODE, set_train_environment
+    from samtune.raylib.environment import GROUP_GENERATION, set_train_environment
     from samtune.raylib.group_trainer import GroupTrainer
     from samtune.raylib.storage_check import check_storage
 
 __all__ = [
     "GROUP_GENERATION",
-    "HEAD_NODE",
     "Cluster",
     "GroupTrainer",
     "Node",
@@ -61,7 +60,6 @@ __getattr__ = lazy_exports(
         "local_node": ".cluster",
         "look_at_cluster": ".cluster",
         "GROUP_GENERATION": ".environment",
-        "HEAD_NODE": ".environment",
         "set_train_environment": ".environment",
         "GroupTrainer": ".group_trainer",
         "check_storage": ".storage_check",

@@ -106,13 +106,24 @@ LOOPBACK = Variable(
 )
 """Set while such a cluster starts."""
 
+CONNECT_MILLISECONDS = Variable(
+    "RAY_raylet_client_connect_timeout_milliseconds",
+    "ray._raylet",
+    "a process of Ray that finds no socket yet looks again soon, not after 1 s",
+    "20",
+)
+CONNECT_ATTEMPTS = Variable(
+    "RAY_raylet_client_num_connect_attempts", "ray._raylet", "in all it waits as long as it did", "500"
+)
+"""Set while such a cluster starts."""
+
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 """Documented by Ray: the token of a cluster, or the file that has it; else `~/.ray/auth_token` has it."""
 
-VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, CONTROLLER_LOGGING, JOB_CONFIG, LOOPBACK)
-
-HEAD_NODE = "node:__internal_head__"
-"""A resource of every head node, in an amount of 1. What takes a little of it needs no CPU and stays on the head."""
+VARIABLES = (
+    *(*SEARCH_VARIABLES, *TRAIN_VARIABLES, CONTROLLER_LOGGING, JOB_CONFIG),
+    *(LOOPBACK, CONNECT_MILLISECONDS, CONNECT_ATTEMPTS),
+)
 
 GROUP_GENERATION = "SAMTUNE_GROUP_GENERATION"
 """samtune's own: names this start of a worker group, the same on all its workers."""

@@ -22,8 +22,8 @@ _NODES = "a public list of the nodes that are being drained, and of what the aut
 _LIGHT_TRAINER = "a TorchTrainer whose driver and controller do not import torch, with a public way to end it"
 _LOCAL = "a trainer that neither asks an autoscaler nor copies the environment on a cluster of this machine"
 _SIZES = "a ScalingConfig that is told the number of workers before each start of a group"
-_REUSE = "an option of Tune for how many idle actors are kept for reuse"
-_RESET = "the fault mended in Tune that a search stands still where an idle actor has died"
+_THREADS = "an option of Tune to run trainables in threads of the driver"
+_PAUSES = "a searcher that Tune tells of pauses, as HyperBandForBOHB does"
 _PBT_SEARCHER = "population based training that takes a searcher, draws the whole population first, and has a seed"
 
 CLUSTER = (
@@ -45,11 +45,6 @@ CLUSTER = (
         "Ray Train's files of a cluster of this machine are not in the study's folder",
         "the folder in ray.get_runtime_context()",
         "(self)",
-    ),
-    Undocumented(
-        "ray._common.constants:HEAD_NODE_RESOURCE_NAME",
-        "Tune's light actors stay on the head node without taking a CPU",
-        "a label selector in tune.PlacementGroupFactory",
     ),
     Undocumented(
         "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
@@ -74,6 +69,21 @@ UNUSED_PROCESSES = (
     Undocumented(f"{_NODE}.start_monitor", "not started: there is no autoscaler to ask", _FEWER, "(self)"),
 )
 """Used by `samtune.raylib.unused_processes`."""
+
+_LOOKS = "a wait of ray.init that ends when the node has come"
+
+START_WAITS = (
+    Undocumented("ray._private.services:get_node", "replaced while a cluster starts", _LOOKS, "(gcs_address, node_id)"),
+    Undocumented("ray._raylet:GcsClient", "whether the node has come", _LOOKS),
+    Undocumented(
+        "ray._private.services:start_ray_process",
+        "when the first of a cluster's processes are started",
+        "a callback of ray.init",
+        "(command, process_type, fate_share)",
+    ),
+    Undocumented("ray._private.ray_constants:PROCESS_TYPE_DASHBOARD", "which of them is the last of the first", _LOOKS),
+)
+"""Used by `samtune.raylib.start_waits`."""
 
 _LOSS = "a callback of ray.init for a cluster that is lost"
 
@@ -300,15 +310,50 @@ DRIVER_CONTROLLER = (
 )
 """Used by `samtune.raylib.driver_controller`."""
 
+DRIVER_TRIALS = (
+    Undocumented(
+        f"{_CONTROLLER}:TuneController._actor_manager",
+        "replaced; `tests/raylib/test_driver_trials.py` checks that DriverTrials has what the controller asks for",
+        _THREADS,
+    ),
+    Undocumented(
+        "ray.air.execution._internal.tracked_actor:TrackedActor",
+        "what the controller keeps of a trial's actor",
+        _THREADS,
+        "(1, on_start=None, on_stop=None, on_error=None)",
+    ),
+    *(
+        Undocumented(f"ray.air.execution._internal.tracked_actor:TrackedActor.{name}", "told of its end", _THREADS)
+        for name in ("_on_stop", "_on_error")
+    ),
+    Undocumented("ray.actor:ActorClass._ray_from_modified_class", "the class within an actor's is run", _THREADS),
+    Undocumented(
+        f"{_CONTROLLER}:TuneController._schedule_trial_save",
+        "what it returns waits for the thread",
+        _THREADS,
+        "(self, 1, None)",
+    ),
+    Undocumented(
+        "ray.train._internal.session:_FutureTrainingResult.resolve",
+        "a scheduler waits for a checkpoint that is being written",
+        _THREADS,
+        "(self, block=True)",
+        override="samtune.raylib.driver_trials:_Saving.resolve",
+    ),
+    Undocumented(
+        "ray.tune:Trainable._setup_logdir",
+        "makes a folder, and may make it the working directory",
+        _THREADS,
+        "(self)",
+        override="samtune.raylib.driver_trials:DriverTrainable._setup_logdir",
+    ),
+)
+"""Used by `samtune.raylib.driver_trials`."""
+
 SCHEDULERS = (
-    Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the names below", _REUSE),
-    Undocumented(f"{_CONTROLLER}:TuneController._actor_cache", "keeps as many actors as trials are active", _REUSE),
-    Undocumented("ray.tune.utils.object_cache:_ObjectCache.increase_max", "likewise", _REUSE, "(self, 0, by=1)"),
-    Undocumented(f"{_CONTROLLER}:TuneController._trial_to_actor", "trials whose own actor is starting", _REUSE),
-    Undocumented(f"{_CONTROLLER}:TuneController._trial_task_failure", "replaced", _RESET, "(self, None, None)"),
-    Undocumented(f"{_CONTROLLER}:TuneController._resetting_trials", "trials that are given an actor", _RESET),
-    Undocumented(f"{_CONTROLLER}:TuneController.search_alg", "the way to the searcher, told of pauses", _REUSE),
-    Undocumented("ray.tune.search.search_generator:SearchGenerator.searcher", "likewise", "as HyperBandForBOHB does"),
+    Undocumented(f"{_CONTROLLER}:TrialRunnerWrapper._tune_controller", "the way to the controller", _THREADS),
+    Undocumented(f"{_CONTROLLER}:TuneController.search_alg", "the way to the searcher, told of pauses", _PAUSES),
+    Undocumented("ray.tune.search.search_generator:SearchGenerator.searcher", "likewise", _PAUSES),
     Undocumented(
         "ray.tune.schedulers:HyperBandScheduler._supports_buffered_results",
         "silences Tune's warning about a buffer that is off",
@@ -381,4 +426,7 @@ POPULATION = (
 )
 """Used by `samtune.raylib.population`."""
 
-NAMES = (*CLUSTER, *UNUSED_PROCESSES, *CLUSTER_LOSS, *TRAIN, *DRIVER_CONTROLLER, *SCHEDULERS, *TUNE_STATE, *POPULATION)
+NAMES = (
+    *(*CLUSTER, *UNUSED_PROCESSES, *START_WAITS, *CLUSTER_LOSS, *TRAIN, *DRIVER_CONTROLLER),
+    *(*DRIVER_TRIALS, *SCHEDULERS, *TUNE_STATE, *POPULATION),
+)

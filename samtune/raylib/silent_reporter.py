@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,12 +30,14 @@ def progress_reporter() -> ProgressReporter | None:
 
 
 @contextmanager
-def without_state_errors() -> Iterator[None]:
-    """Tune says nothing about the state that it keeps of a search in the body; samtune resumes from its own journal.
+def silent_tune() -> Iterator[None]:
+    """Tune says nothing in the body about the state that it keeps of a search, nor about actors.
 
-    Tune copies that state in a thread while it writes it anew: of a search that ends at once, such as one that Ctrl-C
-    ends, it logged a traceback where a file had gone meanwhile.
+    samtune resumes from its own journal. Tune copies its state in a thread while it writes it anew: of a search that
+    ends at once, such as one that Ctrl-C ends, it logged a traceback where a file had gone meanwhile. And it advises
+    population based training to keep its actors, of which there are none.
     """
+    warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
     logger = experiment_state.logger
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -154,10 +154,10 @@ class StudyRecorder(ray.tune.Callback):
             self.on_trial_start(iteration, trials, trial)
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
         if error is None:
-            failure = Failure("the trial's actor was lost")
+            failure = Failure("Ray Tune could not go on with the trial")
         else:
-            text = safe_text(error)
-            failure = Failure(f"{type(error).__name__}: {text}", text)
+            cause = getattr(error, "cause", error)
+            failure = Failure(f"{type(cause).__name__}: {safe_text(cause)}", safe_text(error))
         self._end(trial.trial_id, TrialState.FAILED, failure)
 
     def _end(self, trial_id: str, state: TrialState, failure: Failure | None) -> None:

@@ -1,6 +1,6 @@
-"""A trial as Tune sees it: a light actor that posts the trial in the coordinator and passes its records on.
+"""A trial as Tune sees it: it posts the trial in the coordinator and passes its records on.
 
-It imports neither torch nor Ray Train, takes no CPU, and is reused for the next trial.
+It runs in a thread of the driver (see `samtune.raylib.driver_trials`), and only waits there.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
 
 from samtune.errors import SpaceError
+from samtune.raylib.driver_trials import DriverTrainable
 from samtune.storage import join
 from samtune.study import EpochLog
 from samtune.train.checkpoint import CheckpointFolder
@@ -26,8 +26,8 @@ class SaveError(Exception):
     """The workers could not write a checkpoint that the scheduler needs."""
 
 
-class TrialTrainable(tune.Trainable):
-    """Runs one trial after another. Its own errors become a final result: an actor that raises is thrown away.
+class TrialTrainable(DriverTrainable):
+    """Runs one trial, from `setup` or a checkpoint to its end or a pause. A broken configuration is a final result.
 
     Without a scheduler the workers train to the last epoch without asking; with one, an epoch is begun when the
     scheduler has let the trial pass the one before. A trial that the scheduler pauses is saved and leaves its group.
@@ -36,37 +36,24 @@ class TrialTrainable(tune.Trainable):
     def setup(  # type: ignore[override]
         self, config: dict[str, Any], *, coordinator: Any, definition: Definition, checkpoint_root: str
     ) -> None:
-        self._coordinator, self._definition, self._checkpoint_root = coordinator, definition, checkpoint_root
+        self._coordinator, self._checkpoint_root = coordinator, checkpoint_root
         self._free_running = definition.scheduler.name == "none"
         self._objective = objectives_of(definition)[0]
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._leave()
-        self._begin(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._leave()
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._key = self.trial_id  # `trial_id` is already the next one's when this actor is reset
-        self._history = EpochLog()
-        self._posted = False
+        self._key, self._history, self._posted = self.trial_id, EpochLog(), False
         self._invalid: str | None = None
         try:
-            self._spec = self._definition.trial(config)
+            self._spec = definition.trial(config)
         except SpaceError as error:
             self._invalid = str(error)
+
+    def cleanup(self) -> None:
+        """A paused trial's group is free for the next."""
+        if self._posted:
+            self._coordinator.end.remote(self._key)
 
     def _post(self, target: int) -> None:
         ray.get(self._coordinator.assign.remote(self._key, self._spec, target))
         self._posted = True
-
-    def _leave(self) -> None:
-        """A paused trial's group is free for the next."""
-        if self._posted:
-            self._coordinator.end.remote(self._key)
 
     @property
     def _target(self) -> int:

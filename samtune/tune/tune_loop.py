@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ray
 from ray import tune
 
-from samtune.raylib.environment import HEAD_NODE
-from samtune.raylib.silent_reporter import progress_reporter, without_state_errors
+from samtune.raylib.silent_reporter import progress_reporter, silent_tune
 from samtune.storage import join
 from samtune.study import Callback, Study, is_over
 from samtune.tune.budget import Budget
@@ -20,10 +19,10 @@ from samtune.tune.schedulers import build_scheduler
 from samtune.tune.study_recorder import StopWhen, StudyRecorder
 from samtune.tune.trainable import TrialTrainable
 from samtune.tune.trial_source import Definition, TrialSource
+from samtune.workers.coordinator import POLL_SECONDS
 from samtune.workers.pool import WorkerPool
-from samtune.workers.worker_endings import told_by_ray
 
-_TRAINABLE_FAILURES = 3  # the light actors between Tune and the coordinator; losing one loses nothing
+_TRAINABLE_FAILURES = 3  # a checkpoint for the scheduler could not be saved, or the coordinator was lost
 
 
 def run_trials(
@@ -49,7 +48,6 @@ def run_trials(
     Raises:
         Exception: what a callback raised, once the search has ended in order.
 
-    A node that runs out of memory ends the search as a fault of the machine.
     """
     budget = Budget(definition.budget, study)
     limiter = ConcurrencyLimiter(
@@ -78,27 +76,23 @@ def run_trials(
             told.append(pool.coordinator.close.remote())  # Trainables wait for epochs: they hear that none will come
         return ending.is_stopping
 
+    scheduler = build_scheduler(
+        definition,
+        longest=math.ceil(longest[getattr(definition.scheduler, "resource", "epochs")]),
+        num_groups=num_placed,
+        on_take_over=recorder.take_over,
+    )
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(
-                TrialTrainable,
-                coordinator=pool.coordinator,
-                definition=definition,
-                checkpoint_root=pool.checkpoint_root,
-            ),
-            # No CPU: the workers have them all. Every head node has this resource, in amounts for 1,000 actors.
-            tune.PlacementGroupFactory([{HEAD_NODE: 0.001}]),
+        tune.with_parameters(
+            TrialTrainable,
+            coordinator=pool.coordinator,
+            definition=definition,
+            checkpoint_root=pool.checkpoint_root,
         ),
         tune_config=tune.TuneConfig(
             num_samples=study.num_trials - sum(is_over(trial) for trial in study),
             search_alg=limiter,
-            scheduler=build_scheduler(
-                definition,
-                longest=math.ceil(longest[getattr(definition.scheduler, "resource", "epochs")]),
-                num_groups=num_placed,
-                on_take_over=recorder.take_over,
-            ),
-            reuse_actors=True,
+            scheduler=scheduler,
         ),
         run_config=tune.RunConfig(
             name=f"tune-{len(study.trials):06d}",
@@ -112,15 +106,12 @@ def run_trials(
         ),
     )
     try:
-        with without_state_errors():
+        with silent_tune():
             tuner.fit()
-    except RuntimeError as error:
-        # Tune does not expect the error that Ray raises where its memory monitor has ended an actor.
-        if (memory := told_by_ray(str(error))) is None:
-            raise
-        ending.stop_for_fault(f"a process of the search {memory} (a smaller batch or fewer groups take less)")
     finally:
         recorder.end_all(ending.reason or "the search ended")
+        pool.coordinator.close.remote()  # a trial that waits for it ends
+        scheduler.join(timeout=POLL_SECONDS)
         ending.on_abandon(None)  # it holds the coordinator's handle, which must not outlive the cluster
     ending.trials_done = True
     if recorder.error is not None:

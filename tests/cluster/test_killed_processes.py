@@ -65,7 +65,7 @@ OPTIONS = (
 )
 
 
-ALWAYS_THERE = {"RayTrainWorker", "Coordinator", "ResourceTrainable"}
+ALWAYS_THERE = {"RayTrainWorker", "Coordinator"}
 """What a running trial cannot do without."""
 
 
@@ -106,13 +106,11 @@ def test_a_search_survives_the_loss_of_every_process_that_is_not_the_cluster_s(t
             if kind in ALWAYS_THERE:  # but for a moment, where an earlier kill took it down too
                 wait_until(lambda kind=kind: kind in tree(driver), driver)
             if processes := tree(driver).get(kind):
-                before, workers = num_epochs(tmp_path), pids(driver, "RayTrainWorker")
+                before = num_epochs(tmp_path)
                 with suppress(psutil.NoSuchProcess):  # one in reserve may have ended by itself
                     processes[0].kill()
                 killed.append(kind)
                 wait_until(lambda before=before: num_epochs(tmp_path) > before + 1, driver)
-                if kind == "ResourceTrainable":
-                    assert pids(driver, "RayTrainWorker") == workers  # they stay warm
         (tmp_path / "gate").unlink()
         out, err = driver.communicate(timeout=300)
     assert set(killed) >= ALWAYS_THERE

@@ -11,7 +11,6 @@ import psutil
 CONTINUES = {
     "RayTrainWorker": "a worker",
     "Coordinator": "the actor that hands out trials",
-    "ResourceTrainable": "Tune's actor of a trial",
     "_AutoscalingCoordinatorActor": "Ray Train's, of resources",
     "IDLE": "a worker process in reserve",
     "dashboard.py": "serves the state of the cluster",
@@ -31,17 +30,13 @@ ENDS_AT_ONCE = {
 }
 """Mostly nothing can be done any more in the driver: what is kept is on disk."""
 
-_BETWEEN_CALLS = {"TrialTrainable": "ResourceTrainable"}
-"""Tune wraps the class, and renames what wraps it: Ray shows one name during a call, and the other between two."""
-
 
 def kind_of(process: psutil.Process) -> str:
     """The kind of a process in a search's tree."""
     command = process.cmdline()
     title = command[0] if command else process.name()
     if title.startswith("ray::"):
-        kind = title.removeprefix("ray::").partition(".")[0]
-        return _BETWEEN_CALLS.get(kind, kind)
+        return title.removeprefix("ray::").partition(".")[0]
     script = next((Path(part).name for part in command if part.endswith(".py")), "")
     return script or Path(title).name
 

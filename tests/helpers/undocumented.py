@@ -38,6 +38,9 @@ def problem_of_variable(variable: Variable) -> str | None:
     spec = find_spec(variable.module)
     if spec is None or spec.origin is None:
         return f"{variable.name}: {variable.module} is not there"
+    if not spec.origin.endswith(".py"):
+        is_there = variable.name.encode() + b"\0" in Path(spec.origin).read_bytes()  # a constant of C++
+        return None if is_there else f"{variable.name}: {variable.module} does not name it any more"
     source = Path(spec.origin).read_text(encoding="utf-8")
     strings = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
     return None if variable.name in strings else f"{variable.name}: {variable.module} does not name it any more"

@@ -51,12 +51,6 @@ def test_the_variable_is_read_where_it_was(variable: Variable) -> None:
     assert variable.why
 
 
-def test_the_head_node_s_resource_is_ray_s() -> None:
-    from ray._common.constants import HEAD_NODE_RESOURCE_NAME
-
-    assert environment.HEAD_NODE == HEAD_NODE_RESOURCE_NAME
-
-
 def test_a_name_that_is_gone_or_takes_another_call_is_found() -> None:
     pbt = "ray.tune.schedulers.pbt:PopulationBasedTraining"
     assert "no attribute '_exploits'" in str(problem_of(Undocumented(f"{pbt}._exploits", "a", "b")))

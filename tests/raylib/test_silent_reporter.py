@@ -6,7 +6,7 @@ import logging
 
 from ray.tune.execution.experiment_state import logger
 
-from samtune.raylib.silent_reporter import without_state_errors
+from samtune.raylib.silent_reporter import silent_tune
 
 
 class Heard(logging.Handler):
@@ -22,7 +22,7 @@ def test_errors_about_tune_s_state_are_not_shown_while_a_search_runs() -> None:
     heard = Heard()
     logger.addHandler(heard)
     try:
-        with without_state_errors():
+        with silent_tune():
             logger.error("Saving experiment state failed")
         logger.error("of another use of Tune")
     finally:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import psutil
 import pytest
-from helpers.processes import tree
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.storages.journal import JournalFileBackend
@@ -153,26 +151,3 @@ def test_a_population_exchanges_weights_and_hyperparameters(
         again = Told()
         search(tmp_path / "again", *arguments, told=again)
         assert again.changes == told.changes
-
-
-class KillsBetweenTrials(Callback):
-    """Kills the actor that Tune is about to give to the next trial, once."""
-
-    def __init__(self) -> None:
-        self.num_killed = 0
-
-    def on_trial_end(self, study: Study, trial: Trial) -> None:
-        if not self.num_killed:
-            for process in tree(psutil.Process())["ResourceTrainable"]:
-                process.kill()
-                self.num_killed += 1
-
-
-def test_a_trial_whose_actor_died_before_it_began_is_tried_again(tmp_path: Path) -> None:
-    killer = KillsBetweenTrials()
-    space = SearchSpace.from_yaml("digits.yaml", [*SMALL, "num_trials=3", "training.epochs=1"])
-    study = (
-        Tuner(space, max_concurrent=1, name="s", storage_path=tmp_path, address="local", callbacks=[killer]).fit().study
-    )
-    assert killer.num_killed == 1
-    assert [trial.state for trial in study] == [TrialState.COMPLETED] * 3

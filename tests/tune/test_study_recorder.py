@@ -125,4 +125,4 @@ def test_a_trial_whose_actor_is_lost_before_it_began_is_a_failed_trial(tmp_path:
     recorder, trial, study, _ = begun(FixedTrials([{"training.lr": 0.1}], []), mailbox)
     recorder.on_trial_error(0, [], trial)
     (known,) = study.trials
-    assert (known.state, known.error) == (TrialState.FAILED, "the trial's actor was lost")
+    assert (known.state, known.error) == (TrialState.FAILED, "Ray Tune could not go on with the trial")
