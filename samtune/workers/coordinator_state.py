@@ -151,7 +151,8 @@ class CoordinatorState:
             work.attempt, work.started_at = 1, time.time()
         if group.busy_since is None:
             group.busy_since = time.time()
-        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt)
+        runs_freely = work.target >= work.spec.num_epochs
+        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt, runs_freely)
 
     def reply_after(self, group: WorkerGroup, work: PostedTrial, rank: int, epoch: int) -> Reply | None:
         """The answer to a rank that has finished an epoch; None while it must wait.

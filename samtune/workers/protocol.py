@@ -74,7 +74,9 @@ class WorkerId:
 class Assignment:
     """One trial as handed to a group. Numbers rise: all ranks of a group act on the same one.
 
-    `key` names the trial's checkpoints; it stays the same in a resumed search.
+    Attributes:
+        key: names the trial's checkpoints; it stays the same in a resumed search.
+        runs_freely: no scheduler decides after its epochs whether it goes on.
     """
 
     number: int
@@ -82,6 +84,7 @@ class Assignment:
     key: str
     spec: TrialSpec
     attempt: int
+    runs_freely: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""When a worker tells of its epochs: of each where somebody decides after it, else now and then, and of the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.midway import make_spec
+
+from samtune.config.search import CheckpointConfig
+from samtune.train.session import Place
+from samtune.workers import trial_host
+from samtune.workers.protocol import Assignment, Reply, WorkerId
+from samtune.workers.trial_host import LoopConfig, TrialHost
+
+
+class Run:
+    """As much of a run as a host that saves nothing looks at."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
+    """(epoch, the epochs whose records came with it) of each message; the coordinator answers at once."""
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    return []
+
+
+def make_host(folder: Path, told: list[tuple[int, list[int]]], *, num_workers: int = 1, runs_freely: bool) -> TrialHost:
+    def epoch_done(worker: Any, number: int, epoch: int, records: Any, saved: bool) -> Reply:
+        told.append((epoch, [int(record["epoch"]) for record in records or []]))
+        return Reply.CONTINUE
+
+    coordinator = SimpleNamespace(epoch_done=SimpleNamespace(remote=epoch_done))
+    checkpoint = CheckpointConfig(min_seconds=1e6)
+    loop = LoopConfig(coordinator, 0, 1, str(folder / "checkpoints"), checkpoint, None)
+    assignment = Assignment(1, "a", "a", make_spec("training.epochs=6"), 1, runs_freely)
+    return TrialHost(assignment, loop, WorkerId(0, 0, "g"), Place(0, num_workers, torch.device("cpu")))
+
+
+def end_epochs(host: TrialHost) -> None:
+    run = Run()
+    for epoch in range(1, 7):
+        run.history.append({"epoch": float(epoch)})
+        assert host.epoch_ends(run, epoch)  # type: ignore[arg-type]
+
+
+def test_alone_and_free_it_tells_of_the_first_and_the_last_and_leaves_none_out(tmp_path: Path, told: Any) -> None:
+    end_epochs(make_host(tmp_path, told, runs_freely=True))
+    assert told == [(1, [1]), (6, [2, 3, 4, 5, 6])]
+
+
+def test_long_epochs_are_told_of_one_by_one(tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_host, "TELL_SECONDS", 0.0)
+    end_epochs(make_host(tmp_path, told, runs_freely=True))
+    assert told == [(epoch, [epoch]) for epoch in range(1, 7)]
+
+
+@pytest.mark.parametrize(("num_workers", "runs_freely"), [(1, False), (2, True)])
+def test_a_scheduler_and_other_ranks_hear_of_every_epoch(
+    tmp_path: Path, told: Any, num_workers: int, runs_freely: bool
+) -> None:
+    end_epochs(make_host(tmp_path, told, num_workers=num_workers, runs_freely=runs_freely))
+    assert told == [(epoch, [epoch]) for epoch in range(1, 7)]
