@@ -140,14 +140,15 @@ class Runner:
         check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)
-        connecting = tracker.connect_in_background()
+        is_waiting = threading.Event()  # MLflow is imported while Ray's processes start, not before
+        connecting = tracker.connect_in_background(is_waiting)
         tried = self._variants if self.check else []
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
         # which takes seconds: a Ctrl-C in it must not lose the results.
         with (
             FirstBatch(tried, self.trials.definition.resources) as first_batch,
             interrupts_to(self._on_interrupt) as take_signals_back,
-            connected(self.address, self._runtime_env),
+            connected(self.address, self._runtime_env, is_waiting),
         ):
             take_signals_back()  # Ray ends the process on SIGTERM
             nodes = look_at_cluster().nodes

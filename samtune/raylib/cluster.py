@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, RunError, UsageError
 from samtune.formatting import counted, first_line
 from samtune.raylib.environment import LOOPBACK, search_environment, set_token, set_train_environment
+from samtune.raylib.start_waits import importing_ray_train, telling_of_the_wait, without_long_waits
 from samtune.raylib.unused_processes import without_unused_processes
 from samtune.user_path import is_beside_user_code
 
@@ -141,13 +143,16 @@ _is_own = False
 
 
 @contextmanager
-def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
+def connected(
+    address: str | None, code: Callable[[], dict[str, Any]] = dict, is_waiting: threading.Event | None = None
+) -> Iterator[None]:
     """Connects to Ray for the duration of a search, and leaves as found.
 
     Args:
         address: of a running cluster, `auto` for the one on this machine, `local` for a new one. None: the running
             one if there is one, else a new one that ends with the search.
         code: gives Ray's runtime environment; asked where the cluster is not a new one.
+        is_waiting: is set when this thread does nothing but wait for other processes, or is done.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -156,11 +161,16 @@ def connected(address: str | None, code: Callable[[], dict[str, Any]] = dict) ->
     with search_environment():
         import ray
 
+        is_waiting = is_waiting or threading.Event()
         if ray.is_initialized():
+            is_waiting.set()
             yield
             return
         global _is_own
-        _is_own = _connect(address, code) == "local"
+        try:
+            _is_own = _connect(address, code, is_waiting) == "local"
+        finally:
+            is_waiting.set()
         try:
             yield
         finally:
@@ -184,7 +194,7 @@ def own_session_folder() -> str | None:
     return str(node.get_session_dir_path()) if _is_own else None
 
 
-def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> str:
+def _connect(address: str | None, code: Callable[[], dict[str, Any]], is_waiting: threading.Event) -> str:
     """Connects. Returns the address; `local` where a cluster was started."""
     import ray
 
@@ -215,6 +225,9 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]]) -> str:
             if address == "local":
                 while_it_starts.enter_context(_on_loopback())
                 while_it_starts.enter_context(without_unused_processes())
+                while_it_starts.enter_context(without_long_waits())
+                while_it_starts.enter_context(telling_of_the_wait(is_waiting))
+                while_it_starts.enter_context(importing_ray_train(is_waiting))
             ray.init(address=address, **options)
     except ray.exceptions.RuntimeEnvSetupError as error:
         raise UsageError(f"the space's own code cannot be sent to the cluster: {_first_line(error)}") from error

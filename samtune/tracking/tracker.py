@@ -73,12 +73,18 @@ class MlflowTracker(Callback):
 
             self._store = Store(self.tracking_uri, self.experiment)
 
-    def connect_in_background(self) -> Future[None]:
-        """Connects in a thread. `result()` of what is returned waits for it and raises as `connect` does."""
+    def connect_in_background(self, after: threading.Event | None = None) -> Future[None]:
+        """Connects in a thread. `result()` of what is returned waits for it and raises as `connect` does.
+
+        Args:
+            after: what is waited for first.
+        """
         future: Future[None] = Future()
 
         def run() -> None:
             try:
+                if after is not None:
+                    after.wait()
                 self.connect()
             except BaseException as error:
                 future.set_exception(error)
