@@ -202,11 +202,11 @@ class BatchMaker:
     def __next__(self) -> tuple[Any, Any]:
         """Inputs float32 [b, C, H, W] and targets int64 [b]."""
         images, positions = next(self._batches)
-        rows = self._split.indices[positions]
         targets = self._split.targets(positions, self._device)
-        augmentation, key = self._config.augmentation, fold(self._key, _CROP)
+        augmentation = self._config.augmentation
         if augmentation == "none" and not self._config.cutout:
             return self._normalise(images), targets
+        rows, key = self._split.indices[positions], fold(self._key, _CROP)
         indices = rows.to(self._device, non_blocking=True)
         if augmentation == "resized_crop":  # the boxes are cut where the images come from
             images = mirror_half(images, indices, fold(key, 0)) if self._mirror else images

@@ -26,6 +26,12 @@ SEARCH_VARIABLES = (
         "1",
     ),
     Variable(
+        "TUNE_GLOBAL_CHECKPOINT_S",
+        "ray.tune.constants",
+        "Tune keeps its own state of all trials at the end alone: nobody reads it, and it grows with the search",
+        "1000000000",
+    ),
+    Variable(
         "TUNE_MAX_PENDING_TRIALS_PG",
         "ray.tune.constants",
         "samtune's concurrency limiter decides how many trials are under way",

@@ -96,10 +96,12 @@ class GroupRunner:
 
     def _run_loop(self, rule: Rule, run: Callable[[MGroup], None], inputs: Any, targets: Any, rho: float) -> None:
         step = self._step
-        size = step.layout.forward_size
-        for micro in range(step.layout.num_micro_groups):
-            rows = slice(micro * size, (micro + 1) * size)
-            group = MGroup(step, *tree.take((inputs, targets), rows), index=self._first + micro, rho=rho)
+        size, count = step.layout.forward_size, step.layout.num_micro_groups
+        for micro in range(count):
+            batch = inputs, targets
+            if count > 1:
+                batch = tree.take(batch, slice(micro * size, (micro + 1) * size))
+            group = MGroup(step, *batch, index=self._first + micro, rho=rho)
             try:
                 with step.weights.held():
                     run(group)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from samtune.train.session import Place
 
 
-TELL_SECONDS = 0.5
+TELL_SECONDS = 1.0
 """How often one worker alone tells of epochs that nobody decides about: each message costs three processes 1 ms."""
 
 
@@ -60,6 +60,28 @@ class RestartGroupError(Exception):
     """The group must restart, perhaps elsewhere: Ray Train replaces the workers of one that raises."""
 
 
+class LeaveQuestion:
+    """Whether this worker's node is about to be taken away: one question at the coordinator, trial after trial.
+
+    The coordinator keeps a question until it has an answer, or for ten seconds; one for each trial would pile up there.
+    """
+
+    def __init__(self, coordinator: Any, worker: WorkerId) -> None:
+        self._coordinator, self._worker = coordinator, worker
+        self._asked: Any = None
+
+    def answer(self) -> bool:
+        """What is known now. Never waits for the coordinator: its answer is seen the next time."""
+        import ray
+
+        if self._asked is None:
+            self._asked = self._coordinator.must_leave.remote(self._worker)
+        elif ray.wait([self._asked], timeout=0)[0]:
+            answer, self._asked = bool(ray.get(self._asked)), None
+            return answer
+        return False
+
+
 class TrialHost:
     """The `samtune.train.session.Host` of an assignment on one worker.
 
@@ -67,7 +89,9 @@ class TrialHost:
     the others in a collective forever. Ray Train then replaces all workers, and the trial resumes from its checkpoint.
     """
 
-    def __init__(self, assignment: Assignment, loop: LoopConfig, worker: WorkerId, place: Place) -> None:
+    def __init__(
+        self, assignment: Assignment, loop: LoopConfig, worker: WorkerId, place: Place, leave: LeaveQuestion
+    ) -> None:
         from samtune.train.checkpoint import CheckpointFolder
         from samtune.train.checkpoint_consensus import CheckpointConsensus
 
@@ -81,7 +105,7 @@ class TrialHost:
         self._saved_at = time.monotonic()
         self._num_sent, self._told_at = 0, -math.inf
         self._tells_of_each = place.num_workers > 1 or not assignment.runs_freely
-        self._must_leave: Any = None  # the coordinator's answer, when it comes
+        self._leave = leave
         self._watchdog: threading.Timer | None = None
         self._agree = CheckpointConsensus(
             self._request, rank=place.rank, num_workers=place.num_workers, device=place.device
@@ -168,17 +192,11 @@ class TrialHost:
         self._saved_at = time.monotonic()
 
     def _request(self) -> Request:
-        """Of the first rank. Never waits for the coordinator: its answer is seen the next time."""
-        import ray
-
+        """Of the first rank."""
         from samtune.train.checkpoint_consensus import Request
 
-        if self._must_leave is None:
-            self._must_leave = self._loop.coordinator.must_leave.remote(self._worker)
-        elif ray.wait([self._must_leave], timeout=0)[0]:
-            answer, self._must_leave = ray.get(self._must_leave), None
-            if answer:
-                return Request.LEAVE
+        if self._leave.answer():
+            return Request.LEAVE
         minutes = self._loop.checkpoint.every_minutes
         if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
             return Request.SAVE

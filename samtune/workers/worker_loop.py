@@ -16,7 +16,7 @@ from samtune.user_path import add_user_folders, importing_user_code
 from samtune.workers.protocol import Assignment, Failure, Reply, WorkerId
 from samtune.workers.torch_globals import TorchGlobals
 from samtune.workers.trial_errors import failure_of, forget_peak, is_about_a_peer, ruins_the_device
-from samtune.workers.trial_host import LoopConfig, RestartGroupError, TrialHost
+from samtune.workers.trial_host import LeaveQuestion, LoopConfig, RestartGroupError, TrialHost
 from samtune.workers.trial_output import TrialOutput, listen, output_file
 from samtune.workers.worker_endings import error_file, kernel_kills, note_calls_of_exit
 
@@ -54,6 +54,7 @@ class _Worker:
     id: WorkerId
     num_workers: int
     device: Any
+    leave: LeaveQuestion
 
 
 def _start(loop: LoopConfig) -> _Worker:
@@ -79,7 +80,7 @@ def _start(loop: LoopConfig) -> _Worker:
     node = ray.get_runtime_context().get_node_id()
     generation = os.environ[GROUP_GENERATION]
     worker = WorkerId(loop.group, context.get_world_rank(), generation, node, error_file(), kernel_kills())
-    return _Worker(worker, context.get_world_size(), device)
+    return _Worker(worker, context.get_world_size(), device, LeaveQuestion(loop.coordinator, worker))
 
 
 def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
@@ -94,7 +95,7 @@ def _run(assignment: Assignment, loop: LoopConfig, worker: _Worker) -> None:
     output = output_file(parent(loop.checkpoint_root), assignment.key, worker.id.rank)
     forget_peak()
     try:
-        with TrialOutput(output), TrialHost(assignment, loop, worker.id, place) as host:
+        with TrialOutput(output), TrialHost(assignment, loop, worker.id, place, worker.leave) as host:
             train_trial(assignment.spec, place, host)
     except DivergedError as error:  # seen by all ranks alike: the group stays
         failure = Failure(safe_text(error), diverged=True)

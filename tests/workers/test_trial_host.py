@@ -14,7 +14,7 @@ from samtune.config.search import CheckpointConfig
 from samtune.train.session import Place
 from samtune.workers import trial_host
 from samtune.workers.protocol import Assignment, Reply, WorkerId
-from samtune.workers.trial_host import LoopConfig, TrialHost
+from samtune.workers.trial_host import LeaveQuestion, LoopConfig, TrialHost
 
 
 class Run:
@@ -40,7 +40,9 @@ def make_host(folder: Path, told: list[tuple[int, list[int]]], *, num_workers: i
     checkpoint = CheckpointConfig(min_seconds=1e6)
     loop = LoopConfig(coordinator, 0, 1, str(folder / "checkpoints"), checkpoint, None)
     assignment = Assignment(1, "a", "a", make_spec("training.epochs=6"), 1, runs_freely)
-    return TrialHost(assignment, loop, WorkerId(0, 0, "g"), Place(0, num_workers, torch.device("cpu")))
+    worker = WorkerId(0, 0, "g")
+    place = Place(0, num_workers, torch.device("cpu"))
+    return TrialHost(assignment, loop, worker, place, LeaveQuestion(coordinator, worker))
 
 
 def end_epochs(host: TrialHost) -> None:
@@ -67,3 +69,20 @@ def test_a_scheduler_and_other_ranks_hear_of_every_epoch(
 ) -> None:
     end_epochs(make_host(tmp_path, told, num_workers=num_workers, runs_freely=runs_freely))
     assert told == [(epoch, [epoch]) for epoch in range(1, 7)]
+
+
+def test_the_question_whether_to_leave_is_asked_once_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[WorkerId] = []
+    answers = [False, True]
+    coordinator = SimpleNamespace(must_leave=SimpleNamespace(remote=lambda worker: asked.append(worker) or "asked"))
+    is_answered = False
+    monkeypatch.setattr("ray.wait", lambda questions, timeout: (questions if is_answered else [], []))
+    monkeypatch.setattr("ray.get", lambda question: answers.pop(0))
+    question = LeaveQuestion(coordinator, WorkerId(0, 0, "g"))
+    assert not any(question.answer() for _ in range(5))
+    assert len(asked) == 1
+    is_answered = True
+    assert not question.answer()  # the answer: it stays
+    assert not question.answer()  # asks again
+    assert len(asked) == 2
+    assert question.answer()
