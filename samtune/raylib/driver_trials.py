@@ -39,18 +39,20 @@ class _Call:
     on_error: Callable[[Exception], None]
     future: Future[Any] = field(default_factory=Future)
     is_heard: bool = True
+    is_told: bool = False
 
     def run(self) -> None:
         """In the trainable's thread."""
         try:
             self.future.set_result(self.function())
-        except Exception as error:  # as Tune has it from an actor
+        except BaseException as error:  # as Tune has it from an actor
             name = f"{type(error).__name__} in a trial"
             wrapped = RayTaskError(name, traceback.format_exc(), error)
             self.future.set_exception(error if isinstance(error, RayTaskError) else wrapped)
 
     def tell(self) -> None:
         """In Tune's thread."""
+        self.is_told = True
         if not self.is_heard:
             return
         error = self.future.exception()
@@ -85,7 +87,7 @@ class _TrainableThread(Thread):
 
     def submit(self, call: _Call) -> None:
         """From Tune's thread."""
-        self._heard = [each for each in self._heard if not each.future.done()] + [call]
+        self._heard = [each for each in self._heard if not each.is_told] + [call]
         self._calls.put(call)
 
     def forget(self) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from samtune.sam import tree
 
 
 def compile_model(model: nn.Module, num_forwards: int) -> None:
@@ -23,6 +27,27 @@ def compile_model(model: nn.Module, num_forwards: int) -> None:
 def has_convolutions(model: nn.Module) -> bool:
     """Whether a network has weights that channels-last order is about."""
     return any(parameter.ndim == 4 for parameter in model.parameters())
+
+
+@torch.no_grad()
+def runs_in_channels_last(model: nn.Module, inputs: Any) -> bool:
+    """Whether a network in that order takes images in it: `x.view(len(x), -1)` after a convolution does not.
+
+    Leaves the network and the random numbers as they are.
+
+    Args:
+        inputs: of a batch.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            tree.call(model, tree.map_tensors(in_channels_last, inputs))
+    except Exception:  # another error comes again, in the first step
+        return False
+    finally:
+        model.train(was_training)
+    return True
 
 
 def in_channels_last(tensor: Tensor) -> Tensor:

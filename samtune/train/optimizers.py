@@ -94,7 +94,8 @@ def _base_class(config: TrainingConfig, model: nn.Module) -> tuple[Callable[...,
     elif name == "adamw":
         options["betas"] = (config.momentum, 0.999)
     if name in ("sgd", "adamw"):
-        options["fused"] = _takes_fused_steps(model)
+        are_others = any(config.optimizer_options.get(way) for way in ("foreach", "differentiable"))
+        options["fused"] = not are_others and _takes_fused_steps(model)
     options |= {key: tuple(v) if isinstance(v, list) else v for key, v in config.optimizer_options.items()}
     return cls, options
 

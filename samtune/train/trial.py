@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.config.library_model import TimmConfig, TransformersConfig
+from samtune.config.model import OwnModelConfig
 from samtune.config.trial import TrialSpec
 from samtune.data import (
     Split,
@@ -36,7 +39,13 @@ from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import training_loss
 from samtune.train.metrics import evaluation_metrics
-from samtune.train.network import compile_model, has_convolutions, in_channels_last, widened
+from samtune.train.network import (
+    compile_model,
+    has_convolutions,
+    in_channels_last,
+    runs_in_channels_last,
+    widened,
+)
 from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
 from samtune.train.plain_state import why_not_saved
 from samtune.train.sharding import in_step, load_whole_model_state, shard, whole_model_state
@@ -104,6 +113,7 @@ class TrialRun(Resumable):
         )
         if self.arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
+            self._check_channels_last()
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
         if training.parallel == "fsdp":
@@ -129,6 +139,16 @@ class TrialRun(Resumable):
         self._measures = evaluation_metrics(training, classes=self.dataset.traits.classes)
         self._stateful = StatefulMetrics(training, device)
         self.evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
+
+    def _check_channels_last(self) -> None:
+        """Keeps torch's own order where that one was chosen for a network that it does not suit."""
+        is_own = isinstance(self.spec.model, OwnModelConfig | TimmConfig | TransformersConfig)
+        if not is_own or self.spec.training.channels_last != "auto":
+            return
+        inputs, _ = training_examples(self.dataset, 1, device=self.device)
+        if not runs_in_channels_last(self.model, inputs):
+            self.model.to(memory_format=torch.contiguous_format)
+            self.arithmetic = replace(self.arithmetic, channels_last=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to resume the trial after its last finished epoch; the same on all ranks.

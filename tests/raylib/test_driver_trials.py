@@ -53,7 +53,7 @@ class Obedient:
 
     def step(self) -> Any:
         answer = ANSWERS.get(timeout=10)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -120,6 +120,27 @@ def test_nobody_hears_of_a_call_that_was_given_up(kill: bool) -> None:
     ANSWERS.put("late")
     assert one.until_idle() == ["started", "stopped"]
     assert call.result(timeout=5) == "late"
+
+
+def test_a_call_that_has_ended_is_not_heard_of_once_it_is_given_up() -> None:
+    """It has ended, and another was made since, but nobody was told yet."""
+    one = Heard()
+    assert one.until_idle() == ["started"]
+    ANSWERS.put("too late")
+    one.step().result(timeout=5)
+    ANSWERS.put("later still")
+    one.step().result(timeout=5)
+    one.trials.clear_actor_task_futures(one.actor)
+    assert one.until_idle() == ["started"]
+    one.trials.cleanup()
+
+
+def test_whatever_a_call_raises_is_told() -> None:
+    one = Heard()
+    ANSWERS.put(SystemExit("the end"))
+    one.step()
+    assert one.until_idle() == ["started", "failed: the end"]
+    one.trials.cleanup()
 
 
 def test_a_scheduler_waits_for_what_is_being_saved() -> None:

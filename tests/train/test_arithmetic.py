@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,41 @@ def test_a_cpu_trains_convolutions_in_channels_last_order(make_run: Make):
     assert not own.arithmetic.channels_last
     ours, theirs = run.train_epoch(1), own.train_epoch(1)
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+
+
+class Viewing(nn.Module):
+    """Flattens as torch's tutorials do, which takes memory in torch's own order."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 6 * 6, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = torch.dropout(self.norm(self.convolution(inputs)), 0.5, self.training)
+        return self.head(features.view(len(features), -1))
+
+
+class Flattening(Viewing):
+    """Takes either order."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.convolution(inputs)).flatten(1))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize(("network", "fits"), [(Viewing, False), (Flattening, True)])
+def test_a_network_of_the_user_s_that_the_order_does_not_suit_keeps_torch_s(make_run: Make, network: Any, fits: bool):
+    model = f"model.name={__name__}:{network.__name__}"
+    own = make_run(model, "training.channels_last=false")
+    numbers = torch.random.get_rng_state()
+    run = make_run(model)
+    assert run.arithmetic.channels_last is fits
+    assert run.model.training  # and the look has left no other trace
+    assert torch.equal(torch.random.get_rng_state(), numbers)
+    for name, buffer in run.model.named_buffers():
+        assert torch.equal(buffer, own.model.get_buffer(name))
+    assert run.train_epoch(1)["train_loss"] == pytest.approx(own.train_epoch(1)["train_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("device", [CPU, ONEDNN, V100, A100])

@@ -354,3 +354,11 @@ def test_what_fused_kernels_do_not_take_has_torch_s_loop() -> None:
     assert not any(group["fused"] for group in optimizer.param_groups)
     model(torch.tensor([1, 3])).sum().backward()
     optimizer.step()
+
+
+@pytest.mark.parametrize("way", ["foreach", "differentiable"])
+def test_another_way_of_torch_s_that_is_asked_for_is_taken(way: str) -> None:
+    config = TrainingConfig.model_validate({"optimizer": {"name": "adamw", way: True}})
+    (group,) = base_optimizer(config, network()).param_groups
+    assert group[way]
+    assert not group["fused"]
