@@ -104,6 +104,7 @@ class TrialHost:
         self._card = CardUse.of(place.device)
         self._saved_at = time.monotonic()
         self._num_sent, self._told_at = 0, -math.inf
+        self._untold: tuple[Resumable, int] | None = None  # the run, and its last epoch, which was not told of yet
         self._tells_of_each = place.num_workers > 1 or not assignment.runs_freely
         self._leave = leave
         self._watchdog: threading.Timer | None = None
@@ -118,6 +119,11 @@ class TrialHost:
     def __exit__(self, *error: Any) -> None:
         self._stop_watchdog()
         self._card.__exit__(*error)
+        if self._untold is not None:  # the trial has failed since; what is answered no longer matters
+            import ray
+
+            run, epoch = self._untold
+            ray.get(self._told(epoch, self._records(run), saved=False))
 
     # -- the epochs --------------------------------------------------------------------------------------------------
 
@@ -135,16 +141,17 @@ class TrialHost:
         import ray
 
         self._stop_watchdog()
-        coordinator, rank = self._loop.coordinator, self._worker.rank
+        rank = self._worker.rank
         is_last = epoch >= self._assignment.spec.num_epochs
         saved = rank == 0 and not is_last and self._is_due(epoch)
         if saved:
             self._save(run)
         elif not (is_last or self._tells_of_each) and time.monotonic() - self._told_at < TELL_SECONDS:
+            self._untold = run, epoch
             return True
-        self._told_at = time.monotonic()
         if is_last:
             write_output()  # whoever hears that the trial has ended may look
+        self._told_at, self._untold = time.monotonic(), None
         # At first with those before a restore: the search may have died before it heard of them.
         records, self._num_sent = (self._records(run) if rank == 0 else None), len(run.history)
         answer = Reply.ASK_AGAIN
@@ -152,8 +159,7 @@ class TrialHost:
             if answer is Reply.SAVE:
                 self._save(run)
                 saved = True
-            question = coordinator.epoch_done.remote(self._worker, self._assignment.number, epoch, records, saved)
-            answer, records = ray.get(question), None
+            answer, records = ray.get(self._told(epoch, records, saved=saved)), None
         if answer is Reply.RESTART:
             raise RestartGroupError
         return answer is not Reply.END
@@ -173,6 +179,11 @@ class TrialHost:
             raise RestartGroupError
 
     # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _told(self, epoch: int, records: list[dict[str, float]] | None, *, saved: bool) -> Any:
+        """The coordinator's answer, when it comes, to the end of an epoch."""
+        number = self._assignment.number
+        return self._loop.coordinator.epoch_done.remote(self._worker, number, epoch, records, saved)
 
     def _records(self, run: Resumable) -> list[dict[str, float]]:
         """The epochs that the coordinator has not heard of, the last with how this worker's card was used.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 import ray
-from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.core.generated import autoscaler_pb2
@@ -27,11 +25,6 @@ NAMES = (
     Undocumented(_CONFIG, "what the autoscaler makes of cluster.yaml", _OFFLINE, "(1, skip_content_hash=True)"),
     Undocumented(f"{_CONFIG}.get_node_type_configs", "likewise", _OFFLINE, "(self)"),
     Undocumented(f"{_CONFIG}.get_idle_timeout_s", "likewise", _OFFLINE, "(self)"),
-    Undocumented(
-        "ray.air.execution._internal.actor_manager:RayActorManager.add_actor",
-        "counts the actors that Tune starts",
-        "an event of Tune for it",
-    ),
     Undocumented("ray._private.worker:_global_node", "the processes of a Ray of this machine", _STATE_API),
     Undocumented("ray._private.state:actors", "the nodes of the workers", _STATE_API, "()"),
     Undocumented("ray._raylet:GcsClient", "a spot node is about to be taken away", "a public drain request"),
@@ -78,16 +71,3 @@ def set_cluster_config(monkeypatch: pytest.MonkeyPatch, groups: dict[str, tuple[
             group = config.node_group_configs.add(name=name, max_count=count)
             group.resources.update(resources)
     monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
-
-
-def count_actors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A list that grows by one with every actor that Tune starts."""
-    started: list[Any] = []
-    add_actor = RayActorManager.add_actor
-
-    def counting(self: RayActorManager, *arguments: Any, **options: Any) -> Any:
-        started.append(options)
-        return add_actor(self, *arguments, **options)
-
-    monkeypatch.setattr(RayActorManager, "add_actor", counting)
-    return started

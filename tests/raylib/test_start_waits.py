@@ -44,7 +44,7 @@ SCRIPT = """
 
     def note():
         is_waiting.wait()
-        seen["waiting"] = time.monotonic(), "ray.train" in sys.modules
+        seen["waiting"] = time.monotonic()
 
     thread = threading.Thread(target=note)
     thread.start()
@@ -55,9 +55,7 @@ SCRIPT = """
         import ray
         assert ray.cluster_resources()["CPU"] >= 1
     thread.join()
-    at, had_ray_train = seen["waiting"]
-    assert at < up, (at, up)
-    assert not had_ray_train
+    assert seen["waiting"] < up, (seen, up)
     print("done")
 """
 

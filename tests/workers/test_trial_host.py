@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,15 +46,29 @@ def make_host(folder: Path, told: list[tuple[int, list[int]]], *, num_workers: i
     return TrialHost(assignment, loop, worker, place, LeaveQuestion(coordinator, worker))
 
 
-def end_epochs(host: TrialHost) -> None:
+def end_epochs(host: TrialHost, last: int = 6) -> None:
     run = Run()
-    for epoch in range(1, 7):
+    for epoch in range(1, last + 1):
         run.history.append({"epoch": float(epoch)})
         assert host.epoch_ends(run, epoch)  # type: ignore[arg-type]
 
 
 def test_alone_and_free_it_tells_of_the_first_and_the_last_and_leaves_none_out(tmp_path: Path, told: Any) -> None:
     end_epochs(make_host(tmp_path, told, runs_freely=True))
+    assert told == [(1, [1]), (6, [2, 3, 4, 5, 6])]
+
+
+def test_a_trial_that_fails_tells_of_the_epochs_before(tmp_path: Path, told: Any) -> None:
+    host = make_host(tmp_path, told, runs_freely=True)
+    with suppress(ZeroDivisionError), host:
+        end_epochs(host, last=4)
+        raise ZeroDivisionError
+    assert told == [(1, [1]), (4, [2, 3, 4])]
+
+
+def test_a_trial_that_ends_tells_of_no_epoch_twice(tmp_path: Path, told: Any) -> None:
+    with make_host(tmp_path, told, runs_freely=True) as host:
+        end_epochs(host)
     assert told == [(1, [1]), (6, [2, 3, 4, 5, 6])]
 
 
