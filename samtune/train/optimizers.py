@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from samtune.config.training import TrainingConfig
 from samtune.errors import UsageError
 from samtune.sam import SAM
 from samtune.sam.optimizer_options import needs_closure
-from samtune.sam.shards import is_sharded
 from samtune.user_code import argument_names, resolve_function
 
 
@@ -93,25 +93,14 @@ def _base_class(config: TrainingConfig, model: nn.Module) -> tuple[Callable[...,
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
     elif name == "adamw":
         options["betas"] = (config.momentum, 0.999)
+    # One kernel over all parameters, which also skips a step whose gradient is not finite without asking the host. Not
+    # on a CPU: torch 2.14's kernels there take a gradient for one that lies in memory as its parameter does. Where it
+    # does not, as where a rule sets it, the step is wrong without a word.
     if name in ("sgd", "adamw"):
-        are_others = any(config.optimizer_options.get(way) for way in ("foreach", "differentiable"))
-        options["fused"] = not are_others and _takes_fused_steps(model)
+        on_gpu = any(parameter.device.type == "cuda" for parameter in itertools.islice(model.parameters(), 1))
+        options["fused"] = on_gpu and not any(map(config.optimizer_options.get, ("foreach", "differentiable")))
     options |= {key: tuple(v) if isinstance(v, list) else v for key, v in config.optimizer_options.items()}
     return cls, options
-
-
-def _takes_fused_steps(model: nn.Module) -> bool:
-    """Whether torch's fused kernels take a network's parameters, and the gradients that they will have.
-
-    On a GPU that is one kernel over all parameters, which also skips a step whose gradient is not finite without asking
-    the host. On a CPU it is one pass over the memory instead of three to eight: 2 to 7 times as fast.
-    """
-    parameters = list(model.parameters())
-    kind = parameters[0].device.type if parameters else ""
-    if kind != "cpu":
-        return kind == "cuda"
-    are_plain = all(parameter.is_floating_point() and not is_sharded(parameter) for parameter in parameters)
-    return are_plain and not any(getattr(module, "sparse", False) for module in model.modules())
 
 
 def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
