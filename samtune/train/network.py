@@ -25,18 +25,19 @@ def compile_model(model: nn.Module, num_forwards: int) -> None:
 
 
 def has_convolutions(model: nn.Module) -> bool:
-    """Whether a network has weights that channels-last order is about."""
-    return any(parameter.ndim == 4 for parameter in model.parameters())
+    """Whether a network has weights that channels-last order is about, and none that it cannot be asked of."""
+    sizes = {tensor.ndim for tensor in (*model.parameters(), *model.buffers())}
+    return 5 not in sizes and any(parameter.ndim == 4 for parameter in model.parameters())
 
 
 @torch.no_grad()
 def runs_in_channels_last(model: nn.Module, inputs: Any) -> bool:
     """Whether a network in that order takes images in it: `x.view(len(x), -1)` after a convolution does not.
 
-    Leaves the network and the random numbers as they are.
+    Leaves the network as it is, and the host's random numbers of torch.
 
     Args:
-        inputs: of a batch.
+        inputs: two examples or more: of one, `view` can do more.
     """
     was_training = model.training
     model.eval()

@@ -108,9 +108,10 @@ class TrialRun(Resumable):
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
-        self.arithmetic = Arithmetic.chosen(
-            training, Capabilities.of(device), has_convolutions=has_convolutions(self.model)
-        )
+        # What the user wrote (a network, loss, metric, method or optimizer that calls `view`) has worked on a CPU in
+        # torch's own order: there, only a trial without any is given another.
+        suits = has_convolutions(self.model) and (device.type != "cpu" or not _has_own_code(spec))
+        self.arithmetic = Arithmetic.chosen(training, Capabilities.of(device), has_convolutions=suits)
         if self.arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
             self._check_channels_last()
@@ -142,10 +143,9 @@ class TrialRun(Resumable):
 
     def _check_channels_last(self) -> None:
         """Keeps torch's own order where that one was chosen for a network that it does not suit."""
-        is_own = isinstance(self.spec.model, OwnModelConfig | TimmConfig | TransformersConfig)
-        if not is_own or self.spec.training.channels_last != "auto":
+        if not _is_own_model(self.spec) or self.spec.training.channels_last != "auto":
             return
-        inputs, _ = training_examples(self.dataset, 1, device=self.device)
+        inputs, _ = training_examples(self.dataset, 2, device=self.device)
         if not runs_in_channels_last(self.model, inputs):
             self.model.to(memory_format=torch.contiguous_format)
             self.arithmetic = replace(self.arithmetic, channels_last=False)
@@ -192,7 +192,8 @@ class TrialRun(Resumable):
             return
         if arithmetic.channels_last != self.arithmetic.channels_last:
             layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
-            self.model.to(memory_format=layout)
+            for network in dict.fromkeys((self.model, self.evaluated_model)):
+                network.to(memory_format=layout)
         if arithmetic.precision != self.arithmetic.precision:
             self.train_step.set_precision(arithmetic.precision)
         self.arithmetic = arithmetic
@@ -416,6 +417,17 @@ class TrialRun(Resumable):
     def _laid_out(self, inputs: Any) -> Any:
         """Inputs in the memory format that the configuration says."""
         return tree.map_tensors(in_channels_last, inputs) if self.arithmetic.channels_last else inputs
+
+
+def _is_own_model(spec: TrialSpec) -> bool:
+    return isinstance(spec.model, OwnModelConfig | TimmConfig | TransformersConfig)
+
+
+def _has_own_code(spec: TrialSpec) -> bool:
+    """Whether a part that sees images, outputs, weights or gradients is named by an import path."""
+    training = spec.training
+    names = (spec.method.name, training.loss, training.optimizer_name, *training.metrics)
+    return _is_own_model(spec) or any(":" in str(name) for name in names)
 
 
 def _best_before(history: list[dict[str, float]]) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 from samtune.config.training import TrainingConfig
 from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.checkpoint import CheckpointFolder
+from samtune.train.network import has_convolutions, runs_in_channels_last
 from samtune.train.trial import TrialRun
 
 CPU, V100, T4 = Capabilities("cpu"), Capabilities("cuda", (7, 0)), Capabilities("cuda", (7, 5))
@@ -56,8 +57,10 @@ def test_a_cpu_trains_convolutions_in_channels_last_order(make_run: Make):
     assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
 
 
-class Viewing(nn.Module):
-    """Flattens as torch's tutorials do, which takes memory in torch's own order."""
+class Flattening(nn.Module):
+    """Takes either order."""
+
+    dropout = 0.5  # its mask follows the order of the memory
 
     def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -65,30 +68,108 @@ class Viewing(nn.Module):
         self.head = nn.Linear(4 * 6 * 6, num_classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        features = torch.dropout(self.norm(self.convolution(inputs)), 0.5, self.training)
-        return self.head(features.view(len(features), -1))
+        features = torch.dropout(self.norm(self.convolution(inputs)), self.dropout, self.training)
+        return self.head(self.flat(features))
+
+    def flat(self, features: torch.Tensor) -> torch.Tensor:
+        return features.flatten(1)
 
 
-class Flattening(Viewing):
-    """Takes either order."""
+class Viewing(Flattening):
+    """Flattens as torch's tutorials do, which takes memory in torch's own order."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.convolution(inputs)).flatten(1))
+    def flat(self, features: torch.Tensor) -> torch.Tensor:
+        return features.view(len(features), -1)
+
+
+class Heads(Flattening):
+    """Splits channels as attention does. Of one example, `view` can do that in either order."""
+
+    def flat(self, features: torch.Tensor) -> torch.Tensor:
+        return features.view(2 * len(features), 2, *features.shape[2:]).reshape(len(features), -1)
+
+
+class Volumes(Flattening):
+    """Has a weight that torch refuses to bring into channels-last order of images."""
+
+    def __init__(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        super().__init__(num_classes, input_shape)
+        self.register_buffer("volume", torch.zeros(1, 1, 2, 2, 2))
+
+
+@pytest.mark.parametrize(("network", "fits"), [(Flattening, True), (Viewing, False), (Heads, False)])
+def test_whether_the_order_suits_is_found_without_a_trace(network: Any, fits: bool):
+    model = network(10, (1, 8, 8)).to(memory_format=torch.channels_last)
+    before, numbers = (
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        torch.random.get_rng_state(),
+    )
+    inputs = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert runs_in_channels_last(model, inputs) is fits
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), numbers)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_the_order_is_not_asked_of_a_network_that_torch_refuses_it_for():
+    assert has_convolutions(Flattening(10, (1, 8, 8)))
+    assert not has_convolutions(Volumes(10, (1, 8, 8)))
+    with pytest.raises(RuntimeError, match="rank 4"):
+        Volumes(10, (1, 8, 8)).to(memory_format=torch.channels_last)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
-@pytest.mark.parametrize(("network", "fits"), [(Viewing, False), (Flattening, True)])
-def test_a_network_of_the_user_s_that_the_order_does_not_suit_keeps_torch_s(make_run: Make, network: Any, fits: bool):
+@pytest.mark.parametrize(("network", "fits"), [(Flattening, True), (Heads, False), (Volumes, False)])
+def test_a_network_of_the_user_s_that_the_order_does_not_suit_keeps_torch_s(
+    make_run: Make, network: Any, fits: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """On a device that trains the user's own code in channels-last order: a card, for which this CPU stands here."""
     model = f"model.name={__name__}:{network.__name__}"
+    monkeypatch.setattr("samtune.train.trial._has_own_code", lambda spec: False)
+    monkeypatch.setattr(Flattening, "dropout", 0.0)
     own = make_run(model, "training.channels_last=false")
     numbers = torch.random.get_rng_state()
     run = make_run(model)
     assert run.arithmetic.channels_last is fits
-    assert run.model.training  # and the look has left no other trace
     assert torch.equal(torch.random.get_rng_state(), numbers)
-    for name, buffer in run.model.named_buffers():
-        assert torch.equal(buffer, own.model.get_buffer(name))
     assert run.train_epoch(1)["train_loss"] == pytest.approx(own.train_epoch(1)["train_loss"], rel=1e-4)
+
+
+def view_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs.view(len(outputs), -1), targets)
+
+
+def view_metric(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.view(len(outputs), -1).argmax(dim=1) == targets).float().mean()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        f"model.name={__name__}:Flattening",
+        f"training.loss={__name__}:view_loss",
+        f'training.metrics=["accuracy", "{__name__}:view_metric"]',
+    ],
+)
+def test_a_cpu_keeps_torch_s_order_where_a_part_is_the_user_s(make_run: Make, setting: str):
+    """What was written for a CPU may use `view`; no check of samtune's sees all of it."""
+    run = make_run(setting)
+    assert not run.arithmetic.channels_last
+    run.train_epoch(1)
+    assert make_run(setting, "training.channels_last=true").arithmetic.channels_last
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+def test_an_average_of_the_weights_changes_its_order_with_them(make_run: Make, tmp_path: Path):
+    first = make_run("training.ema=0.9", "training.channels_last=false")
+    first.train_epoch(1)
+    first.save(CheckpointFolder(str(tmp_path)))
+    second = make_run("training.ema=0.9")
+    assert second.arithmetic.channels_last
+    second.restore(CheckpointFolder(str(tmp_path)))
+    for network in (second.model, second.evaluated_model):
+        assert all(parameter.is_contiguous() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("device", [CPU, ONEDNN, V100, A100])
