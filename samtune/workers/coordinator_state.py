@@ -116,8 +116,9 @@ class CoordinatorState:
 
     def add_records(self, work: PostedTrial, group: WorkerGroup, epoch: int, records: list[dict[str, float]]) -> None:
         """The metrics of epochs up to this one. Those known already, of epochs that were repeated, are dropped."""
-        if len(records) > 1:
-            # The first question after a restore. The rank that wrote the checkpoint may have died before its report.
+        if len(records) > 1 and work.target < work.spec.num_epochs:
+            # The first question after a restore: only where nobody decides about epochs is one message of several.
+            # The rank that wrote the checkpoint may have died before its report.
             work.saved = max(work.saved, epoch - 1)
         group.on_trial, group.least = False, min(group.least, group.num_workers)
         if work.outcome is None:

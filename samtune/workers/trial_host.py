@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ class TrialHost:
         self._card = CardUse.of(place.device)
         self._saved_at = time.monotonic()
         self._num_sent, self._told_at = 0, -math.inf
+        self._held: dict[int, dict[str, float]] = {}  # how the card was used, of epochs that were not told of yet
         self._untold: tuple[Resumable, int] | None = None  # the run, and its last epoch, which was not told of yet
         self._tells_of_each = place.num_workers > 1 or not assignment.runs_freely
         self._leave = leave
@@ -119,11 +121,8 @@ class TrialHost:
     def __exit__(self, *error: Any) -> None:
         self._stop_watchdog()
         self._card.__exit__(*error)
-        if self._untold is not None:  # the trial has failed since; what is answered no longer matters
-            import ray
-
-            run, epoch = self._untold
-            ray.get(self._told(epoch, self._records(run), saved=False))
+        with suppress(Exception):  # where the trial has failed, its own error is the one to tell
+            self._catch_up()
 
     # -- the epochs --------------------------------------------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class TrialHost:
         if saved:
             self._save(run)
         elif not (is_last or self._tells_of_each) and time.monotonic() - self._told_at < TELL_SECONDS:
-            self._untold = run, epoch
+            self._untold, self._held[len(run.history) - 1] = (run, epoch), self._card.metrics()
             return True
         if is_last:
             write_output()  # whoever hears that the trial has ended may look
@@ -170,6 +169,8 @@ class TrialHost:
 
         from samtune.train.checkpoint_consensus import Request
 
+        if self._untold is not None and time.monotonic() - self._told_at >= TELL_SECONDS:
+            self._catch_up()
         request = self._agree()
         if request is Request.NOTHING:
             return
@@ -179,6 +180,16 @@ class TrialHost:
             raise RestartGroupError
 
     # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Tells of the epochs that were not told of. What is answered does not matter: the next epoch's end asks."""
+        import ray
+
+        if self._untold is not None:
+            run, epoch = self._untold
+            records, self._num_sent = self._records(run), len(run.history)
+            self._told_at, self._untold = time.monotonic(), None
+            ray.get(self._told(epoch, records, saved=False))
 
     def _told(self, epoch: int, records: list[dict[str, float]] | None, *, saved: bool) -> Any:
         """The coordinator's answer, when it comes, to the end of an epoch."""
@@ -190,8 +201,13 @@ class TrialHost:
 
         Not in the history itself: that is the same on all ranks, and after every resume.
         """
-        records = run.history[self._num_sent :]
-        return [*records[:-1], {**self._card.metrics(), **records[-1]}] if records else []
+        last = len(run.history) - 1
+        if last >= self._num_sent:
+            self._held.setdefault(last, self._card.metrics())
+        found = enumerate(run.history[self._num_sent :], start=self._num_sent)
+        records = [{**self._held.get(index, {}), **record} for index, record in found]
+        self._held.clear()
+        return records
 
     def _is_due(self, epoch: int) -> bool:
         config = self._loop.checkpoint

@@ -14,6 +14,7 @@ from helpers.midway import make_spec
 from samtune.config.search import CheckpointConfig
 from samtune.train.session import Place
 from samtune.workers import trial_host
+from samtune.workers.card_use import CardUse
 from samtune.workers.protocol import Assignment, Reply, WorkerId
 from samtune.workers.trial_host import LeaveQuestion, LoopConfig, TrialHost
 
@@ -70,6 +71,41 @@ def test_a_trial_that_ends_tells_of_no_epoch_twice(tmp_path: Path, told: Any) ->
     with make_host(tmp_path, told, runs_freely=True) as host:
         end_epochs(host)
     assert told == [(1, [1]), (6, [2, 3, 4, 5, 6])]
+
+
+def test_a_long_epoch_does_not_hold_back_those_before(
+    tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, run = make_host(tmp_path, told, runs_freely=True), Run()
+    monkeypatch.setattr(LeaveQuestion, "answer", lambda question: False)
+    for epoch in (1, 2, 3):
+        run.history.append({"epoch": float(epoch)})
+        host.epoch_ends(run, epoch)  # type: ignore[arg-type]
+    host.after_step(run)  # type: ignore[arg-type]
+    assert told == [(1, [1])]
+    monkeypatch.setattr(trial_host, "TELL_SECONDS", 0.0)
+    host.after_step(run)  # type: ignore[arg-type]
+    host.after_step(run)  # type: ignore[arg-type]
+    assert told == [(1, [1]), (3, [2, 3])]
+    run.history.append({"epoch": 4.0})
+    host.epoch_ends(run, 4)  # type: ignore[arg-type]
+    assert told[2:] == [(4, [4])]
+
+
+def test_each_epoch_says_how_its_card_was_used(tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card: this machine has none."""
+    sent: list[dict[str, float]] = []
+    host = make_host(tmp_path, told, runs_freely=True)
+    busy = iter(range(1, 100))
+    host._card = CardUse(lambda: 2**30, lambda: 10.0 * next(busy))
+    monkeypatch.setattr(host, "_told", lambda epoch, records, saved: sent.extend(records or []) or Reply.CONTINUE)
+    run = Run()
+    for epoch in range(1, 7):
+        host._card.look()
+        run.history.append({"epoch": float(epoch)})
+        host.epoch_ends(run, epoch)  # type: ignore[arg-type]
+    assert sent == [{"gpu_memory": 1.0, "gpu_utilization": 10.0 * epoch, "epoch": epoch} for epoch in range(1, 7)]
+    assert run.history[0] == {"epoch": 1.0}  # which is the same on all ranks, and after every resume
 
 
 def test_long_epochs_are_told_of_one_by_one(tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
