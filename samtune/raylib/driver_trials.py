@@ -21,6 +21,7 @@ from ray import cloudpickle, tune
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.exceptions import RayTaskError
 from ray.train._internal.session import _FutureTrainingResult
+from ray.tune.result import TRIAL_INFO
 
 
 class DriverTrainable(tune.Trainable):
@@ -69,17 +70,22 @@ class _TrainableThread(Thread):
     Args:
         make: makes it; the first call.
         ended: where each call goes that has ended.
+        after: an earlier trainable of the same trial, which has been told to end: nothing is called before it has.
     """
 
-    def __init__(self, make: Callable[[], Any], ended: SimpleQueue[_Call]) -> None:
+    def __init__(
+        self, make: Callable[[], Any], ended: SimpleQueue[_Call], after: _TrainableThread | None = None
+    ) -> None:
         super().__init__(name="trial", daemon=True)
-        self._make, self._ended = make, ended
+        self._make: Callable[[], Any] | None = make
+        self._ended, self._after = ended, after
         self._trainable: Any = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._heard: list[_Call] = []
         self.start()
 
     def make(self) -> None:
+        assert self._make is not None
         self._trainable = self._make()
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,9 +107,12 @@ class _TrainableThread(Thread):
         self._calls.put(None)
 
     def run(self) -> None:
+        if self._after is not None:
+            self._after.join()
         while (call := self._calls.get()) is not None:
             call.run()
             self._ended.put(call)
+        self._trainable = self._make = self._after = None  # which hold actors of Ray's
 
 
 class _Saving(_FutureTrainingResult):
@@ -130,7 +139,7 @@ class DriverTrials:
         self._ended: SimpleQueue[_Call] = SimpleQueue()
         self._live: dict[TrackedActor, _TrainableThread] = {}
         self._failed: set[TrackedActor] = set()
-        self._threads: list[_TrainableThread] = []
+        self._threads: dict[str, _TrainableThread] = {}  # that may be alive: the last of each trial
 
     @classmethod
     def of(cls, controller: Any) -> DriverTrials:
@@ -182,9 +191,11 @@ class DriverTrials:
         """Makes a trainable; `next` tells whether that went well."""
         actor = TrackedActor(uuid.uuid4().int, on_start=on_start, on_stop=on_stop, on_error=on_error)
         trainable, own = cls.__ray_metadata__.modified_class, cloudpickle.dumps(kwargs)  # an actor would have a copy
-        thread = _TrainableThread(lambda: trainable(**cloudpickle.loads(own)), self._ended)
-        self._live[actor] = thread
-        self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+        trial = kwargs.get("config", {}).get(TRIAL_INFO)
+        name = trial.trial_id if trial is not None else uuid.uuid4().hex
+        self._threads = {name: each for name, each in self._threads.items() if each.is_alive()}
+        thread = _TrainableThread(lambda: trainable(**cloudpickle.loads(own)), self._ended, self._threads.get(name))
+        self._live[actor] = self._threads[name] = thread
         thread.submit(_Call(thread.make, lambda _: on_start(actor), partial(self._failed_to_start, actor)))
         return actor
 
@@ -272,5 +283,5 @@ class DriverTrials:
     def join(self, timeout: float) -> None:
         """Waits for the threads to end, which `cleanup` has told to: none may be in Ray while Ray is shut down."""
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -9,12 +9,14 @@ import textwrap
 import threading
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.result import TRIAL_INFO
 
 from samtune.raylib.driver_trials import DriverTrainable, DriverTrials, _Saving
 from samtune.raylib.schedulers import Fifo
@@ -97,7 +99,7 @@ def test_calls_run_one_after_another_and_each_end_is_told() -> None:
     assert one.until_idle()[-1] == "stopped"
     assert one.trials.num_live_actors == 0
     one.trials.join(timeout=5)
-    assert not any(thread.is_alive() for thread in one.trials._threads)
+    assert not any(thread.is_alive() for thread in one.trials._threads.values())
 
 
 def test_a_trainable_that_cannot_be_made_is_lost_and_takes_no_call() -> None:
@@ -152,6 +154,48 @@ def test_a_scheduler_waits_for_what_is_being_saved() -> None:
     ANSWERS.put(ValueError("the disk is full"))
     assert _Saving(one.step()).resolve() is None
     one.trials.cleanup()
+
+
+NOTES: list[str] = []
+
+
+@ray.remote
+class Noted:
+    """Writes down when it is made, and what is done to it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.name = config["name"]
+        NOTES.append(f"{self.name} made")
+
+    def stop(self) -> None:
+        ANSWERS.get(timeout=10)
+        NOTES.append(f"{self.name} stopped")
+
+
+def test_a_trial_goes_on_when_its_trainable_of_before_has_ended() -> None:
+    """Paused and resumed at once: the old one takes the trial back from the workers as its last act."""
+    trials = DriverTrials()
+
+    def add(name: str, trial: str) -> Any:
+        info = SimpleNamespace(trial_id=trial)
+        nothing = dict.fromkeys(("on_start", "on_stop", "on_error"), lambda *_: None)
+        return trials.add_actor(Noted, {"config": {"name": name, TRIAL_INFO: info}}, None, **nothing)
+
+    old = add("old", "one")
+    trials.schedule_actor_task(old, "stop")
+    trials.remove_actor(old)
+    add("new", "one")
+    add("other", "two")
+    while len(NOTES) < 2:
+        assert trials.next(timeout=10)
+    assert sorted(NOTES) == ["old made", "other made"]
+    ANSWERS.put("go")
+    while trials.next(timeout=0.3):
+        pass
+    assert NOTES[2:] == ["old stopped", "new made"]
+    trials.cleanup()
+    trials.join(timeout=5)
+    assert all(thread._trainable is None for thread in trials._threads.values())
 
 
 # -- Tune itself -------------------------------------------------------------------------------------------------------
