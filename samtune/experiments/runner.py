@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -140,37 +141,41 @@ class Runner:
         check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)
-        is_waiting = threading.Event()  # MLflow is imported while Ray's processes start, not before
-        connecting = tracker.connect_in_background(is_waiting)
         tried = self._variants if self.check else []
         # From before Ray starts, where a Python exception in the middle crashes its core, to the end of its shutdown,
         # which takes seconds: a Ctrl-C in it must not lose the results.
         with (
             FirstBatch(tried, self.trials.definition.resources) as first_batch,
             interrupts_to(self._on_interrupt) as take_signals_back,
-            connected(self.address, self._runtime_env, is_waiting),
         ):
-            take_signals_back()  # Ray ends the process on SIGTERM
-            nodes = look_at_cluster().nodes
-            plan = self._make_plan(list(nodes.values()), addable_nodes())
-            if len(nodes) > 1:
-                check_storage(self.folder.storage, nodes)
-            self._notes = first_batch.result(lambda: self.ending.signal is not None)
+            is_waiting = threading.Event()  # MLflow is imported while Ray's processes start, not before
+            connecting = tracker.connect_in_background(is_waiting)
+            with connected(self.address, self._runtime_env, is_waiting):
+                take_signals_back()  # Ray ends the process on SIGTERM
+                return self._run_on_cluster(tracker, connecting, first_batch)
+
+    def _run_on_cluster(self, tracker: MlflowTracker, connecting: Future[None], first_batch: FirstBatch) -> Study:
+        """Once Ray is connected. `connecting` has the end of the tracker's connecting."""
+        nodes = look_at_cluster().nodes
+        plan = self._make_plan(list(nodes.values()), addable_nodes())
+        if len(nodes) > 1:
+            check_storage(self.folder.storage, nodes)
+        self._notes = first_batch.result(lambda: self.ending.signal is not None)
+        self._check_interrupt()
+        plan = self._with_shared_cards(plan, list(nodes.values()))
+        with self._made_pool(plan) as pool:
+            if is_own_cluster():  # nothing is in the study's folder yet; on others Ray Train has files in it
+                pool.start()  # the workers import torch while this process imports MLflow
+            connecting.result()
+            if self.earlier is None:
+                self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
             self._check_interrupt()
-            plan = self._with_shared_cards(plan, list(nodes.values()))
-            with self._made_pool(plan) as pool:
-                if is_own_cluster():  # nothing is in the study's folder yet; on others Ray Train has files in it
-                    pool.start()  # the workers import torch while this process imports MLflow
-                connecting.result()
-                if self.earlier is None:
-                    self.trials.prepare(self.folder.storage, self.tracking_uri)  # what it names may not be there
-                self._check_interrupt()
-                keepers = self.folder.open(self.say, self.ending.stop)
-                self._study = study = self._begin_record(plan)
-                study.experiment_id, study.parent_run_id = tracker.open(study)
-                pool.start()
-                with self._watcher:
-                    self._run_trials(study, plan, pool, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
+            keepers = self.folder.open(self.say, self.ending.stop)
+            self._study = study = self._begin_record(plan)
+            study.experiment_id, study.parent_run_id = tracker.open(study)
+            pool.start()
+            with self._watcher:
+                self._run_trials(study, plan, pool, [*keepers, *self._kept_weights(), tracker, *self.callbacks])
         return study
 
     def _kept_weights(self) -> list[Callback]:
