@@ -143,7 +143,7 @@ class TrainingConfig(Config):
     compiled apart). Wants a C++ compiler on a CPU."""
     channels_last: Literal["auto"] | bool = "auto"
     """Keep images and convolutions in channels-last order; auto: where it is faster, for networks with convolutions on
-    cards with tensor cores (compute capability 7 and up) and on CPUs with oneDNN."""
+    cards with tensor cores (compute capability 7 and up) and, without code of your own, on CPUs with oneDNN."""
     evaluation_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Examples per worker and forward of an evaluation; auto: 1024, halved for the rest of the trial where the memory
     does not suffice."""
