@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup, state
 from ray.train.v2._internal.logging.logging import SessionFileHandler
 
 MOST_CONTROLLERS = 8
-"""Each asks its workers five times a second. More of them together would keep the driver's interpreter busy."""
+"""Each asks its workers once a second. Many of them together would keep the driver's interpreter busy."""
+
+_ASK_SECONDS = 1.0  # a question costs three processes 5 ms in all, and the training its core meanwhile
+_LOOK_SECONDS = 0.1
 
 
 class GroupKilledError(AsyncioActorExit):
@@ -34,7 +38,7 @@ class DriverController(TrainController):
     """Runs in the thread that calls `finish`. Takes the arguments of `TrainController`."""
 
     def __init__(self, **arguments: Any) -> None:
-        self.is_killed = False
+        self.is_killed = self.is_ending = False
         self._reserved: Any = None
 
         class OwnWorkerGroup(_DriverWorkerGroup):
@@ -55,11 +59,22 @@ class DriverController(TrainController):
         if self._reserved is not None:
             self._reserved.shutdown()  # with a placement group end the processes in it
 
+    def expect_end(self) -> None:
+        """The workers are about to end by themselves: they are asked more often. From any thread."""
+        self.is_ending = True
+
     def reserve(self, placement_group: Any) -> None:
         """Notes what the workers are about to be started in."""
         self._reserved = placement_group
         if self.is_killed:  # meanwhile
             self.kill()
+
+    async def _poll_workers(self) -> Any:
+        """Whether workers have ended, or are lost: asked at longer intervals while they train."""
+        due = self._latest_poll_time + _ASK_SECONDS
+        while time.monotonic() < due and not (self.is_ending or self.is_killed):
+            await asyncio.sleep(_LOOK_SECONDS)
+        return await super()._poll_workers()
 
     async def _step(self) -> Any:
         try:

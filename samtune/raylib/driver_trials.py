@@ -143,9 +143,13 @@ class DriverTrials:
 
     @classmethod
     def of(cls, controller: Any) -> DriverTrials:
-        """Has a controller of Tune's, which has started no trial yet, start its trials in threads of this process."""
+        """Has a controller of Tune's, which has started no trial yet, start its trials in threads of this process.
+
+        It no longer keeps its own state while they run: where it would be is looked up at each step, and searches are
+        restored from their journals.
+        """
         own = controller._actor_manager = cls()
-        save = controller._schedule_trial_save
+        save, checkpoint = controller._schedule_trial_save, controller.checkpoint
 
         def schedule_save(trial: Any, result: dict[str, Any] | None = None) -> _FutureTrainingResult | None:
             if (scheduled := save(trial, result)) is None:
@@ -153,7 +157,11 @@ class DriverTrials:
             saving = trial.temporary_state.saving_to = _Saving(scheduled.future)
             return saving
 
-        controller._schedule_trial_save = schedule_save
+        def checkpoint_at_end(force: bool = False, wait: bool = False) -> None:
+            if force:
+                checkpoint(force=force, wait=wait)
+
+        controller._schedule_trial_save, controller.checkpoint = schedule_save, checkpoint_at_end
         return own
 
     # -- what the controller asks ------------------------------------------------------------------------------------

@@ -26,12 +26,6 @@ SEARCH_VARIABLES = (
         "1",
     ),
     Variable(
-        "TUNE_GLOBAL_CHECKPOINT_S",
-        "ray.tune.constants",
-        "Tune keeps its own state of all trials at the end alone: nobody reads it, and it grows with the search",
-        "1000000000",
-    ),
-    Variable(
         "TUNE_MAX_PENDING_TRIALS_PG",
         "ray.tune.constants",
         "samtune's concurrency limiter decides how many trials are under way",
@@ -69,7 +63,7 @@ TRAIN_VARIABLES = (
     Variable(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
         "ray.train.v2._internal.constants",
-        "Train polls its workers, and notices their end and their loss, at this interval (2 s by default)",
+        "Train polls workers at this interval (2 s by default), but see `DriverController`; so it notices their end",
         "0.2",
     ),
     Variable(

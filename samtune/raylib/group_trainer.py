@@ -74,6 +74,11 @@ class GroupTrainer(DataParallelTrainer):
         elif self._controller is not None:
             ray.kill(self._controller)
 
+    def expect_end(self) -> None:
+        """The workers have been told to end: `fit` is to return soon after they do."""
+        if isinstance(self._controller, DriverController):
+            self._controller.expect_end()
+
     def free_resources(self) -> None:
         """Removes the placement groups that a controller left behind which died on its own.
 

@@ -242,6 +242,14 @@ DRIVER_CONTROLLER = (
         override=f"{_DRIVER}:DriverController._step",
     ),
     Undocumented(
+        f"{_INTERNAL}.execution.controller:TrainController._poll_workers",
+        "workers that train are asked less often than workers that end",
+        _IN_DRIVER,
+        "(self)",
+        override=f"{_DRIVER}:DriverController._poll_workers",
+    ),
+    Undocumented(f"{_INTERNAL}.execution.controller:TrainController._latest_poll_time", "when that was", _IN_DRIVER),
+    Undocumented(
         f"{_INTERNAL}.execution.controller:TrainController._train_run_context",
         "names the log file",
         _IN_DRIVER,
@@ -327,6 +335,9 @@ DRIVER_TRIALS = (
         for name in ("_on_stop", "_on_error")
     ),
     Undocumented("ray.actor:ActorClass._ray_from_modified_class", "the class within an actor's is run", _THREADS),
+    Undocumented(
+        f"{_CONTROLLER}:TuneController.checkpoint", "not while trials run", _THREADS, "(self, force=True, wait=True)"
+    ),
     Undocumented(
         f"{_CONTROLLER}:TuneController._schedule_trial_save",
         "what it returns waits for the thread",

@@ -265,6 +265,8 @@ class WorkerPool:
         import ray
 
         self._closing = True
+        for trainer in self._trainers:
+            trainer.expect_end()
         with suppress(ray.exceptions.RayError):
             ray.get(self.coordinator.close.remote(), timeout=timeout)
         if self._join(timeout):
