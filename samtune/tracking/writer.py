@@ -14,7 +14,7 @@ from typing import Protocol
 
 from samtune.tracking.store import Store, StoreError
 
-_LINGER_SECONDS = 2.0  # a short trial is created, logged and ended in one go instead of epoch by epoch
+_LINGER_SECONDS = 5.0  # a short trial is created, logged and ended in one go instead of epoch by epoch
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 
