@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.config.library_model import TimmConfig, TransformersConfig
-from samtune.config.model import OwnModelConfig
 from samtune.config.trial import TrialSpec
 from samtune.data import (
     Split,
@@ -38,14 +36,9 @@ from samtune.train.checkpoint import Resumable
 from samtune.train.diagnostics import measure_diagnostics
 from samtune.train.labels import relabelled
 from samtune.train.loss import training_loss
+from samtune.train.memory_order import begins_in_channels_last, in_channels_last, may_be_channels_last, set_order
 from samtune.train.metrics import evaluation_metrics
-from samtune.train.network import (
-    compile_model,
-    has_convolutions,
-    in_channels_last,
-    runs_in_channels_last,
-    widened,
-)
+from samtune.train.network import compile_model, widened
 from samtune.train.optimizers import base_optimizer, hyperparameters, learning_rate, set_hyperparameters
 from samtune.train.plain_state import why_not_saved
 from samtune.train.sharding import in_step, load_whole_model_state, shard, whole_model_state
@@ -108,13 +101,12 @@ class TrialRun(Resumable):
         self.model = build_model(
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
-        # What the user wrote (a network, loss, metric, method or optimizer that calls `view`) has worked on a CPU in
-        # torch's own order: there, only a trial without any is given another.
-        suits = has_convolutions(self.model) and (device.type != "cpu" or not _has_own_code(spec))
-        self.arithmetic = Arithmetic.chosen(training, Capabilities.of(device), has_convolutions=suits)
+        self.arithmetic = Arithmetic.chosen(
+            training, Capabilities.of(device), has_convolutions=may_be_channels_last(self.model, spec, device)
+        )
         if self.arithmetic.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-            self._check_channels_last()
+            stays = begins_in_channels_last(self.model, spec, self.dataset, device)
+            self.arithmetic = replace(self.arithmetic, channels_last=stays)
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
         if training.parallel == "fsdp":
@@ -140,15 +132,6 @@ class TrialRun(Resumable):
         self._measures = evaluation_metrics(training, classes=self.dataset.traits.classes)
         self._stateful = StatefulMetrics(training, device)
         self.evaluation_batch = EVAL_BATCH_SIZE if training.evaluation_batch == "auto" else training.evaluation_batch
-
-    def _check_channels_last(self) -> None:
-        """Keeps torch's own order where that one was chosen for a network that it does not suit."""
-        if not _is_own_model(self.spec) or self.spec.training.channels_last != "auto":
-            return
-        inputs, _ = training_examples(self.dataset, 2, device=self.device)
-        if not runs_in_channels_last(self.model, inputs):
-            self.model.to(memory_format=torch.contiguous_format)
-            self.arithmetic = replace(self.arithmetic, channels_last=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything it takes to resume the trial after its last finished epoch; the same on all ranks.
@@ -191,9 +174,8 @@ class TrialRun(Resumable):
         if arithmetic == self.arithmetic:
             return
         if arithmetic.channels_last != self.arithmetic.channels_last:
-            layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
             for network in dict.fromkeys((self.model, self.evaluated_model)):
-                network.to(memory_format=layout)
+                set_order(network, channels_last=arithmetic.channels_last)
         if arithmetic.precision != self.arithmetic.precision:
             self.train_step.set_precision(arithmetic.precision)
         self.arithmetic = arithmetic
@@ -416,18 +398,7 @@ class TrialRun(Resumable):
 
     def _laid_out(self, inputs: Any) -> Any:
         """Inputs in the memory format that the configuration says."""
-        return tree.map_tensors(in_channels_last, inputs) if self.arithmetic.channels_last else inputs
-
-
-def _is_own_model(spec: TrialSpec) -> bool:
-    return isinstance(spec.model, OwnModelConfig | TimmConfig | TransformersConfig)
-
-
-def _has_own_code(spec: TrialSpec) -> bool:
-    """Whether a part that sees images, outputs, weights or gradients is named by an import path."""
-    training = spec.training
-    names = (spec.method.name, training.loss, training.optimizer_name, *training.metrics)
-    return _is_own_model(spec) or any(":" in str(name) for name in names)
+        return in_channels_last(inputs) if self.arithmetic.channels_last else inputs
 
 
 def _best_before(history: list[dict[str, float]]) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from samtune.config.training import TrainingConfig
 from samtune.train.arithmetic import Arithmetic, Capabilities
 from samtune.train.checkpoint import CheckpointFolder
-from samtune.train.network import has_convolutions, runs_in_channels_last
+from samtune.train.memory_order import has_convolutions, runs_in_channels_last
 from samtune.train.trial import TrialRun
 
 CPU, V100, T4 = Capabilities("cpu"), Capabilities("cuda", (7, 0)), Capabilities("cuda", (7, 5))
@@ -126,7 +126,7 @@ def test_a_network_of_the_user_s_that_the_order_does_not_suit_keeps_torch_s(
 ):
     """On a device that trains the user's own code in channels-last order: a card, for which this CPU stands here."""
     model = f"model.name={__name__}:{network.__name__}"
-    monkeypatch.setattr("samtune.train.trial._has_own_code", lambda spec: False)
+    monkeypatch.setattr("samtune.train.memory_order._has_own_code", lambda spec: False)
     monkeypatch.setattr(Flattening, "dropout", 0.0)
     own = make_run(model, "training.channels_last=false")
     numbers = torch.random.get_rng_state()
