@@ -116,6 +116,8 @@ def _norm_of_kind(tensors: list[Tensor], q: float) -> Tensor:
 
 
 def _joined(tensors: list[Tensor], q: float, dtype: torch.dtype | None) -> Tensor:
+    if dtype == tensors[0].dtype:  # the same bits, without a conversion of each
+        dtype = None
     norms: Tensor = torch.stack(torch._foreach_norm(tensors, q, dtype=dtype))
     length: Tensor = torch.linalg.vector_norm(norms, q)
     return length
@@ -271,7 +273,7 @@ def dense(vector: Vector) -> list[Tensor]:
 def copies(vector: Vector) -> list[Tensor]:
     """Copies of all tensors; on an accelerator in one block of memory per dtype, which takes one kernel."""
     if all(map(_on_cpu, vector)):
-        return [tensor.detach().clone() for tensor in vector]
+        return [(tensor.detach() if tensor.requires_grad else tensor).clone() for tensor in vector]
     result = list(vector)
     for indices in _by_kind(vector):
         flat = torch.cat([vector[index].detach().reshape(-1) for index in indices])
