@@ -55,8 +55,8 @@ class Arithmetic:
     """Whether cuDNN tries its convolutions on each new shape, and keeps the fastest."""
 
     @classmethod
-    def chosen(cls, config: TrainingConfig, device: Capabilities, *, has_convolutions: bool = True) -> Arithmetic:
-        """What a configuration means on a device, for a network with or without convolutions.
+    def chosen(cls, config: TrainingConfig, device: Capabilities, *, may_be_channels_last: bool = True) -> Arithmetic:
+        """What a configuration means on a device, for a network that `auto` may bring into that order or not.
 
         - bf16 from compute capability 8 on: older cards emulate it. Weights stay fp32. bf16 has the range of fp32, so
           that no loss is scaled; fp16, the only choice on older cards, is never chosen for the user.
@@ -71,7 +71,7 @@ class Arithmetic:
         return cls(
             precision=precision,
             tf32=(device.at_least(8) or None if config.tf32 == "auto" else config.tf32) if device.capability else None,
-            channels_last=_in_channels_last(config, has_convolutions and (device.at_least(7) or device.has_onednn)),
+            channels_last=_in_channels_last(config, may_be_channels_last and (device.at_least(7) or device.has_onednn)),
             benchmark=device.capability is not None,
         )
 

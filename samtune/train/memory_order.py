@@ -87,4 +87,4 @@ def _has_own_code(spec: TrialSpec) -> bool:
     """Whether a part that sees images, outputs, weights or gradients is named by an import path."""
     training = spec.training
     names = (spec.method.name, training.loss, training.optimizer_name, *training.metrics)
-    return _is_own_model(spec) or any(":" in str(name) for name in names)
+    return _is_own_model(spec) or any(":" in name for name in names)

@@ -102,7 +102,7 @@ class TrialRun(Resumable):
             spec.model, num_classes=self.dataset.num_classes, input_shape=self.dataset.input_shape, seed=spec.seed
         ).to(device)
         self.arithmetic = Arithmetic.chosen(
-            training, Capabilities.of(device), has_convolutions=may_be_channels_last(self.model, spec, device)
+            training, Capabilities.of(device), may_be_channels_last=may_be_channels_last(self.model, spec, device)
         )
         if self.arithmetic.channels_last:
             stays = begins_in_channels_last(self.model, spec, self.dataset, device)
@@ -110,7 +110,7 @@ class TrialRun(Resumable):
         self.average = None if training.ema is None else WeightAverage(self.model, training.ema)
         """The weights that are evaluated, where these are not the trained ones."""
         if training.parallel == "fsdp":
-            for network in dict.fromkeys((self.model, self.evaluated_model)):
+            for network in self._networks:
                 shard(network, device)
         self.optimizer = base_optimizer(training, self.model)
         self.train_step = TrainStep(
@@ -174,7 +174,7 @@ class TrialRun(Resumable):
         if arithmetic == self.arithmetic:
             return
         if arithmetic.channels_last != self.arithmetic.channels_last:
-            for network in dict.fromkeys((self.model, self.evaluated_model)):
+            for network in self._networks:
                 set_order(network, channels_last=arithmetic.channels_last)
         if arithmetic.precision != self.arithmetic.precision:
             self.train_step.set_precision(arithmetic.precision)
@@ -184,6 +184,11 @@ class TrialRun(Resumable):
     def evaluated_model(self) -> nn.Module:
         """The network with the weights that are evaluated: the averaged ones, where there are any."""
         return self.model if self.average is None else self.average.model
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        """The trained one, and where it is another, the evaluated one."""
+        return list(dict.fromkeys((self.model, self.evaluated_model)))
 
     @property
     def is_sharded(self) -> bool:

@@ -43,7 +43,7 @@ def test_auto_is_what_the_device_has(device, expected):
 
 @pytest.mark.parametrize("device", [ONEDNN, V100])
 def test_a_network_without_convolutions_keeps_its_inputs_as_they_are(device):
-    assert not Arithmetic.chosen(TrainingConfig(), device, has_convolutions=False).channels_last
+    assert not Arithmetic.chosen(TrainingConfig(), device, may_be_channels_last=False).channels_last
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -100,10 +100,8 @@ class Volumes(Flattening):
 @pytest.mark.parametrize(("network", "fits"), [(Flattening, True), (Viewing, False), (Heads, False)])
 def test_whether_the_order_suits_is_found_without_a_trace(network: Any, fits: bool):
     model = network(10, (1, 8, 8)).to(memory_format=torch.channels_last)
-    before, numbers = (
-        {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        torch.random.get_rng_state(),
-    )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    numbers = torch.random.get_rng_state()
     inputs = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert runs_in_channels_last(model, inputs) is fits
     assert model.training
