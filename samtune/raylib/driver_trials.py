@@ -65,28 +65,23 @@ class _Call:
 
 
 class _TrainableThread(Thread):
-    """Makes a trainable and runs its calls, one after another.
+    """Runs a trainable's calls, one after another; the first makes it.
 
     Args:
-        make: makes it; the first call.
         ended: where each call goes that has ended.
         after: an earlier trainable of the same trial, which has been told to end: nothing is called before it has.
     """
 
-    def __init__(
-        self, make: Callable[[], Any], ended: SimpleQueue[_Call], after: _TrainableThread | None = None
-    ) -> None:
+    def __init__(self, ended: SimpleQueue[_Call], after: _TrainableThread | None) -> None:
         super().__init__(name="trial", daemon=True)
-        self._make: Callable[[], Any] | None = make
         self._ended, self._after = ended, after
         self._trainable: Any = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._heard: list[_Call] = []
         self.start()
 
-    def make(self) -> None:
-        assert self._make is not None
-        self._trainable = self._make()
+    def make(self, factory: Callable[[], Any]) -> None:
+        self._trainable = factory()
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return getattr(self._trainable, method)(*args, **kwargs)
@@ -112,7 +107,7 @@ class _TrainableThread(Thread):
         while (call := self._calls.get()) is not None:
             call.run()
             self._ended.put(call)
-        self._trainable = self._make = self._after = None  # which hold actors of Ray's
+        self._trainable = self._after = None  # a trainable holds an actor of Ray's
 
 
 class _Saving(_FutureTrainingResult):
@@ -202,9 +197,10 @@ class DriverTrials:
         trial = kwargs.get("config", {}).get(TRIAL_INFO)
         name = trial.trial_id if trial is not None else uuid.uuid4().hex
         self._threads = {name: each for name, each in self._threads.items() if each.is_alive()}
-        thread = _TrainableThread(lambda: trainable(**cloudpickle.loads(own)), self._ended, self._threads.get(name))
+        thread = _TrainableThread(self._ended, self._threads.get(name))
         self._live[actor] = self._threads[name] = thread
-        thread.submit(_Call(thread.make, lambda _: on_start(actor), partial(self._failed_to_start, actor)))
+        make = partial(thread.make, lambda: trainable(**cloudpickle.loads(own)))
+        thread.submit(_Call(make, lambda _: on_start(actor), partial(self._failed_to_start, actor)))
         return actor
 
     def _failed_to_start(self, actor: TrackedActor, error: Exception) -> None:

@@ -34,6 +34,11 @@ class PostedTrial:
     outcome: Outcome | None = None
     failure: Failure | None = None
 
+    @property
+    def runs_freely(self) -> bool:
+        """Whether the workers train to the last epoch without asking."""
+        return self.target >= self.spec.num_epochs
+
 
 @dataclass
 class WorkerGroup:
@@ -116,9 +121,8 @@ class CoordinatorState:
 
     def add_records(self, work: PostedTrial, group: WorkerGroup, epoch: int, records: list[dict[str, float]]) -> None:
         """The metrics of epochs up to this one. Those known already, of epochs that were repeated, are dropped."""
-        if len(records) > 1 and work.target < work.spec.num_epochs:
-            # The first question after a restore: only where nobody decides about epochs is one message of several.
-            # The rank that wrote the checkpoint may have died before its report.
+        if len(records) > 1 and not work.runs_freely:
+            # The first question after a restore. The rank that wrote the checkpoint may have died before its report.
             work.saved = max(work.saved, epoch - 1)
         group.on_trial, group.least = False, min(group.least, group.num_workers)
         if work.outcome is None:
@@ -152,8 +156,7 @@ class CoordinatorState:
             work.attempt, work.started_at = 1, time.time()
         if group.busy_since is None:
             group.busy_since = time.time()
-        runs_freely = work.target >= work.spec.num_epochs
-        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt, runs_freely)
+        return Assignment(work.number, work.trial_id, work.key, work.spec, work.attempt, work.runs_freely)
 
     def reply_after(self, group: WorkerGroup, work: PostedTrial, rank: int, epoch: int) -> Reply | None:
         """The answer to a rank that has finished an epoch; None while it must wait.

@@ -150,9 +150,7 @@ class TrialHost:
             return True
         if is_last:
             write_output()  # whoever hears that the trial has ended may look
-        self._told_at, self._untold = time.monotonic(), None
-        # At first with those before a restore: the search may have died before it heard of them.
-        records, self._num_sent = (self._records(run) if rank == 0 else None), len(run.history)
+        records = self._new_records(run) if rank == 0 else None
         answer = Reply.ASK_AGAIN
         while answer in (Reply.ASK_AGAIN, Reply.SAVE):
             if answer is Reply.SAVE:
@@ -187,25 +185,25 @@ class TrialHost:
 
         if self._untold is not None:
             run, epoch = self._untold
-            records, self._num_sent = self._records(run), len(run.history)
-            self._told_at, self._untold = time.monotonic(), None
-            ray.get(self._told(epoch, records, saved=False))
+            ray.get(self._told(epoch, self._new_records(run), saved=False))
 
     def _told(self, epoch: int, records: list[dict[str, float]] | None, *, saved: bool) -> Any:
         """The coordinator's answer, when it comes, to the end of an epoch."""
         number = self._assignment.number
         return self._loop.coordinator.epoch_done.remote(self._worker, number, epoch, records, saved)
 
-    def _records(self, run: Resumable) -> list[dict[str, float]]:
-        """The epochs that the coordinator has not heard of, the last with how this worker's card was used.
+    def _new_records(self, run: Resumable) -> list[dict[str, float]]:
+        """The epochs that the coordinator has not heard of, with how this worker's card was used; it hears of them now.
 
-        Not in the history itself: that is the same on all ranks, and after every resume.
+        At first with those before a restore: the search may have died before it heard of them. The use of the card is
+        not in the history itself: that is the same on all ranks, and after every resume.
         """
         last = len(run.history) - 1
         if last >= self._num_sent:
             self._held.setdefault(last, self._card.metrics())
         found = enumerate(run.history[self._num_sent :], start=self._num_sent)
         records = [{**self._held.get(index, {}), **record} for index, record in found]
+        self._num_sent, self._told_at, self._untold = len(run.history), time.monotonic(), None
         self._held.clear()
         return records
 
