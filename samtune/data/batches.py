@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -78,12 +78,8 @@ def train_batches(
     _check_parts(batch_size, num_workers, accumulate)
     steps = steps_per_epoch(dataset, batch_size=batch_size)
     order = random_order(fold(seed, epoch, _SHUFFLE), dataset.train.indices)
-    batches = order[: steps * batch_size].view(steps, batch_size)
-
-    def mine(batch: Tensor) -> list[Tensor]:
-        return list(batch.view(accumulate, num_workers, -1)[:, rank])
-
-    return _train_batches(dataset, config, batches[skip:stop], mine, fold(seed, epoch), device, first_step=skip)
+    batches = order[: steps * batch_size].view(steps, accumulate, num_workers, -1)
+    return _train_batches(dataset, config, batches[skip:stop], rank, fold(seed, epoch), device, first_step=skip)
 
 
 def _check_parts(batch_size: int, num_workers: int, accumulate: int) -> None:
@@ -143,32 +139,32 @@ def _train_batches(
     dataset: Dataset,
     config: DataConfig,
     batches: Tensor,
-    mine: Callable[[Tensor], list[Tensor]],
+    rank: int,
     key: int,
     device: torch.device,
     first_step: int,
 ) -> Iterator[tuple[Any, Any]]:
-    mixing = bool(config.mixup or config.cutmix)
+    """As of `train_batches`.
+
+    Args:
+        batches: positions in the training split, int64 [steps, accumulate, num_workers, b / accumulate].
+    """
+    if not (config.mixup or config.cutmix):
+        yield from BatchMaker(dataset, config, key, batches[:, :, rank].flatten(0, 1), device)
+        return
 
     def positions() -> Iterator[Tensor]:
-        """Of all batches, in the order in which they are made; those to mix with follow those they are mixed into."""
+        """Of all batches, in the order in which they are made: each, and then the one that it is mixed with."""
         for step, batch in enumerate(batches, start=first_step):
-            partners = batch[random_order(fold(key, _PARTNERS, step), batch)] if mixing else batch
-            for own, other in zip(mine(batch), mine(partners), strict=True):
-                yield own
-                if mixing:
-                    yield other
+            order = random_order(fold(key, _PARTNERS, step), batch.flatten())
+            for pair in zip(batch[:, rank], batch.flatten()[order].view_as(batch)[:, rank], strict=True):
+                yield from pair
 
     make = BatchMaker(dataset, config, key, positions(), device)
-    num_parts = len(mine(batches[0])) if len(batches) else 0
-    for step in range(first_step, first_step + len(batches)):
-        if not mixing:
-            for _ in range(num_parts):
-                yield next(make)
-            continue
-        height, width = dataset.input_shape[1:]
+    height, width = dataset.input_shape[1:]
+    for step, batch in enumerate(batches, start=first_step):
         mix = draw_mix(config.mixup, config.cutmix, height, width, key=fold(key, _MIX, step))
-        for _ in range(num_parts):
+        for _ in batch:
             (inputs, targets), (other_inputs, other_targets) = next(make), next(make)
             yield mix.inputs(inputs, other_inputs), mix.targets(targets, other_targets, dataset.num_classes)
 

@@ -18,7 +18,7 @@ from typing import Any
 from samtune.config.search import ResourcesConfig
 from samtune.errors import ResourceError, RunError, UsageError
 from samtune.formatting import counted, first_line
-from samtune.raylib.environment import LOOPBACK, search_environment, set_token, set_train_environment
+from samtune.raylib.environment import search_environment, set_token, set_train_environment, start_environment
 from samtune.raylib.start_waits import importing_ray_train, telling_of_the_wait, without_long_waits
 from samtune.raylib.unused_processes import without_unused_processes
 from samtune.user_path import is_beside_user_code
@@ -223,6 +223,7 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]], is_waiting
     try:
         with ExitStack() as while_it_starts:
             if address == "local":
+                while_it_starts.enter_context(start_environment())
                 while_it_starts.enter_context(_on_loopback())
                 while_it_starts.enter_context(without_unused_processes())
                 while_it_starts.enter_context(without_long_waits())
@@ -244,20 +245,17 @@ def _connect(address: str | None, code: Callable[[], dict[str, Any]], is_waiting
 def _on_loopback() -> Iterator[None]:
     """A cluster that is started in the body listens on loopback alone: nobody else is to join it, or to talk to it.
 
-    Ray has this as its way on Windows and macOS, and else binds most of its ports to all interfaces. The variable is
-    for the processes that it starts, the constant was read from it when Ray was imported here.
+    Ray has this as its way on Windows and macOS, and else binds most of its ports to all interfaces. The processes that
+    it starts read a variable (see `START_VARIABLES`), which this constant was read from when Ray was imported here.
     """
     from ray._private import ray_constants
 
-    before, is_set = ray_constants.ENABLE_RAY_CLUSTER, LOOPBACK.name in os.environ
+    before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ.setdefault(LOOPBACK.name, LOOPBACK.value or "")
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        if not is_set:
-            del os.environ[LOOPBACK.name]
 
 
 def _running_here() -> str | None:

@@ -98,32 +98,34 @@ JOB_CONFIG = Variable(
     "set in the driver of a Ray job, whose runtime environment has brought the user's code already",
 )
 
-LOOPBACK = Variable(
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
-    "ray._private.ray_constants",
-    "a cluster of this machine alone listens on loopback, as it does on Windows and macOS",
-    "0",
+START_VARIABLES = (
+    Variable(
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+        "ray._private.ray_constants",
+        "a cluster of this machine alone listens on loopback, as it does on Windows and macOS",
+        "0",
+    ),
+    Variable(
+        "RAY_raylet_client_connect_timeout_milliseconds",
+        "ray._raylet",
+        "a process of Ray that finds no socket yet looks again soon, not after 1 s",
+        "20",
+    ),
+    Variable("RAY_raylet_client_num_connect_attempts", "ray._raylet", "in all it waits as long as it did", "500"),
+    Variable(
+        "RAY_enable_metrics_collection",
+        "ray._raylet",
+        "every process measures itself for a dashboard, which such a cluster does not have",
+        "0",
+    ),
+    Variable("RAY_task_events_report_interval_ms", "ray._raylet", "each call is told of there, likewise: never", "0"),
 )
-"""Set while such a cluster starts."""
-
-CONNECT_MILLISECONDS = Variable(
-    "RAY_raylet_client_connect_timeout_milliseconds",
-    "ray._raylet",
-    "a process of Ray that finds no socket yet looks again soon, not after 1 s",
-    "20",
-)
-CONNECT_ATTEMPTS = Variable(
-    "RAY_raylet_client_num_connect_attempts", "ray._raylet", "in all it waits as long as it did", "500"
-)
-"""Set while such a cluster starts."""
+"""Set while a cluster of this machine alone starts: its processes keep them."""
 
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 """Documented by Ray: the token of a cluster, or the file that has it; else `~/.ray/auth_token` has it."""
 
-VARIABLES = (
-    *(*SEARCH_VARIABLES, *TRAIN_VARIABLES, CONTROLLER_LOGGING, JOB_CONFIG),
-    *(LOOPBACK, CONNECT_MILLISECONDS, CONNECT_ATTEMPTS),
-)
+VARIABLES = (*SEARCH_VARIABLES, *TRAIN_VARIABLES, CONTROLLER_LOGGING, JOB_CONFIG, *START_VARIABLES)
 
 GROUP_GENERATION = "SAMTUNE_GROUP_GENERATION"
 """samtune's own: names this start of a worker group, the same on all its workers."""
@@ -132,18 +134,31 @@ GROUP_GENERATION = "SAMTUNE_GROUP_GENERATION"
 @contextmanager
 def search_environment() -> Iterator[None]:
     """Sets `SEARCH_VARIABLES` for the duration of a search."""
-    added = [variable.name for variable in SEARCH_VARIABLES if variable.name not in os.environ]
-    _set(SEARCH_VARIABLES)
-    try:
+    with _set_meanwhile(SEARCH_VARIABLES):
         yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+
+
+@contextmanager
+def start_environment() -> Iterator[None]:
+    """Sets `START_VARIABLES` while a cluster is started in the body."""
+    with _set_meanwhile(START_VARIABLES):
+        yield
 
 
 def set_train_environment() -> None:
     """Sets `TRAIN_VARIABLES` in this process."""
     _set(TRAIN_VARIABLES)
+
+
+@contextmanager
+def _set_meanwhile(variables: tuple[Variable, ...]) -> Iterator[None]:
+    added = [variable.name for variable in variables if variable.name not in os.environ]
+    _set(variables)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _set(variables: tuple[Variable, ...]) -> None:

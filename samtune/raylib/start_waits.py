@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-
-from samtune.raylib.environment import CONNECT_ATTEMPTS, CONNECT_MILLISECONDS
 
 _LOOK_SECONDS = 0.02
 _PATIENCE = 25.0  # Ray's own is 30 s
@@ -22,21 +19,16 @@ def without_long_waits() -> Iterator[None]:
     from ray._private import services
 
     ray_s_own = services.get_node
-    added = [variable for variable in (CONNECT_MILLISECONDS, CONNECT_ATTEMPTS) if variable.name not in os.environ]
 
     def get_node(gcs_address: str, node_id: str) -> Any:
         _await_node(gcs_address, node_id)
         return ray_s_own(gcs_address, node_id)  # type: ignore[no-untyped-call]
 
-    for variable in added:
-        os.environ[variable.name] = variable.value or ""
     services.get_node = get_node
     try:
         yield
     finally:
         services.get_node = ray_s_own
-        for variable in added:
-            del os.environ[variable.name]
 
 
 def _await_node(gcs_address: str, node_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from contextlib import suppress
@@ -104,7 +103,7 @@ class TrialHost:
         self._loop, self._worker, self._assignment = loop, worker, assignment
         self._card = CardUse.of(place.device)
         self._saved_at = time.monotonic()
-        self._num_sent, self._told_at = 0, -math.inf
+        self._num_sent, self._told_at = 0, time.monotonic()
         self._held: dict[int, dict[str, float]] = {}  # how the card was used, of epochs that were not told of yet
         self._untold: tuple[Resumable, int] | None = None  # the run, and its last epoch, which was not told of yet
         self._tells_of_each = place.num_workers > 1 or not assignment.runs_freely
