@@ -1,7 +1,8 @@
-"""What happens while a cluster starts: Ray's functions are back afterwards, and imports wait for the wait."""
+"""While a cluster starts: Ray's functions and the variables are back afterwards, and imports wait for the wait."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -38,8 +39,14 @@ SCRIPT = """
     import os, sys, threading, time
 
     from samtune.raylib.cluster import connected
+    from samtune.raylib.environment import START_VARIABLES
+
+    def variables():
+        return {each.name: os.environ[each.name] for each in START_VARIABLES if each.name in os.environ}
 
     seen = {}
+    before = variables()
+    assert before == {"RAY_raylet_client_num_connect_attempts": "700"}
     is_waiting = threading.Event()
 
     def note():
@@ -51,8 +58,10 @@ SCRIPT = """
     with connected("local", is_waiting=is_waiting):
         up = time.monotonic()
         assert "samtune.raylib.group_trainer" in sys.modules
-        assert not [name for name in os.environ if name.startswith("RAY_raylet")]
+        assert variables() == before
         import ray
+        given = ray.get(ray.remote(num_cpus=0)(variables).remote())
+        assert given == {each.name: each.value for each in START_VARIABLES} | before, given
         assert ray.cluster_resources()["CPU"] >= 1
     thread.join()
     assert seen["waiting"] < up, (seen, up)
@@ -61,10 +70,12 @@ SCRIPT = """
 
 
 @pytest.mark.cluster
-def test_others_hear_of_the_wait_before_the_cluster_is_up(tmp_path: Path) -> None:
+def test_others_hear_of_the_wait_and_only_the_cluster_keeps_the_variables(tmp_path: Path) -> None:
     script = tmp_path / "start.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
-    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    environment = os.environ | {"RAY_raylet_client_num_connect_attempts": "700"}  # the user's own stays
+    call = [sys.executable, str(script)]
+    found = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert found.stdout == "done\n", found.stderr
     assert found.returncode == 0
 
