@@ -132,12 +132,15 @@ class Runner:
             The study; after Ctrl-C it holds what was finished, and `ending.interrupted` is true.
 
         Raises:
-            UsageError: before anything is started: data, cluster, tracking server or name will not do.
+            UsageError: before anything is started: data, cluster, tracking server or name will not do, or another
+                process runs the study.
         """
         refuse_within_script()
         self._check_new()
-        if self.earlier is not None and all_done(self.earlier, self.trials.definition.num_trials):
-            return self._close_again(self.earlier)
+        if self.earlier is not None:
+            self.folder.check_free()
+            if all_done(self.earlier, self.trials.definition.num_trials):
+                return self._close_again(self.earlier)
         check_limits()
         prepare_files_of(self._variants)  # damaged data are found before Ray is started, and once
         tracker = MlflowTracker(self.tracking_uri, self.experiment, warn=self.say)

@@ -51,7 +51,7 @@ class Journal(Callback):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise UsageError(f"study {folder.name} is running already: {folder / FILE_NAME} is locked") from error
+            raise running_already(folder.name, self._path) from error
         drop_torn_line(self._path)
 
     def on_study_start(self, study: Study) -> None:
@@ -173,6 +173,11 @@ def parse_journal(journal: bytes, path: str) -> Study:
         raise UsageError(f"{path}: the journal is damaged: it has no complete line about the study")
     study.trials, study.stopped_by, study.usage = list(trials.values()), stopped_by, usage
     return study
+
+
+def running_already(name: str, locked: Path) -> UsageError:
+    """What whoever wants to run a study hears where another process of this machine runs it."""
+    return UsageError(f"study {name} is running already: {locked} is locked")
 
 
 def is_running(folder: Path) -> bool:

@@ -41,11 +41,15 @@ class Lease:
     uri: str
     owner: str
 
-    def acquire(self) -> None:
+    def check(self) -> None:
         """Raises UsageError where another driver has it."""
         held = self._read()
         if held is not None and held["owner"] != self.owner and _age(held) < STALE_SECONDS:
             raise self._refused(held)
+
+    def acquire(self) -> None:
+        """Raises UsageError where another driver has it."""
+        self.check()
         self._write()
         time.sleep(SETTLE_SECONDS)
         held = self._read()

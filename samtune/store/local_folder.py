@@ -9,7 +9,7 @@ from pathlib import Path
 from samtune.errors import UsageError
 from samtune.storage import join
 from samtune.store.journal import FILE_NAME as JOURNAL
-from samtune.store.journal import Journal, is_running, is_unwritten, read_journal
+from samtune.store.journal import Journal, is_running, is_unwritten, read_journal, running_already
 from samtune.store.moved import found_at
 from samtune.store.study_files import check_links
 from samtune.study import Callback, Study
@@ -42,6 +42,15 @@ class StudyFolder:
     def is_running(self) -> bool:
         """Whether a driver has it."""
         return is_running(self.local)
+
+    def check_free(self) -> None:
+        """Of a study that there is: finds what `open` would refuse, before anything is started.
+
+        Raises:
+            UsageError: another process runs this study.
+        """
+        if self.is_running():
+            raise running_already(self.name, self.local / JOURNAL)
 
     def open(self, say: Callable[[str], None], stop: Callable[[str], None]) -> list[Callback]:
         """Takes the study for this process, until the study's end.

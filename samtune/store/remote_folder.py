@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from samtune.errors import UsageError, one_line
 from samtune.storage import cache_folder, join, open_storage
 from samtune.store.journal import FILE_NAME as JOURNAL
-from samtune.store.journal import Journal, no_study, parse_journal
+from samtune.store.journal import Journal, no_study, parse_journal, running_already
 from samtune.store.lease import Lease
 from samtune.store.local_folder import StudyFolder, make_folder
 from samtune.store.moved import found_at
@@ -49,14 +49,12 @@ class RemoteStudyFolder(StudyFolder):
         with self._explained():
             return Lease(self.uri, owner="").is_held()
 
+    def check_free(self) -> None:
+        with self._locked() as lock, self._explained():
+            Lease(self.uri, self._copy_id(lock)).check()
+
     def open(self, say: Callable[[str], None], stop: Callable[[str], None]) -> list[Callback]:
-        make_folder(self.local)
-        lock = (self.local / "lock").open("a+", encoding="ascii")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise UsageError(f"study {self.name} is running already: {self.local / 'lock'} is locked") from error
+        lock = self._locked()
         with ExitStack() as on_error, self._explained():
             on_error.callback(lock.close)
             lease = Lease(self.uri, self._copy_id(lock))
@@ -66,6 +64,18 @@ class RemoteStudyFolder(StudyFolder):
             journal = Journal(self.local)
             on_error.pop_all()
         return [journal, Mirror(self.local, self.uri, lease, lock, say=say, stop=stop)]
+
+    def _locked(self) -> IO[str]:
+        """The lock of the working copy, until it is closed. Raises UsageError where another process has it."""
+        make_folder(self.local)
+        path = self.local / "lock"
+        lock = path.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise running_already(self.name, path) from error
+        return lock
 
     @staticmethod
     def _copy_id(lock: IO[str]) -> str:

@@ -173,7 +173,7 @@ def test_a_running_study_is_shown_but_not_resumed(samtune: Run, stored: Path) ->
     with (stored / FILE_NAME).open("a") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
         shown = samtune("status", "mine")
-        refused = samtune("search", "--resume", "mine")
+        refused = samtune("search", "--resume", "mine", "--address", "127.0.0.1:1")  # no Ray is asked
     assert "mine: running: trial 0 is at epoch 1 of 12" in shown.stdout
     assert refused.returncode == 2
     assert "study mine is running already" in refused.stderr

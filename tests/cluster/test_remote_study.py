@@ -159,12 +159,19 @@ def test_a_copy_that_another_machine_has_overtaken_is_given_up_and_says_so(
 
 
 def test_two_drivers_are_refused_here_and_there(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = r"study study is running already: .*lock is locked"
+    there = r"s3://.*running already: \S+ \(process \d+\) has it, last seen \d+ s ago"
     driver = Driver(s3)
-    with pytest.raises(UsageError, match=r"study study is running already: .*lock is locked"):
+    with pytest.raises(UsageError, match=here):
+        driver.folder.check_free()
+    with pytest.raises(UsageError, match=here):
         Driver(s3)
-    with pytest.raises(UsageError, match=r"s3://.*running already: \S+ \(process \d+\) has it, last seen \d+ s ago"):
+    with pytest.raises(UsageError, match=there):
         Driver(s3, monkeypatch, tmp_path / "another machine")
+    with pytest.raises(UsageError, match=there):
+        study_folder(s3, "study").check_free()
     driver.tell("on_study_end")
+    study_folder(s3, "study").check_free()  # and takes nothing
     Driver(s3).tell("on_study_end")
 
 
